@@ -1,0 +1,125 @@
+"""Options: one frozen class, the single source of names, defaults and help.
+
+The command line and the Python API are generated from `EngineOptions`: a field here is
+`--field-name` there and a keyword of `shoal.LLM`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Any, get_args, get_type_hints
+
+from shoal.errors import OptionError
+
+
+class Dtype(StrEnum):
+    """Number format of weights, activations and KV."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class Device(StrEnum):
+    """Where the model runs."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Sharing(StrEnum):
+    """Which prefixes are computed once (see `shoal.planner.sharing`)."""
+
+    forest = "forest"
+    single = "single"
+    paper = "paper"
+    none = "none"
+
+
+class Order(StrEnum):
+    """In which order groups run (see `shoal.planner.order`)."""
+
+    ratio = "ratio"
+    input = "input"
+
+
+_UNITS = {"": 1, "b": 1}
+_UNITS |= {f"{p}b": 1000**i for i, p in enumerate("kmgt", start=1)}
+_UNITS |= {f"{p}ib": 1024**i for i, p in enumerate("kmgt", start=1)}
+
+
+def parse_bytes(text: str | int) -> int:
+    """Bytes of a size such as "1GiB", "512MiB", "1.5GB" or 1073741824.
+
+    Raises:
+        OptionError: not a positive size.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(text))
+    unit = _UNITS.get(match[2].lower()) if match else None
+    if match is None or unit is None or (size := int(float(match[1]) * unit)) <= 0:
+        raise OptionError(
+            f"{text!r} is not a size in bytes: give a number with B, KiB, MiB, GiB or TiB "
+            "(or KB, MB, GB, TB), for example 1GiB."
+        )
+    return size
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """How the engine runs a job. None of them but `dtype` and `max_model_len` changes results."""
+
+    dtype: Annotated[Dtype, "Number format; auto takes the model's own."] = Dtype.auto
+    device: Annotated[Device, "Where to run; auto takes CUDA when there is one."] = Device.auto
+    kv_memory: Annotated[str, "Memory for the KV pool, for example 1GiB."] = "1GiB"
+    token_budget: Annotated[int, "Most tokens in one iteration's batch."] = 2048
+    max_model_len: Annotated[
+        int | None, "Longest prompt plus output in tokens; the model's own limit if not given."
+    ] = None
+    sharing: Annotated[Sharing, "Which shared prefixes are computed once."] = Sharing.forest
+    order: Annotated[Order, "In which order prefix groups run."] = Order.ratio
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            kind = hints[field.name]
+            if isinstance(kind, type) and issubclass(kind, StrEnum):
+                object.__setattr__(self, field.name, _choice(kind, field.name, value))
+        parse_bytes(self.kv_memory)
+        for name in ("token_budget", "max_model_len"):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < 1):
+                raise OptionError(f"{name} must be a whole number of at least 1, not {value!r}.")
+
+    @property
+    def kv_bytes(self) -> int:
+        """The KV pool's size in bytes."""
+        return parse_bytes(self.kv_memory)
+
+    @classmethod
+    def create(cls, **values: Any) -> EngineOptions:
+        """Options from keywords; unknown names raise `OptionError` naming the known ones."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in values:
+            if name not in known:
+                raise OptionError(f"unknown option {name!r}; the options are {', '.join(known)}.")
+        return cls(**values)
+
+
+def option_help(cls: type) -> dict[str, str]:
+    """The help text of each field of an options class."""
+    hints = get_type_hints(cls, include_extras=True)
+    return {field.name: get_args(hints[field.name])[1] for field in dataclasses.fields(cls)}
+
+
+def _choice(kind: type[StrEnum], name: str, value: object) -> StrEnum:
+    try:
+        return kind(str(value))
+    except ValueError:
+        choices = ", ".join(kind)
+        raise OptionError(f"{name} must be one of {choices}; not {value!r}.") from None

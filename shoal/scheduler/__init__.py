@@ -1,0 +1,18 @@
+"""Walks a plan: one token batch per iteration, bounded by KV memory and a token budget.
+
+Never imports torch: it drives a model or a clock alike.
+"""
+
+from shoal.scheduler.batch import TokenBatch
+from shoal.scheduler.forecast import forecast_peak_blocks
+from shoal.scheduler.pool import BLOCK_SIZE, BlockPool
+from shoal.scheduler.scheduler import Scheduler, SchedulerStats
+
+__all__ = [
+    "BLOCK_SIZE",
+    "BlockPool",
+    "Scheduler",
+    "SchedulerStats",
+    "TokenBatch",
+    "forecast_peak_blocks",
+]

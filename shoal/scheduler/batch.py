@@ -1,0 +1,104 @@
+"""What one iteration computes: the token batch that goes from the scheduler to an executor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from shoal.types import BoolArray, Int32Array, Int64Array
+
+
+@dataclass(frozen=True)
+class AttentionItems:
+    """Which batch rows attend to which segment, as columns over I items.
+
+    Rows are ordered along the plan, so the users of a segment are one range of rows. A row
+    attends to the union of its items: its ancestors' segments whole, its own causally.
+
+    Attributes:
+        row_first, row_last: int32 [I], the rows [first, last) that attend.
+        kv_tokens: int32 [I], tokens of the segment that are attended to. For a causal item they
+            end with the item's own rows: its row i of n sees kv_tokens - n + i + 1 of them.
+        causal: bool [I].
+        block_offsets: int64 [I + 1], each item's part of `blocks`.
+        blocks: int32, KV blocks holding the segments' tokens in order.
+    """
+
+    row_first: Int32Array
+    row_last: Int32Array
+    kv_tokens: Int32Array
+    causal: BoolArray
+    block_offsets: Int64Array
+    blocks: Int32Array
+
+    def __len__(self) -> int:
+        return len(self.row_first)
+
+    def item_blocks(self, item: int) -> Int32Array:
+        """The KV blocks of one item, a view."""
+        return self.blocks[self.block_offsets[item] : self.block_offsets[item + 1]]
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """Runs of consecutive tokens, each of one owner, as int64 columns [C] in row order.
+
+    Attributes:
+        owner: a segment id where `shared`, else a running slot.
+        shared: bool [C], whether the tokens belong to a shared segment.
+        first: index of the chunk's first token within its owner's tokens.
+        count: tokens, at least 1.
+    """
+
+    owner: Int64Array
+    shared: BoolArray
+    first: Int64Array
+    count: Int64Array
+
+    def __len__(self) -> int:
+        return len(self.owner)
+
+    @property
+    def row_starts(self) -> Int64Array:
+        """Batch row of each chunk's first token, and the total: int64 [C + 1]."""
+        return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.count)])
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """One iteration: T tokens to run through the model and S next tokens to sample.
+
+    Attributes:
+        token_ids, positions: int32 [T].
+        slots: int64 [T], the KV slot (block * block size + offset) each token writes.
+        attention: who attends to what.
+        logit_rows: int64 [R], rows whose logits are needed.
+        sample_sequences: int32 [S], the sequences (places in the plan's order) that get a token.
+        sample_source: int64 [S]: s >= 0 is logit_rows[s]; s < 0 are the logits retained for
+            segment -1 - s in an earlier iteration.
+        sample_positions: int32 [S], tokens each has generated so far.
+        retain: (place in logit_rows, segment) pairs: keep these logits, sequences that end with
+            that segment's last token will sample from them later.
+        release: segments whose retained logits nobody needs after this batch.
+        chunks: where the rows come from, in row order.
+        sequences: int32, the sequences this batch is computed for.
+    """
+
+    token_ids: Int32Array
+    positions: Int32Array
+    slots: Int64Array
+    attention: AttentionItems
+    logit_rows: Int64Array
+    sample_sequences: Int32Array
+    sample_source: Int64Array
+    sample_positions: Int32Array
+    retain: tuple[tuple[int, int], ...]
+    release: tuple[int, ...]
+    chunks: Chunks
+    sequences: Int32Array
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens the model runs."""
+        return len(self.token_ids)

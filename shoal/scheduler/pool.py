@@ -1,0 +1,67 @@
+"""The paged KV pool's bookkeeping: which blocks are free. The tensors live in the engine."""
+
+from __future__ import annotations
+
+import heapq
+
+from shoal.errors import InternalError
+
+BLOCK_SIZE = 16
+"""Tokens per KV block."""
+
+
+class BlockPool:
+    """Hands out blocks of `block_size` token slots; never more than `num_blocks` at a time.
+
+    The lowest free numbers go first, so that segments tend to be runs of neighbouring blocks,
+    which attention can read without gathering.
+    """
+
+    def __init__(self, num_blocks: int, block_size: int = BLOCK_SIZE) -> None:
+        if num_blocks < 1 or block_size < 1:
+            raise InternalError(f"a pool of {num_blocks} blocks of {block_size} tokens is no pool")
+        self.num_blocks = num_blocks
+        self.block_size = block_size
+        self.peak_blocks = 0
+        self._free = list(range(num_blocks))
+        self._is_free = [True] * num_blocks
+
+    @property
+    def free_blocks(self) -> int:
+        """Blocks nobody holds."""
+        return len(self._free)
+
+    @property
+    def used_blocks(self) -> int:
+        """Blocks in use."""
+        return self.num_blocks - len(self._free)
+
+    def blocks_for(self, tokens: int) -> int:
+        """How many blocks hold `tokens` tokens."""
+        return -(-tokens // self.block_size)
+
+    def allocate(self, count: int) -> list[int]:
+        """Take `count` blocks, lowest numbers first.
+
+        Raises:
+            InternalError: fewer are free; callers check `free_blocks` first.
+        """
+        if count > len(self._free):
+            raise InternalError(f"{count} KV blocks asked for, {len(self._free)} free")
+        blocks = [heapq.heappop(self._free) for _ in range(count)]
+        for block in blocks:
+            self._is_free[block] = False
+        self.peak_blocks = max(self.peak_blocks, self.used_blocks)
+        return blocks
+
+    def release(self, blocks: list[int]) -> None:
+        """Give blocks back.
+
+        Raises:
+            InternalError: one of them is free already.
+        """
+        for block in blocks:
+            if self._is_free[block]:
+                raise InternalError(f"KV block {block} freed twice")
+            self._is_free[block] = True
+            heapq.heappush(self._free, block)

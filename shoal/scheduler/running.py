@@ -1,0 +1,105 @@
+"""The sequences in flight, as columns indexed by slot."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from shoal.types import BoolArray, Int32Array, Int64Array
+
+
+class RunningSequences:
+    """Per-slot state of admitted sequences. Slots are reused; columns grow by doubling.
+
+    A sequence's *own* tokens are the prompt tokens after its shared segments, then what it has
+    generated. The first `computed` of them have their KV in the pool.
+
+    Columns (all [capacity], only `active` slots are meaningful):
+        sequence: the sequence's place in the plan's order.
+        shared: prompt tokens held by its shared segments.
+        own_prompt: prompt tokens of its own.
+        own_total: own tokens known so far.
+        computed: own tokens whose KV is stored, never more than own_total.
+        decoding: whether it has sampled since it was admitted, so that one token is pending.
+        segment: its deepest shared segment, or -1.
+        last_token: the token generated last; only meaningful while decoding.
+    """
+
+    def __init__(self) -> None:
+        self._capacity = 64
+        self.sequence = self._column()
+        self.shared = self._column()
+        self.own_prompt = self._column()
+        self.own_total = self._column()
+        self.computed = self._column()
+        self.segment = self._column()
+        self.num_blocks = self._column()
+        self.last_token = self._column()
+        self.decoding: BoolArray = np.zeros(self._capacity, dtype=np.bool_)
+        self.blocks: Int32Array = np.zeros((self._capacity, 8), dtype=np.int32)
+        self._free = list(range(self._capacity - 1, -1, -1))
+        self._active: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._active)
+
+    def slot_of(self, sequence: int) -> int:
+        """The slot of a running sequence."""
+        return self._active[sequence]
+
+    def __contains__(self, sequence: int) -> bool:
+        return sequence in self._active
+
+    def in_order(self) -> Int64Array:
+        """The active slots in the plan's order, int64 [running]."""
+        slots = np.fromiter(self._active.values(), dtype=np.int64, count=len(self._active))
+        order: Int64Array = slots[np.argsort(self.sequence[slots])]
+        return order
+
+    def add(self, sequence: int, segment: int, shared: int, own_prompt: int, own_total: int) -> int:
+        """Take a slot for an admitted sequence, nothing of it computed."""
+        if not self._free:
+            self._grow()
+        slot = self._free.pop()
+        self.sequence[slot] = sequence
+        self.segment[slot] = segment
+        self.shared[slot] = shared
+        self.own_prompt[slot] = own_prompt
+        self.own_total[slot] = own_total
+        self.computed[slot] = 0
+        self.num_blocks[slot] = 0
+        self.decoding[slot] = False
+        self._active[sequence] = slot
+        return slot
+
+    def remove(self, slot: int) -> list[int]:
+        """Give the slot back; returns the KV blocks it held."""
+        blocks: list[int] = self.blocks_of(slot).tolist()
+        del self._active[int(self.sequence[slot])]
+        self._free.append(slot)
+        return blocks
+
+    def blocks_of(self, slot: int) -> Int32Array:
+        """The slot's KV blocks, a view."""
+        return self.blocks[slot, : self.num_blocks[slot]]
+
+    def append_blocks(self, slot: int, blocks: list[int]) -> None:
+        """Add KV blocks at the end."""
+        first = int(self.num_blocks[slot])
+        last = first + len(blocks)
+        if last > self.blocks.shape[1]:
+            wider = max(last, 2 * self.blocks.shape[1])
+            self.blocks = np.pad(self.blocks, ((0, 0), (0, wider - self.blocks.shape[1])))
+        self.blocks[slot, first:last] = blocks
+        self.num_blocks[slot] = last
+
+    def _column(self) -> Int64Array:
+        return np.zeros(self._capacity, dtype=np.int64)
+
+    def _grow(self) -> None:
+        old = self._capacity
+        self._capacity = 2 * old
+        for name, value in vars(self).items():
+            if isinstance(value, np.ndarray):
+                padding = [(0, old)] + [(0, 0)] * (value.ndim - 1)
+                setattr(self, name, np.pad(value, padding))
+        self._free = list(range(2 * old - 1, old - 1, -1))

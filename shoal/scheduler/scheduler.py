@@ -1,0 +1,319 @@
+"""The scheduler: walks a plan, one token batch per iteration.
+
+Every iteration holds one token for each decoding sequence, then prefill chunks in the plan's
+order until the token budget is full. There is no limit on the number of requests: KV memory is
+the limit (memory-centric batching, BatchLLM section 4.3). A sequence is admitted when the forecast peak
+stays within the pool; if a forecast fails, the sequence that is cheapest to restore is preempted
+and later computed again. The first sequence in the plan's order is never preempted, so every job
+ends.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+
+import numpy as np
+
+from shoal.errors import InternalError
+from shoal.planner import Plan
+from shoal.scheduler.batch import TokenBatch
+from shoal.scheduler.builder import BatchBuilder
+from shoal.scheduler.forecast import forecast_peak_blocks
+from shoal.scheduler.pool import BlockPool
+from shoal.scheduler.running import RunningSequences
+from shoal.scheduler.segments import SegmentTable
+from shoal.types import BoolArray, Int32Array, Int64Array, RequestTable
+
+
+@dataclass
+class SchedulerStats:
+    """Counts of a run so far."""
+
+    iterations: int = 0
+    tokens: int = 0
+    """Tokens run through the model, prefill and decode."""
+    prompt_tokens_computed: int = 0
+    generated_tokens: int = 0
+    preemptions: int = 0
+
+
+class Scheduler:
+    """Emits token batches with `step` and takes sampled tokens back with `commit`.
+
+    Exactly one batch is under way at a time: after `step`, call `commit`, or `retry` if the batch
+    could not be computed. Side effects are on the block pool only.
+    """
+
+    def __init__(
+        self, table: RequestTable, plan: Plan, pool: BlockPool, token_budget: int
+    ) -> None:
+        self.stats = SchedulerStats()
+        self.pool = pool
+        self._budget = token_budget
+        self._request = plan.sequence_request
+        self._segment = plan.sequence_segment
+        self._shared = plan.shared_length.astype(np.int64)
+        self._own_prompt: Int64Array = table.lengths[self._request] - self._shared
+        self._limit = table.max_new_tokens[self._request].astype(np.int64)
+        self._expected = table.expected_new_tokens[self._request].astype(np.int64)
+        enders = self._segment[(self._own_prompt == 0) & (self._segment >= 0)]
+        self._segments = SegmentTable(
+            plan, pool, np.bincount(enders, minlength=plan.num_segments).astype(np.int64)
+        )
+        self._running = RunningSequences()
+        self._generated: dict[int, list[int]] = {}
+        self._next = 0
+        self._preempted: list[int] = []
+        self._cancelled: set[int] = set()
+        self._suspects: list[int] = []
+        self._build = BatchBuilder(
+            table, plan, self._running, self._segments, self._generated, pool.block_size
+        )
+
+    @property
+    def num_running(self) -> int:
+        """Sequences admitted and not finished."""
+        return len(self._running)
+
+    @property
+    def done(self) -> bool:
+        """Whether every sequence is finished or cancelled."""
+        return len(self._running) == 0 and self._head() is None
+
+    @property
+    def isolating(self) -> bool:
+        """Whether the next batch retries a single sequence of a failed one."""
+        return bool(self._suspects)
+
+    def step(self) -> TokenBatch | None:
+        """The next token batch, or None when every sequence is finished.
+
+        Raises:
+            InternalError: a sequence does not fit the empty pool; the planner sees to that.
+        """
+        if self._suspects:
+            slots = np.array([self._running.slot_of(self._suspects[0])])
+            return self._build.batch(*self._split(slots), self._budget)
+        if self.done:
+            return None
+        self._make_room_to_decode()
+        decoding, prefilling = self._split(self._running.in_order())
+        decoding = decoding[: self._budget]
+        left = self._budget - len(decoding) - self._pending_prefill(prefilling)
+        admitted = self._admit(left)
+        if admitted:
+            prefilling = np.concatenate([prefilling, np.array(admitted, dtype=np.int64)])
+            prefilling = prefilling[np.argsort(self._running.sequence[prefilling])]
+        batch = self._build.batch(decoding, prefilling, self._budget)
+        if batch.num_tokens == 0 and len(batch.sample_sequences) == 0:
+            raise InternalError("the scheduler has work left but an empty batch")
+        return batch
+
+    def commit(self, batch: TokenBatch, token_ids: Int32Array, finished: BoolArray) -> None:
+        """Take the tokens sampled for `batch.sample_sequences` back; `finished` ones leave."""
+        self._commit_chunks(batch)
+        self._segments.retained.update(segment for _, segment in batch.retain)
+        for sequence, token, done in zip(
+            batch.sample_sequences.tolist(), token_ids.tolist(), finished.tolist(), strict=True
+        ):
+            self._commit_token(sequence, token, done)
+        self._segments.retained.difference_update(batch.release)
+        for sequence in batch.sequences.tolist():
+            if sequence in self._suspects:
+                self._suspects.remove(sequence)
+        self.stats.iterations += 1
+        self.stats.tokens += batch.num_tokens
+
+    def retry(self, batch: TokenBatch) -> None:
+        """Nothing of `batch` was computed: try its sequences again, each in a batch of its own.
+
+        One bad request thus cannot take the others of its iteration down. Nothing is lost: the
+        KV written by the failed attempt is simply written again.
+        """
+        self._suspects = [s for s in batch.sequences.tolist() if s in self._running]
+
+    def cancel(self, sequence: int) -> None:
+        """Drop a sequence, running or waiting; its memory is freed. Idempotent."""
+        if sequence in self._cancelled:
+            return
+        if sequence in self._suspects:
+            self._suspects.remove(sequence)
+        path = self._segments.path(int(self._segment[sequence]))
+        if sequence in self._running:
+            slot = self._running.slot_of(sequence)
+            self.pool.release(self._running.remove(slot))
+            self._segments.leave(path, finished=True)
+        elif sequence >= self._next or sequence in self._preempted:
+            self._segments.user_finished(path)
+        else:
+            return
+        self._cancelled.add(sequence)
+        if self._own_prompt[sequence] == 0 and sequence not in self._generated:
+            self._build.ender_gone(int(self._segment[sequence]))
+        self._generated.pop(sequence, None)
+
+    def _commit_chunks(self, batch: TokenBatch) -> None:
+        chunks, running = batch.chunks, self._running
+        shared, own = chunks.shared, ~chunks.shared
+        self._segments.computed[chunks.owner[shared]] += chunks.count[shared]
+        slots, first, count = chunks.owner[own], chunks.first[own], chunks.count[own]
+        running.computed[slots] += count
+        prompt = running.own_prompt[slots]
+        own_part = np.minimum(first + count, prompt) - np.minimum(first, prompt)
+        self.stats.prompt_tokens_computed += int(chunks.count[shared].sum() + own_part.sum())
+
+    def _commit_token(self, sequence: int, token: int, done: bool) -> None:
+        slot = self._running.slot_of(sequence)
+        if self._own_prompt[sequence] == 0 and sequence not in self._generated:
+            self._segments.unsampled_enders[self._segment[sequence]] -= 1
+        self.stats.generated_tokens += 1
+        if done:
+            self.pool.release(self._running.remove(slot))
+            path = self._segments.path(int(self._segment[sequence]))
+            self._segments.leave(path, finished=True)
+            self._generated.pop(sequence, None)
+            return
+        self._generated.setdefault(sequence, []).append(token)
+        self._running.own_total[slot] += 1
+        self._running.last_token[slot] = token
+        self._running.decoding[slot] = True
+
+    def _split(self, slots: Int64Array) -> tuple[Int64Array, Int64Array]:
+        decoding = self._running.decoding[slots]
+        return slots[decoding], slots[~decoding]
+
+    # Memory: growing, preempting, admitting.
+
+    def _make_room_to_decode(self) -> None:
+        """Give each decoding sequence the block its pending token needs, preempting if it must."""
+        running, size = self._running, self.pool.block_size
+        slots = running.in_order()
+        full = running.own_total[slots] > running.num_blocks[slots] * size
+        for slot in slots[full & running.decoding[slots]].tolist():
+            sequence = int(running.sequence[slot])
+            while sequence in running and self.pool.free_blocks == 0:
+                self._segments.evict_idle([], wanted=1)
+                if self.pool.free_blocks == 0:
+                    self._preempt_cheapest()
+            if sequence in running:
+                running.append_blocks(slot, self.pool.allocate(1))
+
+    def _preempt_cheapest(self) -> None:
+        """Preempt the sequence that costs least to restore; never the first of the plan."""
+        slots = self._running.in_order()[1:]
+        if len(slots) == 0:
+            raise InternalError("one sequence alone outgrew the KV pool")
+        slot = int(slots[np.argmin(self._running.computed[slots])])
+        sequence = int(self._running.sequence[slot])
+        self.pool.release(self._running.remove(slot))
+        self._segments.leave(
+            self._segments.path(int(self._segment[sequence])), finished=False
+        )
+        heapq.heappush(self._preempted, sequence)
+        self.stats.preemptions += 1
+
+    def _head(self) -> int | None:
+        """The first sequence in the plan's order that waits."""
+        while self._preempted and self._preempted[0] in self._cancelled:
+            heapq.heappop(self._preempted)
+        while self._next in self._cancelled:
+            self._next += 1
+        if self._preempted:
+            return self._preempted[0]
+        return self._next if self._next < len(self._request) else None
+
+    def _admit(self, tokens: int) -> list[int]:
+        """Admit sequences in order until `tokens` more tokens of prefill wait or memory is full."""
+        admitted: list[int] = []
+        held, growth = self._forecast_columns()
+        while tokens > 0 or len(self._running) == 0:
+            sequence = self._head()
+            if sequence is None:
+                break
+            path = self._segments.path(int(self._segment[sequence]))
+            held = np.append(held, self._own_tokens(sequence))
+            growth = np.append(growth, self._growth_of(sequence))
+            if not self._fits(path, held, growth):
+                break
+            idle = (s for s in path if self._segments.running[s] == 0)
+            tokens -= sum(int(self._segments.length[s] - self._segments.computed[s]) for s in idle)
+            tokens -= max(1, int(held[-1]))
+            admitted.append(self._enter(sequence, path))
+        return admitted
+
+    def _fits(self, path: list[int], held: Int64Array, growth: Int64Array) -> bool:
+        """Whether the forecast peak of the running sequences and one more stays within the pool.
+
+        The newcomer is last in `held` and `growth`. When nothing runs it is admitted if it fits
+        alone, idle segments evicted.
+        """
+        peak = forecast_peak_blocks(held, growth, self.pool.block_size)
+        missing = self._segments.missing_blocks(path)
+        if self._segments.resident_blocks + missing + peak <= self.pool.num_blocks:
+            return True
+        if len(self._running) > 0:
+            return False
+        self._segments.evict_idle(path, wanted=self.pool.num_blocks)
+        needed = missing + self.pool.blocks_for(int(held[-1]))
+        if needed > self.pool.free_blocks:
+            raise InternalError(
+                f"a sequence needs {needed} KV blocks, of {self.pool.num_blocks} in all "
+                f"{self.pool.free_blocks} can be had"
+            )
+        return True
+
+    def _enter(self, sequence: int, path: list[int]) -> int:
+        if self._preempted and self._preempted[0] == sequence:
+            heapq.heappop(self._preempted)
+        else:
+            self._next += 1
+        total = self._own_tokens(sequence)
+        self._segments.enter(path)
+        slot = self._running.add(
+            sequence,
+            segment=int(self._segment[sequence]),
+            shared=int(self._shared[sequence]),
+            own_prompt=int(self._own_prompt[sequence]),
+            own_total=total,
+        )
+        self._running.append_blocks(slot, self.pool.allocate(self.pool.blocks_for(total)))
+        return slot
+
+    def _own_tokens(self, sequence: int) -> int:
+        return int(self._own_prompt[sequence]) + len(self._generated.get(sequence, ()))
+
+    def _forecast_columns(self) -> tuple[Int64Array, Int64Array]:
+        """Tokens held and still to come of the running sequences."""
+        slots = self._running.in_order()
+        sequences = self._running.sequence[slots]
+        held = self._running.own_total[slots]
+        generated = held - self._running.own_prompt[slots]
+        growth = remaining_growth(generated, self._expected[sequences], self._limit[sequences])
+        return held, growth
+
+    def _growth_of(self, sequence: int) -> int:
+        generated = np.array([len(self._generated.get(sequence, ()))])
+        expected, limit = self._expected[[sequence]], self._limit[[sequence]]
+        return int(remaining_growth(generated, expected, limit)[0])
+
+    def _pending_prefill(self, slots: Int64Array) -> int:
+        """Prefill tokens the admitted sequences still wait for, shared segments counted once."""
+        own = int((self._running.own_total[slots] - self._running.computed[slots]).sum())
+        segments = {s for leaf in set(self._running.segment[slots].tolist())
+                    for s in self._segments.path(leaf)}
+        return own + sum(
+            int(self._segments.length[s] - self._segments.computed[s]) for s in segments
+        )
+
+
+def remaining_growth(generated: Int64Array, expected: Int64Array, limit: Int64Array) -> Int64Array:
+    """Tokens of KV still to be stored, int64 [R].
+
+    A sequence that outlives its expected length is expected to double it, up to its limit. The
+    last token of an answer is never stored, hence the one less.
+    """
+    doublings = np.ceil(np.log2(np.maximum(generated + 1, expected) / expected))
+    estimate = np.minimum(expected * np.exp2(doublings).astype(np.int64), limit)
+    growth: Int64Array = np.maximum(estimate - 1 - generated, 0)
+    return growth

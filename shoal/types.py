@@ -1,0 +1,312 @@
+"""What travels through the house: sampling parameters, requests, completions, the run summary.
+
+Requests are held as columns of numbers, not as one object per request, so that millions fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from shoal.errors import InvalidRequestError
+
+Int32Array = npt.NDArray[np.int32]
+Int64Array = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+FinishReason = Literal["stop", "length"]
+
+
+def _strings(value: object) -> object:
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str) else tuple(value) if _is_list(value) else value
+
+
+def _ids(value: object) -> object:
+    if value is None:
+        return ()
+    return tuple(value) if _is_list(value) else value
+
+
+def _bias(value: object) -> object:
+    """Accept {"42": 1.5} as JSON must write it, and pairs."""
+    if value is None:
+        return ()
+    if isinstance(value, Mapping):
+        try:
+            return tuple(sorted((int(token), float(bias)) for token, bias in value.items()))
+        except (TypeError, ValueError):
+            raise ValueError("needs whole-number token ids as keys, numbers as values") from None
+    return tuple(value) if _is_list(value) else value
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+
+
+NonEmptyString = Annotated[str, Field(min_length=1)]
+TokenId = Annotated[int, Field(ge=0)]
+
+
+class SamplingParams(BaseModel):
+    """How to sample one request: the body parameters of the Batch API under the same names.
+
+    Immutable and hashable, so that requests alike share one object. Defaults are OpenAI's.
+    A wrong value raises `InvalidRequestError` (through `create`) naming the field.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    """Most tokens to generate; None: up to the model's length limit."""
+    max_completion_tokens: Annotated[int, Field(ge=0)] | None = None
+    """The newer name of `max_tokens`; give one of them."""
+    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] = 1.0
+    """0 is greedy."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Field(ge=-1)] = 0
+    """Keep the k most likely tokens; 0 or -1 keeps all."""
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    n: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Independent choices per request."""
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    stop: Annotated[tuple[NonEmptyString, ...], BeforeValidator(_strings)] = ()
+    stop_token_ids: Annotated[tuple[TokenId, ...], BeforeValidator(_ids)] = ()
+    include_stop_str_in_output: bool = False
+    logprobs: bool | Annotated[int, Field(ge=0, le=20)] | None = None
+    """True (chat) or the number of alternatives (completions)."""
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    """Alternatives per token; needs `logprobs`."""
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] = 1.0
+    logit_bias: Annotated[
+        tuple[tuple[TokenId, Annotated[float, Field(ge=-100, le=100)]], ...], BeforeValidator(_bias)
+    ] = ()
+    """Added to the logits: {token id: bias}."""
+    min_tokens: Annotated[int, Field(ge=0)] = 0
+    """No end of sequence and no stop before this many tokens."""
+    ignore_eos: bool = False
+    echo: bool = False
+    """Prompt text (and its logprobs, if asked for) before the output."""
+    skip_special_tokens: bool = True
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SamplingParams:
+        if self.max_tokens is not None and self.max_completion_tokens is not None:
+            raise ValueError("max_completion_tokens: give it or max_tokens, not both")
+        if self.top_logprobs is not None and self.logprobs in (None, False):
+            raise ValueError("top_logprobs: needs logprobs to be true")
+        if self.token_limit is not None and self.min_tokens > self.token_limit:
+            raise ValueError("min_tokens: exceeds the most tokens allowed")
+        return self
+
+    @classmethod
+    def create(cls, values: Mapping[str, Any], prefix: str = "") -> SamplingParams:
+        """Parameters from a mapping.
+
+        Raises:
+            InvalidRequestError: names the first wrong field as `prefix` + its name.
+        """
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise _as_request_error(error, prefix) from None
+
+    @property
+    def token_limit(self) -> int | None:
+        """The stated limit on generated tokens under either name."""
+        return self.max_tokens if self.max_tokens is not None else self.max_completion_tokens
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """Alternatives to report beside each sampled token; None: no logprobs at all."""
+        if self.logprobs is None or self.logprobs is False:
+            return None
+        if self.logprobs is True:
+            return self.top_logprobs or 0
+        return max(self.logprobs, self.top_logprobs or 0)
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the most likely token is always taken."""
+        return self.temperature == 0.0
+
+
+def _as_request_error(error: ValidationError, prefix: str) -> InvalidRequestError:
+    first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ")
+    if first["loc"]:
+        name = str(first["loc"][0])
+    else:
+        name, _, message = message.partition(": ")
+    if first["type"] == "extra_forbidden":
+        return InvalidRequestError(
+            f"{prefix}{name} is not supported; remove it from the request.",
+            code="unsupported_parameter",
+            param=prefix + name,
+        )
+    given = first["input"] if first["loc"] else None
+    shown = "" if given is None or isinstance(given, dict) else f", not {str(given)[:80]!r}"
+    return InvalidRequestError(
+        f"{prefix}{name}: {message[:1].lower() + message[1:]}{shown}.",
+        code="invalid_value",
+        param=prefix + name,
+    )
+
+
+@dataclass(frozen=True)
+class RequestTable:
+    """N requests as columns.
+
+    Attributes:
+        tokens: int32 [total prompt tokens], all prompts one after another.
+        offsets: int64 [N + 1]; prompt i is tokens[offsets[i]:offsets[i + 1]], never empty.
+        params: the distinct sampling parameters (their `seed` is ignored, see `seeds`).
+        params_index: int32 [N], each request's place in `params`.
+        max_new_tokens: int32 [N], hard limit on generated tokens per choice, at least 1.
+        expected_new_tokens: int32 [N], what a choice is expected to generate, at least 1.
+        seeds: int64 [N], and has_seed: bool [N]; a request without seed draws from `job_seed`.
+        job_seed: seeds the streams of requests that have none.
+        line: int64 [N], what the caller calls request i (for a job, its line number from 0).
+    """
+
+    tokens: Int32Array
+    offsets: Int64Array
+    params: Sequence[SamplingParams]
+    params_index: Int32Array
+    max_new_tokens: Int32Array
+    expected_new_tokens: Int32Array
+    seeds: Int64Array
+    has_seed: BoolArray
+    line: Int64Array
+    job_seed: int = 0
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def prompt(self, request: int) -> Int32Array:
+        """The prompt's token ids, a view."""
+        return self.tokens[self.offsets[request] : self.offsets[request + 1]]
+
+    def sampling(self, request: int) -> SamplingParams:
+        """The request's sampling parameters."""
+        return self.params[self.params_index[request]]
+
+    @property
+    def lengths(self) -> Int64Array:
+        """Prompt lengths in tokens, int64 [N]."""
+        return np.diff(self.offsets)
+
+    def per_request(self, values: Sequence[int]) -> Int32Array:
+        """A column [N] from one value per entry of `params`, for example `n`."""
+        return np.asarray(values, dtype=np.int32)[self.params_index]
+
+    @property
+    def choices(self) -> Int32Array:
+        """Choices per request, int32 [N]."""
+        return self.per_request([p.n for p in self.params])
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """Log-probability (natural log, of the unmodified distribution) of one token.
+
+    `top` holds the most likely (token id, logprob) pairs, most likely first. `logprob` is None
+    for the first prompt token under `echo`, which nothing precedes.
+    """
+
+    token_id: int
+    logprob: float | None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One generated answer.
+
+    Attributes:
+        text: what was generated, cut at the stop string; with `echo`, after the prompt's text.
+        token_ids: every generated token, including the one that completed a stop.
+        finish_reason: "stop" (end of sequence or a stop) or "length".
+        logprobs: one per generated token (after one per prompt token under `echo`), or None.
+    """
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    logprobs: tuple[TokenLogprob, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A finished request: its choices, or the error that ended it."""
+
+    request_index: int
+    prompt_tokens: int
+    choices: tuple[Choice, ...]
+    error: InvalidRequestError | None = None
+
+    @property
+    def generated_tokens(self) -> int:
+        """Tokens generated over all choices."""
+        return sum(len(choice.token_ids) for choice in self.choices)
+
+
+@dataclass
+class RequestCounts:
+    """Requests of a run."""
+
+    total: int = 0
+    succeeded: int = 0
+    failed: int = 0
+
+
+@dataclass
+class TokenCounts:
+    """Tokens of a run.
+
+    `prompt` counts each choice's prompt, as an engine without sharing computes them;
+    `prompt` = `prompt_computed` + `prompt_saved` while nothing is preempted or retried.
+    """
+
+    prompt: int = 0
+    prompt_computed: int = 0
+    prompt_saved: int = 0
+    generated: int = 0
+
+
+@dataclass
+class PhaseSeconds:
+    """Wall-clock seconds of a run's phases."""
+
+    plan: float = 0.0
+    load: float = 0.0
+    run: float = 0.0
+    total: float = 0.0
+
+
+@dataclass
+class RunSummary:
+    """What a run did: the object behind `--summary` and `LLM.last_run`."""
+
+    requests: RequestCounts = field(default_factory=RequestCounts)
+    tokens: TokenCounts = field(default_factory=TokenCounts)
+    seconds: PhaseSeconds = field(default_factory=PhaseSeconds)
+    throughput: float = 0.0
+    """Generated tokens per second of the run phase."""
+    peak_kv_bytes: int = 0
+    iterations: int = 0
+    preemptions: int = 0
+    mean_tokens_per_iteration: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data, ready for JSON."""
+        return asdict(self)
