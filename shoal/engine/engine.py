@@ -1,0 +1,230 @@
+"""The engine: a model on a device with its KV pool, and the loop plan -> scheduler <-> executor."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from shoal.config import EngineOptions
+from shoal.engine.description import ModelDescription
+from shoal.engine.detokenize import Detokenizer
+from shoal.engine.executor import Executor, PromptScores, StepResult, TorchExecutor
+from shoal.engine.kv import KVTensors
+from shoal.engine.model import load_model
+from shoal.engine.outputs import OutputProcessor
+from shoal.engine.trace import IterationTrace
+from shoal.errors import InternalError, InvalidRequestError
+from shoal.planner import Plan, make_plan
+from shoal.scheduler import BLOCK_SIZE, BlockPool, Scheduler, TokenBatch
+from shoal.types import (
+    BoolArray,
+    Completion,
+    RequestTable,
+    RunSummary,
+    TokenCounts,
+    TokenLogprob,
+)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class RunStats:
+    """Live counts of a run."""
+
+    iterations: int = 0
+    tokens: int = 0
+    prompt_tokens_computed: int = 0
+    generated_tokens: int = 0
+    finished_requests: int = 0
+    running_sequences: int = 0
+    kv_bytes_in_use: int = 0
+    peak_kv_bytes: int = 0
+    preemptions: int = 0
+    plan_seconds: float = 0.0
+
+
+class Engine:
+    """Holds the weights and the KV pool; runs one request table at a time."""
+
+    def __init__(self, description: ModelDescription, options: EngineOptions) -> None:
+        """Load the weights and take the KV memory.
+
+        Raises:
+            ModelError: see `load_model`.
+            OptionError: the KV memory holds not even one block.
+        """
+        self.description = description
+        self.options = options
+        self.num_blocks = description.kv_blocks(options.kv_bytes)
+        self._model = load_model(description)
+        self._kv = KVTensors(
+            self._model.layers, self.num_blocks * BLOCK_SIZE, description.dtype, description.device
+        )
+        self._detokenizer = Detokenizer(description.tokenizer)
+
+    @property
+    def kv_capacity_tokens(self) -> int:
+        """Most KV tokens the pool holds; a request needs prompt + max_new_tokens - 1 of them."""
+        return self.num_blocks * BLOCK_SIZE
+
+    def run(self, table: RequestTable) -> Run:
+        """Plan a table and return the run, to be iterated over; only one may be under way."""
+        begin = time.perf_counter()
+        scored = scored_requests(table)
+        plan = make_plan(
+            table,
+            sharing=self.options.sharing,
+            order=self.options.order,
+            exclusive=scored,
+            block_size=BLOCK_SIZE,
+            capacity_blocks=self.num_blocks,
+        )
+        pool = BlockPool(self.num_blocks, BLOCK_SIZE)
+        executor = TorchExecutor(
+            self._model, self._kv, self.description, table, plan, BLOCK_SIZE
+        )
+        outputs = OutputProcessor(table, self._detokenizer, self.description.eos_token_ids)
+        scheduler = Scheduler(table, plan, pool, self.options.token_budget, scored)
+        block_bytes = BLOCK_SIZE * self.description.kv_bytes_per_token
+        run = Run(table, plan, scheduler, executor, outputs, block_bytes)
+        run.stats.plan_seconds = time.perf_counter() - begin
+        return run
+
+
+def scored_requests(table: RequestTable) -> BoolArray:
+    """Requests whose prompt logprobs are asked for, bool [N]; they compute their whole prompt."""
+    wanted = [p.echo and p.num_logprobs is not None for p in table.params]
+    scored: BoolArray = table.per_request(wanted).astype(np.bool_)
+    return scored
+
+
+class Run:
+    """A run under way. Iterating drives it; each iteration yields the requests it finished."""
+
+    def __init__(
+        self,
+        table: RequestTable,
+        plan: Plan,
+        scheduler: Scheduler,
+        executor: Executor,
+        outputs: OutputProcessor,
+        block_bytes: int,
+    ) -> None:
+        self.plan = plan
+        self.stats = RunStats()
+        self.trace = IterationTrace()
+        self._table, self._scheduler, self._executor = table, scheduler, executor
+        self._outputs, self._block_bytes = outputs, block_bytes
+        self._added: set[int] = set()
+        self._scores: dict[int, list[TokenLogprob]] = {}
+
+    def __iter__(self) -> Iterator[list[Completion]]:
+        """One list of finished requests, possibly empty, per iteration.
+
+        An exception while a batch is computed does not end the run: its sequences are tried
+        again one by one, and one that fails again makes its request fail (status 500).
+        """
+        began = time.perf_counter()
+        while True:
+            alone = self._scheduler.isolating
+            batch = self._scheduler.step()
+            if batch is None:
+                break
+            try:
+                result = self._executor.execute(batch)
+            except Exception as error:
+                self._failed(batch, error, alone)
+            else:
+                self._accept(batch, result)
+                self.trace.add(
+                    batch,
+                    time.perf_counter() - began,
+                    self._scheduler.num_running,
+                    self._scheduler.pool.used_blocks,
+                )
+            yield self._take()
+        if self._scheduler.pool.used_blocks:
+            raise InternalError(f"{self._scheduler.pool.used_blocks} KV blocks left after the run")
+
+    def summarise(self, summary: RunSummary) -> None:
+        """Fill in what the run did; `summary.seconds.run` must be set, requests are the caller's."""
+        stats = self.stats
+        summary.tokens = TokenCounts(
+            prompt=self.plan.prompt_tokens,
+            prompt_computed=stats.prompt_tokens_computed,
+            prompt_saved=self.plan.saved_prompt_tokens,
+            generated=stats.generated_tokens,
+        )
+        summary.throughput = stats.generated_tokens / max(summary.seconds.run, 1e-9)
+        summary.peak_kv_bytes = stats.peak_kv_bytes
+        summary.iterations = stats.iterations
+        summary.preemptions = stats.preemptions
+        summary.mean_tokens_per_iteration = stats.tokens / max(stats.iterations, 1)
+
+    def _accept(self, batch: TokenBatch, result: StepResult) -> None:
+        self._collect_scores(result.scores)
+        for sequence in batch.sample_sequences.tolist():
+            if sequence not in self._added:
+                self._begin(sequence)
+        finished = self._outputs.accept(batch.sample_sequences, result.sampled)
+        self._scheduler.commit(batch, result.sampled.token_ids, finished)
+        self._executor.finish(batch.sample_sequences[finished].tolist())
+        self._added.difference_update(batch.sample_sequences[finished].tolist())
+
+    def _begin(self, sequence: int) -> None:
+        request = int(self.plan.sequence_request[sequence])
+        self._added.add(sequence)
+        self._outputs.add(sequence, request, int(self.plan.sequence_choice[sequence]))
+        if request in self._scores:
+            self._outputs.set_prompt_logprobs(request, self._scores.pop(request))
+
+    def _collect_scores(self, scores: list[PromptScores]) -> None:
+        for part in scores:
+            request = int(self.plan.sequence_request[part.sequence])
+            if request not in self._scores:
+                first = int(self._table.prompt(request)[0])
+                self._scores[request] = [TokenLogprob(first, None)]
+            known = self._scores[request]
+            # A preempted sequence computes its prompt again: what is known stays.
+            known.extend(part.logprobs[len(known) - part.first :])
+
+    def _failed(self, batch: TokenBatch, error: Exception, alone: bool) -> None:
+        _log.warning("an iteration failed: %s: %s", type(error).__name__, error, exc_info=not alone)
+        if not alone:
+            self._scheduler.retry(batch)
+            return
+        for request in np.unique(self.plan.sequence_request[batch.sequences]).tolist():
+            self._outputs.fail(request, model_error(error))
+            sequences = np.flatnonzero(self.plan.sequence_request == request).tolist()
+            for sequence in sequences:
+                self._scheduler.cancel(sequence)
+            self._executor.finish(sequences)
+            self._added.difference_update(sequences)
+
+    def _take(self) -> list[Completion]:
+        counts, stats = self._scheduler.stats, self.stats
+        completions = self._outputs.take()
+        stats.iterations = counts.iterations
+        stats.tokens = counts.tokens
+        stats.prompt_tokens_computed = counts.prompt_tokens_computed
+        stats.generated_tokens = counts.generated_tokens
+        stats.preemptions = counts.preemptions
+        stats.finished_requests += len(completions)
+        stats.running_sequences = self._scheduler.num_running
+        stats.kv_bytes_in_use = self._scheduler.pool.used_blocks * self._block_bytes
+        stats.peak_kv_bytes = self._scheduler.pool.peak_blocks * self._block_bytes
+        return completions
+
+
+def model_error(error: Exception) -> InvalidRequestError:
+    """The record of a request that the model failed on twice."""
+    return InvalidRequestError(
+        f"the model failed on this request twice: {type(error).__name__}: {error}",
+        code="model_error",
+        status_code=500,
+    )

@@ -1,0 +1,152 @@
+"""Turns a token batch into sampled tokens.
+
+`Executor` is what the engine needs of one; `TorchExecutor` runs the model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from shoal.attention import SegmentWork, select_backend
+from shoal.engine.description import ModelDescription
+from shoal.engine.hook import AttentionStep, attention_step
+from shoal.engine.kv import KVTensors
+from shoal.engine.logprobs import prompt_logprobs
+from shoal.engine.model import LoadedModel
+from shoal.engine.random import stream_key
+from shoal.engine.sampling import Sampled, Sampler
+from shoal.planner import Plan
+from shoal.scheduler import TokenBatch
+from shoal.types import RequestTable, TokenLogprob
+
+
+@dataclass(frozen=True)
+class PromptScores:
+    """Logprobs of the prompt tokens [first, ...) of a sequence."""
+
+    sequence: int
+    first: int
+    logprobs: list[TokenLogprob]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one iteration gave: a token per sampled sequence, and scores of prompts."""
+
+    sampled: Sampled
+    scores: list[PromptScores]
+
+
+class Executor(Protocol):
+    """Computes token batches of one run."""
+
+    def execute(self, batch: TokenBatch) -> StepResult:
+        """Run one batch. If it raises, the same rows may be asked for again."""
+
+    def finish(self, sequences: list[int]) -> None:
+        """Forget sequences that get no more tokens."""
+
+
+class TorchExecutor:
+    """Runs batches through a transformers model, segment attention and the sampler."""
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        kv: KVTensors,
+        description: ModelDescription,
+        table: RequestTable,
+        plan: Plan,
+        block_size: int,
+    ) -> None:
+        _, head_dim, value_dim = model.layers[0]
+        self._model, self._kv, self._device = model, kv, description.device
+        self._backend = select_backend(self._device, head_dim, value_dim)
+        self._table, self._plan, self._block_size = table, plan, block_size
+        self._sampler = Sampler(description.vocab_size, description.eos_token_ids)
+        self._registered: set[int] = set()
+        self._retained: dict[int, torch.Tensor] = {}
+
+    @torch.inference_mode()
+    def execute(self, batch: TokenBatch) -> StepResult:
+        """See `Executor`."""
+        logits = self._forward(batch)
+        result = StepResult(self._sample(batch, logits), self._score(batch, logits))
+        for place, segment in batch.retain:
+            self._retained[segment] = logits[place].clone()
+        for segment in batch.release:
+            self._retained.pop(segment, None)
+        return result
+
+    def finish(self, sequences: list[int]) -> None:
+        """See `Executor`."""
+        for sequence in self._registered.intersection(sequences):
+            self._registered.remove(sequence)
+            self._sampler.remove(sequence)
+
+    def _forward(self, batch: TokenBatch) -> torch.Tensor:
+        """Logits [R, vocabulary] of the rows asked for."""
+        if batch.num_tokens == 0:
+            return torch.empty(0, device=self._device)
+        items = batch.attention
+        work = SegmentWork(
+            num_rows=batch.num_tokens,
+            row_first=items.row_first,
+            row_last=items.row_last,
+            kv_tokens=items.kv_tokens,
+            causal=items.causal,
+            block_offsets=items.block_offsets,
+            blocks=items.blocks,
+            block_size=self._block_size,
+        )
+        step = AttentionStep(
+            kv=self._kv,
+            slots=self._tensor(batch.slots),
+            backend=self._backend,
+            prepared=self._backend.prepare(work, self._device),
+        )
+        with attention_step(step):
+            return self._model.logits(
+                self._tensor(batch.token_ids),
+                self._tensor(batch.positions),
+                self._tensor(batch.logit_rows),
+            )
+
+    def _sample(self, batch: TokenBatch, logits: torch.Tensor) -> Sampled:
+        if len(batch.sample_sequences) == 0:
+            return Sampled(np.zeros(0, dtype=np.int32))
+        self._register(batch.sample_sequences.tolist())
+        rows = [
+            logits[source] if source >= 0 else self._retained[-1 - source]
+            for source in batch.sample_source.tolist()
+        ]
+        direct = np.array_equal(batch.sample_source, np.arange(len(rows)))
+        picked = logits[: len(rows)] if direct else torch.stack(rows)
+        return self._sampler.sample(picked, batch.sample_sequences, batch.sample_positions)
+
+    def _register(self, sequences: list[int]) -> None:
+        for sequence in sequences:
+            if sequence not in self._registered:
+                request = int(self._plan.sequence_request[sequence])
+                key = stream_key(self._table, request, int(self._plan.sequence_choice[sequence]))
+                params, prompt = self._table.sampling(request), self._table.prompt(request)
+                self._sampler.add(sequence, params, key, prompt)
+                self._registered.add(sequence)
+
+    def _score(self, batch: TokenBatch, logits: torch.Tensor) -> list[PromptScores]:
+        scores = []
+        for wanted in batch.prompt_logits:
+            request = int(self._plan.sequence_request[wanted.sequence])
+            tokens = self._table.prompt(request)[wanted.first : wanted.first + wanted.count]
+            rows = logits[wanted.place : wanted.place + wanted.count]
+            num = self._table.sampling(request).num_logprobs or 0
+            found = prompt_logprobs(rows, tokens, num)
+            scores.append(PromptScores(wanted.sequence, wanted.first, found))
+        return scores
+
+    def _tensor(self, column: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(column.astype(np.int64, copy=False)).to(self._device)

@@ -1,0 +1,117 @@
+"""Which attention features we honour, and the refusal of those we do not.
+
+Two lines of defence: `refuse_unsupported` reads the config before any weight is loaded;
+`refuse_unknown_keyword` sees what a model actually asks of its attention function. A model is
+never run on attention that differs from its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from shoal.errors import UnsupportedModelError
+
+_ALIBI_MODELS = {"bloom", "mpt"}
+_WINDOW_LAYERS = {"sliding_attention", "chunked_attention"}
+_HARMLESS_KEYWORDS = {
+    "is_causal",
+    "use_cache",
+    "output_attentions",
+    "output_hidden_states",
+    "return_dict",
+    "position_ids",
+    "cache_position",
+    "past_key_values",
+    "layer_idx",
+    "logits_to_keep",
+}
+
+
+def refuse_unsupported(config: PreTrainedConfig, max_model_len: int) -> None:
+    """Raise `UnsupportedModelError`, naming the feature, if the config asks for one we lack."""
+    kind = config.model_type
+    if config.is_encoder_decoder:
+        raise _refusal(kind, "encoder-decoder attention")
+    if not hasattr(config, "num_attention_heads"):
+        raise _refusal(kind, "recurrent layers")
+    layer_types = set(getattr(config, "layer_types", None) or ())
+    other = layer_types - _WINDOW_LAYERS - {"full_attention"}
+    if other:
+        raise _refusal(kind, f"recurrent layers ({', '.join(sorted(other))})")
+    if kind in _ALIBI_MODELS or getattr(config, "alibi", False):
+        raise _refusal(kind, "ALiBi position biases")
+    for name in ("attn_logit_softcapping", "attn_logit_softcap"):
+        if getattr(config, name, None) is not None:
+            raise _refusal(kind, "attention logit soft-capping")
+    if kind.startswith("gpt_oss"):
+        raise _refusal(kind, "attention sinks")
+    if getattr(config, "is_causal", True) is False:
+        raise _refusal(kind, "bidirectional attention")
+    _refuse_window(config, layer_types, max_model_len)
+    _refuse_length_dependent_rope(config, max_model_len)
+
+
+def refuse_unknown_keyword(kind: str, keywords: dict[str, Any], max_model_len: int) -> None:
+    """Raise `UnsupportedModelError` for any keyword of an attention call that we do not honour."""
+    for name, value in keywords.items():
+        if value is None or value is False or name in _HARMLESS_KEYWORDS:
+            continue
+        if name == "sliding_window":
+            if value < max_model_len:
+                raise _window(kind, "sliding window attention", int(value))
+        elif name == "softcap":
+            raise _refusal(kind, "attention logit soft-capping")
+        elif name == "s_aux":
+            raise _refusal(kind, "attention sinks")
+        elif name == "dropout":
+            if value > 0:
+                raise _refusal(kind, "attention dropout")
+        else:
+            raise _refusal(kind, f"the attention keyword {name!r}")
+
+
+def _refuse_window(config: PreTrainedConfig, layer_types: set[str], max_model_len: int) -> None:
+    windowed = not layer_types or bool(layer_types & _WINDOW_LAYERS)
+    window = getattr(config, "sliding_window", None)
+    if getattr(config, "use_sliding_window", True) and windowed and window is not None:
+        if window < max_model_len:
+            raise _window(config.model_type, "sliding window attention", int(window))
+    chunk = getattr(config, "attention_chunk_size", None)
+    if windowed and chunk is not None and chunk < max_model_len:
+        raise _window(config.model_type, "chunked attention", int(chunk))
+
+
+def _refuse_length_dependent_rope(config: PreTrainedConfig, max_model_len: int) -> None:
+    """`dynamic` and `longrope` scale positions by the longest sequence in the batch.
+
+    Packed with others, a short request would get a long one's frequencies, so such a model runs
+    only up to the length where the scaling sets in.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    kind = rope.get("rope_type", "default") if isinstance(rope, dict) else "default"
+    if kind not in ("dynamic", "longrope"):
+        return
+    original = rope.get("original_max_position_embeddings") or getattr(
+        config, "original_max_position_embeddings", config.max_position_embeddings
+    )
+    if max_model_len > original:
+        raise _window(config.model_type, f"{kind} rotary scaling", int(original))
+
+
+def _refusal(model_type: str, feature: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        feature,
+        f"models of type {model_type!r} use {feature}, which Shoal's attention does not honour; "
+        "running it anyway would give wrong answers. Use another model.",
+    )
+
+
+def _window(model_type: str, feature: str, limit: int) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        feature,
+        f"models of type {model_type!r} use {feature} beyond {limit} tokens, which Shoal's "
+        f"attention does not honour. Up to there it makes no difference: "
+        f"use --max-model-len {limit} or less, or another model.",
+    )

@@ -1,0 +1,96 @@
+"""Our attention function, as transformers calls it from inside any model.
+
+Models stay unmodified: their attention layers look up the implementation by name and call it with
+q, k and v of shape [1, heads, T, head_dim]. What we need besides (pool, work list) is not passed
+through the model but found in a context variable around the forward, since not every architecture
+hands keywords down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface
+
+from shoal.attention import AttentionBackend
+from shoal.engine.kv import KVTensors
+from shoal.errors import InternalError
+
+ATTENTION_NAME = "shoal_segments"
+"""The name our attention is registered under in transformers."""
+
+
+@dataclass
+class AttentionStep:
+    """What the attention layers need to know about the token batch they run in."""
+
+    kv: KVTensors
+    slots: torch.Tensor
+    """int64 [T], the pool slot each row's key and value go to."""
+    backend: AttentionBackend
+    prepared: object
+
+
+@dataclass
+class AttentionProbe:
+    """Records how a model calls its attention, one entry per call."""
+
+    layers: list[int] = field(default_factory=list)
+    head_dims: list[tuple[int, int, int]] = field(default_factory=list)
+    """(kv_heads, head_dim, value_dim) of each call."""
+    keywords: list[dict[str, Any]] = field(default_factory=list)
+
+
+_step: ContextVar[AttentionStep | AttentionProbe | None] = ContextVar("shoal_step", default=None)
+
+
+@contextmanager
+def attention_step(step: AttentionStep | AttentionProbe) -> Iterator[None]:
+    """Makes `step` the one that attention layers see inside the block."""
+    token = _step.set(step)
+    try:
+        yield
+    finally:
+        _step.reset(token)
+
+
+def _attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    **keywords: Any,
+) -> tuple[torch.Tensor, None]:
+    """Store this layer's keys and values, then attend over segments.
+
+    query: [1, heads, T, head_dim]; key, value: [1, kv_heads, T, dim].
+    Returns [1, T, heads, value_dim], as transformers' attention functions do.
+    """
+    step = _step.get()
+    layer = int(module.layer_idx)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if isinstance(step, AttentionProbe):
+        step.layers.append(layer)
+        step.head_dims.append((key.shape[1], key.shape[3], value.shape[3]))
+        step.keywords.append(keywords)
+        return value.new_zeros(1, query.shape[2], query.shape[1], value.shape[3]), None
+    if step is None:
+        raise InternalError("segment attention was called outside a token batch")
+    keys, values = step.kv.write(layer, step.slots, key[0], value[0])
+    return step.backend(query[0], keys, values, step.prepared, scale)[None], None
+
+
+def _no_mask(*args: Any, **kwargs: Any) -> None:
+    """Segments say who sees what: no mask is built."""
+
+
+AttentionInterface.register(ATTENTION_NAME, _attention)
+AttentionMaskInterface.register(ATTENTION_NAME, _no_mask)

@@ -1,0 +1,190 @@
+"""The Python API: `LLM(model).generate(prompts, params)` and `.chat(conversations, params)`."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from shoal.config import EngineOptions
+from shoal.engine.description import ModelDescription
+from shoal.engine.engine import Engine, Run
+from shoal.engine.sampling import check_vocabulary
+from shoal.errors import InvalidRequestError, OptionError
+from shoal.jobs.lengths import LengthRules
+from shoal.jobs.progress import ProgressState, make_reporter
+from shoal.jobs.prompts import ChatPrompt, Prompt
+from shoal.jobs.render import Renderer
+from shoal.jobs.table import TableBuilder
+from shoal.types import (
+    Completion,
+    PhaseSeconds,
+    RequestCounts,
+    RequestTable,
+    RunSummary,
+    SamplingParams,
+)
+
+Params = SamplingParams | Sequence[SamplingParams] | None
+
+
+class LLM:
+    """A model ready to answer whole batches.
+
+    Args:
+        model: a local folder or a Hub id; None is the small model that ships with Shoal.
+        options: fields of `shoal.config.EngineOptions`, the command line's options with
+            underscores: dtype, device, kv_memory, token_budget, max_model_len, sharing, order.
+
+    Raises:
+        OptionError: an unknown option or a wrong value.
+        ModelError: the model cannot be loaded, or needs a feature we do not honour.
+    """
+
+    def __init__(self, model: str | None = None, **options: Any) -> None:
+        chosen = EngineOptions.create(**options)
+        self._description = ModelDescription.load(model, chosen)
+        begin = time.perf_counter()
+        self._engine = Engine(self._description, chosen)
+        self._load_seconds = time.perf_counter() - begin
+        self._renderer = Renderer(self._description.tokenizer)
+        self.last_run: RunSummary | None = None
+        """What the last call did: tokens computed and saved, seconds, peak memory."""
+
+    def generate(
+        self,
+        prompts: Sequence[str | Sequence[int]],
+        params: Params = None,
+        *,
+        progress: bool = True,
+    ) -> list[Completion]:
+        """Complete prompts, all planned together.
+
+        Args:
+            prompts: texts, or lists of token ids.
+            params: for all prompts or one for each; None takes the model's defaults.
+            progress: show it on standard error.
+
+        Returns:
+            One completion per prompt, in order. A request the model failed on has `error` set.
+
+        Raises:
+            InvalidRequestError: a prompt or its parameters are wrong; `param` names which.
+        """
+        return self._run(list(prompts), params, progress)
+
+    def chat(
+        self,
+        conversations: Sequence[Sequence[Mapping[str, str]]],
+        params: Params = None,
+        *,
+        progress: bool = True,
+    ) -> list[Completion]:
+        """Answer conversations, lists of {"role", "content"}, through the model's chat template.
+
+        Otherwise like `generate`.
+        """
+        prompts = [ChatPrompt([dict(m) for m in messages], {}) for messages in conversations]
+        return self._run([self._renderer.text(prompt) for prompt in prompts], params, progress,
+                         add_special_tokens=False)
+
+    def _run(
+        self,
+        prompts: Sequence[Prompt | Sequence[int]],
+        params: Params,
+        progress: bool,
+        *,
+        add_special_tokens: bool = True,
+    ) -> list[Completion]:
+        began = time.perf_counter()
+        table = self._table(prompts, self._params(params, len(prompts)), add_special_tokens)
+        run = self._engine.run(table)
+        planned = time.perf_counter()
+        completions = _collect(run, table, progress)
+        ended = time.perf_counter()
+        failed = sum(completion.error is not None for completion in completions)
+        summary = RunSummary(RequestCounts(len(table), len(table) - failed, failed))
+        summary.seconds = PhaseSeconds(
+            plan=planned - began,
+            load=self._load_seconds,
+            run=ended - planned,
+            total=ended - began,
+        )
+        run.summarise(summary)
+        self.last_run = summary
+        return completions
+
+    def _params(self, params: Params, count: int) -> list[SamplingParams]:
+        if params is None:
+            params = SamplingParams.create(self._description.generation_defaults)
+        if isinstance(params, SamplingParams):
+            return [params] * count
+        if len(params) != count:
+            raise OptionError(f"{len(params)} sampling parameters for {count} prompts")
+        return list(params)
+
+    def _table(
+        self,
+        prompts: Sequence[Prompt | Sequence[int]],
+        params: list[SamplingParams],
+        add_special_tokens: bool,
+    ) -> RequestTable:
+        rules = LengthRules(self._description.max_model_len, self._engine.kv_capacity_tokens)
+        builder = TableBuilder()
+        for index, (ids, wanted) in enumerate(
+            zip(self._tokenise(prompts, add_special_tokens), params, strict=True)
+        ):
+            where = f"prompts[{index}]"
+            check_vocabulary(wanted, self._description.vocab_size, f"params[{index}].")
+            if len(ids) == 0:
+                raise _invalid(where, "is empty; give at least one token")
+            if min(ids) < 0 or max(ids) >= self._description.vocab_size:
+                raise _invalid(where, "holds a token id outside the model's vocabulary")
+            length = rules.output_length(len(ids), wanted, where)
+            key = wanted.model_copy(update={"seed": None})
+            builder.add(index, ids, wanted, key.model_dump_json().encode(), wanted.seed, length)
+        return builder.build(job_seed=secrets.randbits(62), without_lines=np.zeros(0, np.int64))
+
+    def _tokenise(
+        self, prompts: Sequence[Prompt | Sequence[int]], special: bool
+    ) -> list[Sequence[int]]:
+        texts = {i: prompt for i, prompt in enumerate(prompts) if isinstance(prompt, str)}
+        encoded = self._renderer.tokenize(list(texts.values()), add_special_tokens=special)
+        found = dict(zip(texts, encoded, strict=True))
+        ids = []
+        for index, prompt in enumerate(prompts):
+            tokens = found.get(index, prompt)
+            if isinstance(tokens, InvalidRequestError):
+                raise tokens
+            ids.append(tokens)
+        return ids
+
+
+def _invalid(where: str, what: str) -> InvalidRequestError:
+    return InvalidRequestError(f"{where} {what}.", code="invalid_value", param=where)
+
+
+def _collect(run: Run, table: RequestTable, progress: bool) -> list[Completion]:
+    """Drive a run to its end; completions in the order of the prompts."""
+    completions: list[Completion] = []
+    began = time.perf_counter()
+    planned = run.plan.computed_prompt_tokens
+    planned += int((table.expected_new_tokens.astype(np.int64) * table.choices).sum())
+    with make_reporter(quiet=not progress) as reporter:
+        for finished in run:
+            completions += finished
+            tokens = run.stats.prompt_tokens_computed + run.stats.generated_tokens
+            reporter.update(
+                ProgressState(
+                    done=len(completions),
+                    total=len(table),
+                    tokens=tokens,
+                    remaining_tokens=max(0, planned - tokens),
+                    seconds=time.perf_counter() - began,
+                    kv_bytes=run.stats.kv_bytes_in_use,
+                )
+            )
+    return sorted(completions, key=lambda completion: completion.request_index)

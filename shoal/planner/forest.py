@@ -1,0 +1,253 @@
+"""The prefix forest: which requests begin with the same tokens, and for how long.
+
+Built for millions of prompts held as one flat array: no Python loop over requests or nodes, no
+copied prompts, and each shared token read about once (ALGORITHMS.md, section 1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from shoal.planner.match import common_length
+from shoal.types import BoolArray, Int32Array, Int64Array
+
+_FIRST_WIDTH = 16
+"""Tokens a new group is compared over at first: most groups that differ do so soon."""
+_LAST_WIDTH = 256
+_WIDTH_GROWTH = 4
+
+
+@dataclass(frozen=True)
+class Forest:
+    """The compressed radix forest of N prompts, kept to what is shared.
+
+    A node is a run of tokens that at least two sequences begin with (a request with n choices is
+    n sequences), as long as it can be; what only one sequence has is no node. The V nodes come in
+    preorder, children by their first token, so the forest does not depend on the input order
+    beyond which of several identical prompts is named.
+
+    Attributes:
+        parent: int64 [V], -1 at the top.
+        level: int64 [V], nodes above.
+        start, end: int64 [V], tokens before the node and up to its end; start < end.
+        users: int64 [V], sequences that begin with the node's path, at least 2.
+        direct: int64 [V], those of them that have no deeper node.
+        first: int64 [V], lowest `rank` of the requests below.
+        request: int64 [V], a request whose prompt begins with the node's path.
+        request_node: int64 [N], deepest node of each request, -1: none.
+        rank: int64 [N], place of each request in lexicographic order, ties by index; requests
+            kept out of sharing come last, by index.
+        choices: int64 [N], sequences per request.
+    """
+
+    parent: Int64Array
+    level: Int64Array
+    start: Int64Array
+    end: Int64Array
+    users: Int64Array
+    direct: Int64Array
+    first: Int64Array
+    request: Int64Array
+    request_node: Int64Array
+    rank: Int64Array
+    choices: Int64Array
+
+    def __len__(self) -> int:
+        return len(self.parent)
+
+    def by_level(self) -> list[Int64Array]:
+        """The nodes of each level, top first, each in preorder."""
+        return split_by_level(self.level)
+
+
+def split_by_level(level: Int64Array) -> list[Int64Array]:
+    """Indices of each level's entries, level 0 first, ascending; no level is empty."""
+    if not len(level):
+        return []
+    order = np.argsort(level, kind="stable")
+    return np.split(order, np.cumsum(np.bincount(level))[:-1])
+
+
+def build_forest(
+    tokens: Int32Array,
+    offsets: Int64Array,
+    choices: Int32Array,
+    exclusive: BoolArray | None = None,
+) -> Forest:
+    """The prefix forest of N prompts.
+
+    Args:
+        tokens: int32 [total], all prompts one after another.
+        offsets: int64 [N + 1]; prompt i is tokens[offsets[i]:offsets[i + 1]], never empty.
+        choices: int32 [N], sequences per request, at least 1.
+        exclusive: bool [N], requests to keep out of sharing; None: no request.
+    """
+    refinement = _Refinement(tokens, offsets, choices, exclusive)
+    refinement.run()
+    return refinement.forest()
+
+
+@dataclass
+class _Groups:
+    """G groups of requests that agree on their first `depth` tokens.
+
+    Attributes:
+        place: int64 [M], the members' places in the lexicographic order, group after group.
+        size: int64 [G], members.
+        start, depth: int64 [G], where the group's node begins and how far it is known to reach.
+        node, level: int64 [G], the node the group hangs from (-1: none), and the level below it.
+        width: int64 [G], tokens to compare next.
+    """
+
+    place: Int64Array
+    size: Int64Array
+    start: Int64Array
+    depth: Int64Array
+    node: Int64Array
+    level: Int64Array
+    width: Int64Array
+
+    def select(self, chosen: BoolArray) -> _Groups:
+        columns = {f.name: getattr(self, f.name) for f in fields(self)}
+        place = columns.pop("place")[np.repeat(chosen, self.size)]
+        return _Groups(place, **{name: column[chosen] for name, column in columns.items()})
+
+    def joined(self, other: _Groups) -> _Groups:
+        names = [f.name for f in fields(self)]
+        return _Groups(*(np.concatenate([getattr(self, n), getattr(other, n)]) for n in names))
+
+
+class _Refinement:
+    """Sorts the requests token run by token run, most significant first.
+
+    All requests start as one group. In each round every group is compared over its next few
+    tokens (more of them the longer it has agreed). Where all members agree the group moves on;
+    where they part, or one ends, its node is complete: the members are sorted by their next token
+    inside the places they hold, and each token that two sequences share is a new group.
+    """
+
+    def __init__(
+        self,
+        tokens: Int32Array,
+        offsets: Int64Array,
+        choices: Int32Array,
+        exclusive: BoolArray | None,
+    ) -> None:
+        self._tokens = tokens
+        self._offsets = offsets
+        self._choices = choices.astype(np.int64)
+        if exclusive is None:
+            exclusive = np.zeros(len(choices), dtype=np.bool_)
+        self._exclusive = exclusive
+        self._order = np.flatnonzero(~exclusive)  # becomes lexicographic
+        self._node_at = np.full(len(self._order), -1, dtype=np.int64)
+        self._num_nodes = 0
+        # Columns of finished nodes, an array per round: parent, level, start, end, place, size.
+        self._nodes: list[Int64Array] = [np.zeros((6, 0), dtype=np.int64)]
+
+    def run(self) -> None:
+        """Refine until no group is left."""
+        size = len(self._order)
+        if self._choices[self._order].sum() < 2:
+            return
+        zero = np.zeros(1, dtype=np.int64)
+        groups = _Groups(
+            place=np.arange(size),
+            size=np.array([size]),
+            start=zero,
+            depth=zero,
+            node=zero - 1,
+            level=zero,
+            width=zero + _FIRST_WIDTH,
+        )
+        while len(groups.size):
+            groups = self._round(groups)
+
+    def _round(self, groups: _Groups) -> _Groups:
+        request = self._order[groups.place]
+        start = self._offsets[request] + np.repeat(groups.depth, groups.size)
+        left = self._offsets[request + 1] - start
+        shortest = np.minimum.reduceat(left, np.cumsum(groups.size) - groups.size)
+        common = common_length(self._tokens, start, groups.size, groups.width)
+        common = np.minimum(common, shortest)
+        groups.depth = groups.depth + common
+        ended = common < groups.width
+        going = groups.select(~ended)
+        going.width = np.minimum(going.width * _WIDTH_GROWTH, _LAST_WIDTH)
+        return going.joined(self._split(groups.select(ended)))
+
+    def _split(self, groups: _Groups) -> _Groups:
+        """Complete the groups' nodes and return the groups below them."""
+        node = self._add_nodes(groups)
+        group = np.repeat(np.arange(len(groups.size)), groups.size)
+        request = self._order[groups.place]
+        following = self._offsets[request] + groups.depth[group]
+        over = following == self._offsets[request + 1]
+        token = self._tokens[np.minimum(following, len(self._tokens) - 1)].astype(np.int64)
+        key = (group << 32) | np.where(over, 0, token + 1)  # a prompt's end sorts first
+        by_key = np.argsort(key, kind="stable")
+        key, request = key[by_key], request[by_key]
+        self._order[groups.place] = request
+        self._node_at[groups.place] = node[group]
+
+        head = np.flatnonzero(np.diff(key, prepend=-1))
+        size = np.diff(head, append=len(key))
+        origin = group[head]  # sorting keeps members within their group's places
+        users = np.add.reduceat(self._choices[request], head) if len(head) else head
+        below = _Groups(
+            place=groups.place,
+            size=size,
+            start=groups.depth[origin],
+            depth=groups.depth[origin] + 1,
+            node=node[origin],
+            level=groups.level[origin] + (groups.depth > groups.start)[origin],
+            width=np.full(len(head), _FIRST_WIDTH),
+        )
+        return below.select((users >= 2) & ((key[head] & 0xFFFFFFFF) > 0))
+
+    def _add_nodes(self, groups: _Groups) -> Int64Array:
+        """Record the groups' nodes and return their ids.
+
+        Only the first group of all can turn out empty: the others share the token they were
+        split by. Then what it hangs from stands in for it.
+        """
+        real = groups.depth > groups.start
+        node = np.where(real, self._num_nodes + np.cumsum(real) - 1, groups.node)
+        place = groups.place[np.cumsum(groups.size) - groups.size]
+        columns = (groups.node, groups.level, groups.start, groups.depth, place, groups.size)
+        self._nodes.append(np.stack(columns)[:, real])
+        self._num_nodes += int(np.count_nonzero(real))
+        return node
+
+    def forest(self) -> Forest:
+        """The finished nodes in preorder."""
+        parent, level, start, end, first, size = np.concatenate(self._nodes, axis=1)
+        preorder = np.lexsort((end, first))
+        number = np.empty(len(parent) + 1, dtype=np.int64)
+        number[preorder] = np.arange(len(parent))
+        number[-1] = -1  # so that "no node" keeps its name
+        below = np.concatenate([[0], np.cumsum(self._choices[self._order])])
+        users = below[first + size] - below[first]
+
+        num_requests = len(self._choices)
+        request_node = np.full(num_requests, -1, dtype=np.int64)
+        request_node[self._order] = number[self._node_at]
+        rank = np.empty(num_requests, dtype=np.int64)
+        rank[self._order] = np.arange(len(self._order))
+        rank[self._exclusive] = np.arange(len(self._order), num_requests)
+        direct = np.bincount(request_node + 1, weights=self._choices, minlength=len(parent) + 1)
+        return Forest(
+            parent=number[parent[preorder]],
+            level=level[preorder],
+            start=start[preorder],
+            end=end[preorder],
+            users=users[preorder],
+            direct=direct[1:].astype(np.int64),
+            first=first[preorder],
+            request=self._order[first[preorder]],
+            request_node=request_node,
+            rank=rank,
+            choices=self._choices,
+        )

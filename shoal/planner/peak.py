@@ -1,0 +1,85 @@
+"""How much KV a planned run is expected to hold at once: a quick estimate, before any run."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from shoal.planner.plan import Plan
+from shoal.types import Int64Array, RequestTable
+
+FloatArray = npt.NDArray[np.float64]
+
+_STEPS = 4096
+"""Steps the run is cut into; start and end times are as fine as that."""
+
+
+def expected_peak_kv(
+    plan: Plan, table: RequestTable, *, token_budget: int, capacity_tokens: int | None = None
+) -> int:
+    """KV tokens that the run is expected to hold at its fullest moment.
+
+    Follows the plan with the expected output lengths: each iteration decodes a token of every
+    running sequence and fills the token budget with prefill, in order. Prefill flows evenly
+    through an iteration, blocks are not rounded up, and memory delays nothing: where the answer
+    would exceed the pool's `capacity_tokens`, the run will fill the pool and no more.
+    """
+    if not plan.num_sequences:
+        return 0
+    own = table.lengths[plan.sequence_request] - plan.shared_length
+    output = table.expected_new_tokens[plan.sequence_request].astype(np.int64)
+    prefill = own.copy()
+    # A segment is computed just before its first user.
+    np.add.at(prefill, plan.segment_first, plan.segment_length)
+    begin = _start_times(np.cumsum(prefill), output, token_budget)
+    peak = _peak(plan, own, output, begin)
+    return peak if capacity_tokens is None else min(peak, capacity_tokens)
+
+
+def _start_times(prefilled: Int64Array, output: Int64Array, token_budget: int) -> FloatArray:
+    """When each sequence starts to decode, in iterations, float64 [Q].
+
+    Args:
+        prefilled: int64 [Q], tokens prefilled when a sequence is ready.
+    """
+    work = int(prefilled[-1] + output.sum())
+    step = max(1.0, work / token_budget / _STEPS)
+    steps = np.ceil(output / step).astype(np.int64)
+    rate = output / (steps * step)  # tokens per iteration: 1, less in an output's last step
+    ending = np.zeros(int(steps.max()) + 1)  # a ring: the rates that end at each step to come
+    begin = np.empty(len(output))
+    done, now, decoding, tokens = 0, 0, 0.0, 0.0
+    while done < len(output):
+        slot = now % len(ending)
+        decoding -= ending[slot]
+        ending[slot] = 0.0
+        tokens += max(token_budget - decoding, 0.0) * step
+        ready = int(np.searchsorted(prefilled, tokens, side="right"))
+        begin[done:ready] = now * step
+        np.add.at(ending, (now + steps[done:ready]) % len(ending), rate[done:ready])
+        decoding += float(rate[done:ready].sum())
+        done, now = ready, now + 1
+    return begin
+
+
+def _peak(plan: Plan, own: Int64Array, output: Int64Array, begin: FloatArray) -> int:
+    """Highest sum of the KV held, looking just before and after every start and finish.
+
+    In between, the KV grows by a token per running sequence and iteration: it is
+    constant + slope·time, with sums of what each start and finish changes.
+    """
+    finish = begin + output
+    users = np.stack([plan.segment_first, plan.segment_last], axis=1).ravel()
+    released = np.maximum.reduceat(np.append(finish, 0.0), users)[::2] if len(users) else begin[:0]
+    length, none = plan.segment_length, np.zeros(plan.num_segments)
+    ones = np.ones(len(own))
+    # What ends at a moment makes room for what begins then: ends stand first, and the sort is
+    # stable.
+    time = np.concatenate([finish, released, begin, begin[plan.segment_first]])
+    constant = np.concatenate([begin - own, -length, own - begin, length])
+    slope = np.concatenate([-ones, none, ones, none])
+    order = np.argsort(time, kind="stable")
+    time, constant, slope = time[order], np.cumsum(constant[order]), np.cumsum(slope[order])
+    after = constant + slope * time
+    before = constant[:-1] + slope[:-1] * time[1:]
+    return round(float(max(after.max(), before.max())))

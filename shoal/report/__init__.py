@@ -1,0 +1,1 @@
+"""Reports: what a plan or a run looks like to a person."""

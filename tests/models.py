@@ -1,0 +1,115 @@
+"""Tiny random models of many architectures, saved like real ones, and the oracle's answers."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+VOCABULARY = 256
+_LLAMA_LIKE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 1,
+    "initializer_range": 0.3,
+}
+_MOE = {"moe_intermediate_size": 24, "num_experts": 4, "num_experts_per_tok": 2}
+ARCHITECTURES: dict[str, tuple[str, dict[str, object]]] = {
+    "llama": ("LlamaConfig", _LLAMA_LIKE),
+    "qwen2": ("Qwen2Config", _LLAMA_LIKE),
+    "qwen3": ("Qwen3Config", {**_LLAMA_LIKE, "head_dim": 16}),
+    "mistral": ("MistralConfig", {**_LLAMA_LIKE, "sliding_window": None}),
+    "phi3": ("Phi3Config", _LLAMA_LIKE),
+    "gemma": ("GemmaConfig", {**_LLAMA_LIKE, "head_dim": 16}),
+    "olmo2": ("Olmo2Config", _LLAMA_LIKE),
+    "granite": (
+        "GraniteConfig",
+        {**_LLAMA_LIKE, "logits_scaling": 3.0, "residual_multiplier": 0.5,
+         "embedding_multiplier": 2.0, "attention_multiplier": 0.4},
+    ),
+    "gpt2": (
+        "GPT2Config",
+        {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256,
+         "bos_token_id": 0, "eos_token_id": 1, "initializer_range": 0.3},
+    ),
+    "gpt_neox": ("GPTNeoXConfig", {**_LLAMA_LIKE, "rotary_pct": 0.5}),
+    "mixtral": ("MixtralConfig", {**_LLAMA_LIKE, "num_local_experts": 4, "sliding_window": None}),
+    "qwen3_moe": ("Qwen3MoeConfig", {**_LLAMA_LIKE, **_MOE, "head_dim": 16}),
+    "qwen2_moe": (
+        "Qwen2MoeConfig", {**_LLAMA_LIKE, **_MOE, "shared_expert_intermediate_size": 24}
+    ),
+    "smollm3": ("SmolLM3Config", _LLAMA_LIKE),
+    "starcoder2": ("Starcoder2Config", {**_LLAMA_LIKE, "sliding_window": None}),
+    "cohere": ("CohereConfig", _LLAMA_LIKE),
+    "stablelm": ("StableLmConfig", _LLAMA_LIKE),
+}  # fmt: skip
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per byte, after <s> and </s>; a byte-level BPE without merges."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())[: VOCABULARY - 2]
+    vocabulary = {"<s>": 0, "</s>": 1} | {c: i + 2 for i, c in enumerate(alphabet)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>"
+    )
+
+
+def save_model(folder: Path, architecture: str, **changes: object) -> Path:
+    """Write a random model of an architecture, its tokenizer and config into `folder`."""
+    config_class, fields = ARCHITECTURES[architecture]
+    config = getattr(transformers, config_class)(**{**fields, **changes})
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@cache
+def _oracle(folder: Path) -> torch.nn.Module:
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+
+
+def greedy(folder: Path, prompt: list[int], max_new_tokens: int) -> list[int]:
+    """What `transformers` generates, one prompt at a time, in float32."""
+    with torch.inference_mode():
+        out = _oracle(folder).generate(  # type: ignore[operator]
+            torch.tensor([prompt]), max_new_tokens=max_new_tokens, do_sample=False
+        )
+    return out[0, len(prompt) :].tolist()
+
+
+def forest_of_prompts(seed: int) -> list[list[int]]:
+    """Prompts over a two-level forest, some identical, one a prefix of others."""
+    rng = np.random.default_rng(seed)
+
+    def tokens(count: int) -> list[int]:
+        return rng.integers(2, VOCABULARY, count).tolist()
+
+    prompts = [tokens(5), tokens(1)]
+    for _ in range(2):
+        top = tokens(int(rng.integers(20, 40)))
+        prompts.append(top)
+        for _ in range(2):
+            inner = top + tokens(int(rng.integers(3, 20)))
+            prompts += [inner, inner]
+            prompts += [inner + tokens(int(rng.integers(1, 30))) for _ in range(3)]
+    order = rng.permutation(len(prompts))
+    return [prompts[i] for i in order]
