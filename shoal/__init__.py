@@ -1,1 +1,22 @@
-"""Shoal."""
+"""Shoal: very large batches through open-weights language models, planned globally."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from shoal.types import Choice, Completion, RunSummary, SamplingParams, TokenLogprob
+
+if TYPE_CHECKING:
+    from shoal.llm import LLM
+
+__version__ = "0.1.0"
+__all__ = ["LLM", "Choice", "Completion", "RunSummary", "SamplingParams", "TokenLogprob"]
+
+
+def __getattr__(name: str) -> Any:
+    # Importing the engine takes seconds (torch, transformers); only who asks for it waits.
+    if name == "LLM":
+        from shoal.llm import LLM
+
+        return LLM
+    raise AttributeError(f"module 'shoal' has no attribute {name!r}")

@@ -14,6 +14,9 @@
     │   └── OutputWriteError    the disk refused a write; everything journaled so far is safe
     └── InternalError           an invariant of ours broke; always a bug
 
+    KeyboardInterrupt
+    └── Interrupted             a signal stopped a job; no error, so no `except Exception` takes it
+
 Messages say what is wrong, where, and what to do about it.
 """
 
@@ -105,6 +108,10 @@ class JobChangedError(JobError):
 
 class OutputWriteError(JobError):
     """The disk refused a write. What the journal holds is safe and the job can be resumed."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM stopped a job, which can be resumed; the message says how."""
 
 
 class InternalError(ShoalError):

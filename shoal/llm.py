@@ -88,8 +88,12 @@ class LLM:
         Otherwise like `generate`.
         """
         prompts = [ChatPrompt([dict(m) for m in messages], {}) for messages in conversations]
-        return self._run([self._renderer.text(prompt) for prompt in prompts], params, progress,
-                         add_special_tokens=False)
+        return self._run(
+            [self._renderer.text(prompt) for prompt in prompts],
+            params,
+            progress,
+            add_special_tokens=False,
+        )
 
     def _run(
         self,

@@ -23,15 +23,13 @@ FinishReason = Literal["stop", "length"]
 
 
 def _strings(value: object) -> object:
-    if value is None:
-        return ()
-    return (value,) if isinstance(value, str) else tuple(value) if _is_list(value) else value
+    return (value,) if isinstance(value, str) else _ids(value)
 
 
 def _ids(value: object) -> object:
     if value is None:
         return ()
-    return tuple(value) if _is_list(value) else value
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _bias(value: object) -> object:
@@ -43,11 +41,7 @@ def _bias(value: object) -> object:
             return tuple(sorted((int(token), float(bias)) for token, bias in value.items()))
         except (TypeError, ValueError):
             raise ValueError("needs whole-number token ids as keys, numbers as values") from None
-    return tuple(value) if _is_list(value) else value
-
-
-def _is_list(value: object) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+    return _ids(value)
 
 
 NonEmptyString = Annotated[str, Field(min_length=1)]
@@ -197,7 +191,7 @@ class RequestTable:
 
     def sampling(self, request: int) -> SamplingParams:
         """The request's sampling parameters."""
-        return self.params[self.params_index[request]]
+        return self.params[int(self.params_index[request])]
 
     @property
     def lengths(self) -> Int64Array:

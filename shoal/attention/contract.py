@@ -9,8 +9,8 @@ and over all segments S of the row, merged in float32:
 
     l = logsumexp_s(l_s),  o = sum_s exp(l_s - l) * o_s
 
-which equals attention over the concatenation of the segments (BatchLLM section 4.4, Hydragen,
-ALGORITHMS section 6). A segment of no tokens has l_s = -inf and adds nothing; a row with no keys
+which equals attention over the concatenation of the segments (Juravsky et al., Hydragen, 2024;
+BatchLLM, MLSys 2026). A segment of no tokens has l_s = -inf and adds nothing; a row with no keys
 at all gives zeros.
 """
 

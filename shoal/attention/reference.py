@@ -48,9 +48,7 @@ class ReferenceAttention:
         return out.transpose(0, 1).to(query.dtype)
 
 
-def merge(
-    out: torch.Tensor, lse: torch.Tensor, part: torch.Tensor, part_lse: torch.Tensor
-) -> None:
+def merge(out: torch.Tensor, lse: torch.Tensor, part: torch.Tensor, part_lse: torch.Tensor) -> None:
     """Merge a partial result into (out, lse), in place.
 
     Args:

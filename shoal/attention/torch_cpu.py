@@ -14,6 +14,7 @@ import torch
 
 from shoal.attention.contract import SegmentWork
 from shoal.attention.reference import merge
+from shoal.types import Int64Array
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
@@ -27,7 +28,9 @@ class _Keys:
 
     def of(self, pool: torch.Tensor) -> torch.Tensor:
         """[kv_heads, tokens, dim]; a view for a run."""
-        return pool[:, self.run] if self.run is not None else pool.index_select(1, self.slots)
+        if self.slots is not None:
+            return pool.index_select(1, self.slots)
+        return pool[:, self.run]
 
 
 @dataclass(frozen=True)
@@ -142,13 +145,13 @@ def _whole(
     return out.view(q.shape), lse.view(q.shape[:3])
 
 
-def _keys(slots: np.ndarray) -> _Keys:
+def _keys(slots: Int64Array) -> _Keys:
     if slots[-1] - slots[0] == len(slots) - 1 and bool((np.diff(slots) == 1).all()):
         return _Keys(slice(int(slots[0]), int(slots[-1]) + 1), None)
     return _Keys(None, torch.from_numpy(slots))
 
 
-def _buckets(work: SegmentWork, items: np.ndarray) -> list[_Bucket]:
+def _buckets(work: SegmentWork, items: Int64Array) -> list[_Bucket]:
     """Group single rows so that padding stays below a third of what is read."""
     items = items[np.argsort(-work.kv_tokens[items], kind="stable")]
     lengths = work.kv_tokens[items].astype(np.int64)
@@ -162,7 +165,7 @@ def _buckets(work: SegmentWork, items: np.ndarray) -> list[_Bucket]:
     return buckets
 
 
-def _bucket(work: SegmentWork, items: np.ndarray, lengths: np.ndarray) -> _Bucket:
+def _bucket(work: SegmentWork, items: Int64Array, lengths: Int64Array) -> _Bucket:
     token = np.arange(int(lengths[0]))
     valid = token < lengths[:, None]
     place = work.block_offsets[items][:, None] + token // work.block_size

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedConfig
 from transformers import PreTrainedTokenizerBase as Tokenizer
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from shoal.config import Device, Dtype, EngineOptions
-from shoal.engine.features import refuse_unsupported
+from shoal.engine.features import refuse_unsupported, refuse_unsupported_length
 from shoal.errors import ModelLoadError, OptionError
 from shoal.scheduler import BLOCK_SIZE
 
@@ -73,9 +73,10 @@ class ModelDescription:
         """
         source = str(bundled_model_path()) if model is None else model
         config = _read(AutoConfig, source, "config").get_text_config()
-        tokenizer = _read(AutoTokenizer, source, "tokenizer")
+        refuse_unsupported(config)
         max_model_len = _max_model_len(config, options.max_model_len)
-        refuse_unsupported(config, max_model_len)
+        refuse_unsupported_length(config, max_model_len)
+        tokenizer = _read(AutoTokenizer, source, "tokenizer")
         dtype = _dtype(options.dtype, config)
         generation = _generation_config(source)
         return cls(
@@ -122,7 +123,9 @@ def _read(auto_class: Any, source: str, what: str) -> Any:
     try:
         return auto_class.from_pretrained(source)
     except (OSError, ValueError, KeyError) as error:
-        where = "folder" if Path(source).exists() else "model (no such folder, so taken as a Hub id)"
+        where = (
+            "folder" if Path(source).exists() else "model (no such folder, so taken as a Hub id)"
+        )
         raise ModelLoadError(
             f"cannot load the {what} of {where} {source!r}: {str(error).splitlines()[0]}"
         ) from error
@@ -132,7 +135,7 @@ def _generation_config(source: str) -> GenerationConfig:
     try:
         return GenerationConfig.from_pretrained(source)
     except OSError:
-        return GenerationConfig()  # the file is optional
+        return GenerationConfig.from_dict({})  # the file is optional
 
 
 def _sampling_defaults(generation: GenerationConfig) -> dict[str, Any]:
@@ -142,7 +145,9 @@ def _sampling_defaults(generation: GenerationConfig) -> dict[str, Any]:
         return {"temperature": 0.0}
     kinds = {"temperature": float, "top_p": float, "top_k": int, "min_p": float}
     kinds["repetition_penalty"] = float
-    return {name: kind(stated[name]) for name, kind in kinds.items() if stated.get(name) is not None}
+    return {
+        name: kind(stated[name]) for name, kind in kinds.items() if stated.get(name) is not None
+    }
 
 
 def _eos_token_ids(

@@ -58,13 +58,13 @@ def draw(logits: torch.Tensor, warp: Warp) -> torch.Tensor:
     """
     # The maximum becomes 0, so that no temperature can overflow it.
     peak = logits.max(dim=-1, keepdim=True).values
-    scores = (logits - peak) / warp.temperature[:, None]
-    scores.masked_fill_(scores < torch.log(warp.min_p)[:, None], -torch.inf)
+    scores = (logits - peak).div_(warp.temperature[:, None])
+    if (warp.min_p > 0).any():
+        scores.masked_fill_(scores < torch.log(warp.min_p)[:, None], -torch.inf)
     truncated = (warp.top_k < logits.shape[1]) | (warp.top_p < 1)
-    tokens = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
-    whole = (~truncated).nonzero()[:, 0]
-    if len(whole):
-        tokens[whole] = _inverse_cdf(scores[whole].exp_(), warp.uniforms[whole])
+    if truncated.all():
+        return _draw_truncated(scores, warp)
+    tokens = _inverse_cdf(scores.exp(), warp.uniforms)
     some = truncated.nonzero()[:, 0]
     if len(some):
         tokens[some] = _draw_truncated(scores[some], warp.rows(some))

@@ -1,6 +1,6 @@
 """Which attention features we honour, and the refusal of those we do not.
 
-Two lines of defence: `refuse_unsupported` reads the config before any weight is loaded;
+Two lines of defence: the first two functions read the config before any weight is loaded;
 `refuse_unknown_keyword` sees what a model actually asks of its attention function. A model is
 never run on attention that differs from its own.
 """
@@ -29,7 +29,7 @@ _HARMLESS_KEYWORDS = {
 }
 
 
-def refuse_unsupported(config: PreTrainedConfig, max_model_len: int) -> None:
+def refuse_unsupported(config: PreTrainedConfig) -> None:
     """Raise `UnsupportedModelError`, naming the feature, if the config asks for one we lack."""
     kind = config.model_type
     if config.is_encoder_decoder:
@@ -49,7 +49,11 @@ def refuse_unsupported(config: PreTrainedConfig, max_model_len: int) -> None:
         raise _refusal(kind, "attention sinks")
     if getattr(config, "is_causal", True) is False:
         raise _refusal(kind, "bidirectional attention")
-    _refuse_window(config, layer_types, max_model_len)
+
+
+def refuse_unsupported_length(config: PreTrainedConfig, max_model_len: int) -> None:
+    """Raise `UnsupportedModelError` for features that set in below `max_model_len` tokens."""
+    _refuse_window(config, max_model_len)
     _refuse_length_dependent_rope(config, max_model_len)
 
 
@@ -72,12 +76,13 @@ def refuse_unknown_keyword(kind: str, keywords: dict[str, Any], max_model_len: i
             raise _refusal(kind, f"the attention keyword {name!r}")
 
 
-def _refuse_window(config: PreTrainedConfig, layer_types: set[str], max_model_len: int) -> None:
+def _refuse_window(config: PreTrainedConfig, max_model_len: int) -> None:
+    layer_types = set(getattr(config, "layer_types", None) or ())
     windowed = not layer_types or bool(layer_types & _WINDOW_LAYERS)
     window = getattr(config, "sliding_window", None)
-    if getattr(config, "use_sliding_window", True) and windowed and window is not None:
-        if window < max_model_len:
-            raise _window(config.model_type, "sliding window attention", int(window))
+    used = windowed and getattr(config, "use_sliding_window", True)
+    if used and window is not None and window < max_model_len:
+        raise _window(config.model_type, "sliding window attention", int(window))
     chunk = getattr(config, "attention_chunk_size", None)
     if windowed and chunk is not None and chunk < max_model_len:
         raise _window(config.model_type, "chunked attention", int(chunk))

@@ -61,7 +61,7 @@ def attention_step(step: AttentionStep | AttentionProbe) -> Iterator[None]:
 
 
 def _attention(
-    module: torch.nn.Module,
+    module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,

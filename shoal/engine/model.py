@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
 
 from shoal.engine.description import ModelDescription
 from shoal.engine.features import refuse_unknown_keyword
@@ -48,6 +51,18 @@ class LoadedModel:
         return logits if self.selects_logits else logits[rows]
 
 
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No progress bars of transformers' own in this block."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
 def load_model(description: ModelDescription) -> LoadedModel:
     """Load the weights and probe the model's attention.
 
@@ -57,10 +72,16 @@ def load_model(description: ModelDescription) -> LoadedModel:
             a feature we do not honour.
     """
     try:
-        module = AutoModelForCausalLM.from_pretrained(
-            description.source, dtype=description.dtype, attn_implementation=ATTENTION_NAME
-        )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+        with quiet_transformers():
+            module = AutoModelForCausalLM.from_pretrained(
+                description.source, dtype=description.dtype, attn_implementation=ATTENTION_NAME
+            )
+    except KeyError as error:
+        if error.args != (ATTENTION_NAME,):
+            raise
+        # Models that look attention up in a table of their own know no name but theirs.
+        raise _own_attention(description.config.model_type, "looks up only its own") from error
+    except (OSError, ValueError, ImportError) as error:
         raise ModelLoadError(
             f"cannot load the weights of {description.id!r}: {str(error).splitlines()[0]}"
         ) from error
@@ -97,11 +118,16 @@ def _probe(model: LoadedModel, description: ModelDescription) -> list[tuple[int,
         ) from error
     layers = description.config.num_hidden_layers
     if sorted(probe.layers) != list(range(layers)):
-        raise UnsupportedModelError(
-            "its own attention code",
-            f"models of type {kind!r} keep an attention of their own: of {layers} layers "
-            f"{len(set(probe.layers))} called the one they were given. Use another model.",
-        )
+        called = len(set(probe.layers))
+        raise _own_attention(kind, f"{called} of {layers} layers called the one given")
     for keywords in probe.keywords:
         refuse_unknown_keyword(kind, keywords, description.max_model_len)
     return [shape for _, shape in sorted(zip(probe.layers, probe.head_dims, strict=True))]
+
+
+def _own_attention(model_type: str, evidence: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        "its own attention code",
+        f"models of type {model_type!r} keep their own attention whatever they are given "
+        f"({evidence}), so shared segments would be ignored. Use another model.",
+    )

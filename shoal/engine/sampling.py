@@ -186,7 +186,8 @@ class Sampler:
         if len(random):
             index = torch.from_numpy(random).to(logits.device)
             warp = self._warp(columns[random], positions[random], logits.device)
-            tokens[index] = draw(logits[index].float(), warp)
+            rows = logits if len(random) == len(slots) else logits[index]
+            tokens[index] = draw(rows.float(), warp)
         return tokens.cpu().numpy(), sound
 
     def _processed(self, columns: Columns, positions: Int32Array) -> npt.NDArray[np.bool_]:

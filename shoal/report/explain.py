@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shoal.planner import Plan, Savings
+from shoal.report.units import plural, readable_bytes
 from shoal.types import RequestTable
 
 _PREFIXES = 8
@@ -83,7 +84,7 @@ class PlanReport:
         )
         alone = int(np.count_nonzero(plan.sequence_segment < 0))
         shared = len(plan.groups) - 1 - alone
-        yield "Prefix groups", f"{shared:,}, and {alone:,} {_plural('sequence', alone)} alone"
+        yield "Prefix groups", f"{shared:,}, and {alone:,} {plural('sequence', alone)} alone"
         if plan.num_segments:
             degree = np.average(plan.segment_users, weights=plan.segment_length)
             yield "Sharing degree", f"{degree:,.1f} sequences use a shared token"
@@ -91,7 +92,7 @@ class PlanReport:
         yield "Time", f"{self.read_seconds:.2f} s reading, {self.plan_seconds:.2f} s planning"
 
     def _kv_peak(self) -> str:
-        size = _size(self.kv_peak_tokens * self.kv_bytes_per_token)
+        size = readable_bytes(self.kv_peak_tokens * self.kv_bytes_per_token)
         full = (
             self.kv_capacity_tokens is not None and self.kv_peak_tokens >= self.kv_capacity_tokens
         )
@@ -142,16 +143,3 @@ class PlanReport:
         text = self.decode(prompt[start : start + shown].tolist())
         line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
         return ("…" if start else "") + line + ("…" if shown < length else "")
-
-
-def _plural(noun: str, count: int) -> str:
-    return noun if count == 1 else noun + "s"
-
-
-def _size(size: int) -> str:
-    value = float(size)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} TiB"

@@ -66,6 +66,20 @@ class Chunks:
 
 
 @dataclass(frozen=True)
+class PromptLogits:
+    """Rows of a sequence whose logits are wanted because its prompt is to be scored.
+
+    The logits at places [place, place + count) of `logit_rows` follow the prompt's tokens
+    [first, first + count) of `sequence`.
+    """
+
+    sequence: int
+    first: int
+    place: int
+    count: int
+
+
+@dataclass(frozen=True)
 class TokenBatch:
     """One iteration: T tokens to run through the model and S next tokens to sample.
 
@@ -73,7 +87,8 @@ class TokenBatch:
         token_ids, positions: int32 [T].
         slots: int64 [T], the KV slot (block * block size + offset) each token writes.
         attention: who attends to what.
-        logit_rows: int64 [R], rows whose logits are needed.
+        logit_rows: int64 [R], rows whose logits are needed: those sampled from, then those that
+            score a prompt.
         sample_sequences: int32 [S], the sequences (places in the plan's order) that get a token.
         sample_source: int64 [S]: s >= 0 is logit_rows[s]; s < 0 are the logits retained for
             segment -1 - s in an earlier iteration.
@@ -81,7 +96,9 @@ class TokenBatch:
         retain: (place in logit_rows, segment) pairs: keep these logits, sequences that end with
             that segment's last token will sample from them later.
         release: segments whose retained logits nobody needs after this batch.
+        prompt_logits: which of them score a prompt.
         chunks: where the rows come from, in row order.
+        num_decodes: rows that continue an answer.
         sequences: int32, the sequences this batch is computed for.
     """
 
@@ -95,7 +112,9 @@ class TokenBatch:
     sample_positions: Int32Array
     retain: tuple[tuple[int, int], ...]
     release: tuple[int, ...]
+    prompt_logits: tuple[PromptLogits, ...]
     chunks: Chunks
+    num_decodes: int
     sequences: Int32Array
 
     @property

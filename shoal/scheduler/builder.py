@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from shoal.planner import Plan
-from shoal.scheduler.batch import AttentionItems, Chunks, TokenBatch
+from shoal.scheduler.batch import AttentionItems, Chunks, PromptLogits, TokenBatch
 from shoal.scheduler.running import RunningSequences
 from shoal.scheduler.segments import SegmentTable
 from shoal.types import BoolArray, Int32Array, Int64Array, RequestTable
 
 _TILE = 16
 """A prefill chunk that does not reach its end is cut to a multiple of this many tokens."""
+_SCORED_ROWS = 256
+"""Most rows per batch that score a prompt: each takes logits over the whole vocabulary."""
 _LAST = np.int64(2**62)
 """Sorts after every depth and exceeds every length."""
 
@@ -49,8 +51,11 @@ class BatchBuilder:
         segments: SegmentTable,
         generated: dict[int, list[int]],
         block_size: int,
+        scored: BoolArray,
     ) -> None:
+        """`scored`: bool [sequences], whose prompts' logits are wanted; they share nothing."""
         self._table = table
+        self._scored = scored
         self._segment_request = plan.segment_request
         self._sequence_request = plan.sequence_request
         self._running = running
@@ -71,6 +76,7 @@ class BatchBuilder:
         blocks, block_offsets = self._chunk_blocks(chunks)
         token_ids, positions, slots = self._tokens(chunks, blocks, block_offsets)
         samples = self._samples(chunks, enders)
+        prompt_logits = self._prompt_logits(chunks, samples)
         sampled = np.array(samples.sequences, dtype=np.int32)
         own = self._running.sequence[chunks.owner[~chunks.shared]]
         first_users = self._segments.first_user[chunks.owner[chunks.shared]]
@@ -86,7 +92,9 @@ class BatchBuilder:
             sample_positions=np.array(generated, dtype=np.int32),
             retain=tuple(samples.retain),
             release=(*samples.release, *self._release),
+            prompt_logits=prompt_logits,
             chunks=chunks,
+            num_decodes=len(decoding),
             sequences=np.unique(np.concatenate([own, sampled, self._waiting(first_users)])).astype(
                 np.int32
             ),
@@ -113,9 +121,7 @@ class BatchBuilder:
             [np.zeros(len(decoding), np.bool_), np.array(shared, dtype=np.bool_)]
         )
         firsts = np.concatenate([running.computed[decoding], np.array(first, dtype=np.int64)])
-        counts = np.concatenate(
-            [np.ones(len(decoding), np.int64), np.array(count, dtype=np.int64)]
-        )
+        counts = np.concatenate([np.ones(len(decoding), np.int64), np.array(count, dtype=np.int64)])
         segment = np.where(is_shared, owners, 0)
         slot = np.where(is_shared, 0, owners)
         if len(self._segments.start):
@@ -131,6 +137,7 @@ class BatchBuilder:
     ) -> tuple[list[int], list[bool], list[int], list[int], list[int]]:
         """Chunk columns for prefilling slots, in their order, within `left` tokens; and enders."""
         running, segments = self._running, self._segments
+        scored_rows = _SCORED_ROWS
         owner: list[int] = []
         shared: list[bool] = []
         first: list[int] = []
@@ -165,7 +172,14 @@ class BatchBuilder:
             missing = int(running.own_total[slot]) - done
             if missing == 0:
                 enders.append(slot)
-            elif not take(slot, False, done, missing):
+                continue
+            limit = missing
+            if self._scored[running.sequence[slot]]:
+                limit = min(missing, scored_rows)
+                scored_rows -= limit
+                if limit == 0:
+                    continue
+            if not take(slot, False, done, limit):
                 break
         return owner, shared, first, count, enders
 
@@ -255,6 +269,22 @@ class BatchBuilder:
                 samples.release.append(segment)
         return samples
 
+    def _prompt_logits(self, chunks: Chunks, samples: _Samples) -> tuple[PromptLogits, ...]:
+        """Ask for the rows that score prompts; a row scores the token after its own."""
+        running = self._running
+        found = []
+        slots = np.where(chunks.shared, 0, chunks.owner)
+        scored = ~chunks.shared & self._scored[running.sequence[slots]]
+        for chunk in np.flatnonzero(scored).tolist():
+            first, slot = int(chunks.first[chunk]), int(slots[chunk])
+            count = min(int(chunks.count[chunk]), int(running.own_prompt[slot]) - 1 - first)
+            if count > 0:
+                place, row = len(samples.logit_rows), int(chunks.row_starts[chunk])
+                samples.logit_rows.extend(range(row, row + count))
+                sequence = int(running.sequence[slot])
+                found.append(PromptLogits(sequence, first + 1, place, count))
+        return tuple(found)
+
     def _completed_segments(self, chunks: Chunks, last_rows: Int64Array) -> dict[int, int]:
         """Segments whose last token is in this batch, and its row."""
         return {
@@ -281,9 +311,9 @@ class BatchBuilder:
         return AttentionItems(
             row_first=np.concatenate([starts[:-1], bounds[:, 0]]).astype(np.int32),
             row_last=np.concatenate([starts[1:], bounds[:, 1]]).astype(np.int32),
-            kv_tokens=np.concatenate(
-                [chunks.first + chunks.count, segments.length[used]]
-            ).astype(np.int32),
+            kv_tokens=np.concatenate([chunks.first + chunks.count, segments.length[used]]).astype(
+                np.int32
+            ),
             causal=causal,
             block_offsets=np.concatenate([block_offsets, block_offsets[-1] + np.cumsum(lengths)]),
             blocks=np.concatenate([blocks, *shared_blocks]),

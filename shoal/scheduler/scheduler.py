@@ -2,10 +2,10 @@
 
 Every iteration holds one token for each decoding sequence, then prefill chunks in the plan's
 order until the token budget is full. There is no limit on the number of requests: KV memory is
-the limit (memory-centric batching, BatchLLM section 4.3). A sequence is admitted when the forecast peak
-stays within the pool; if a forecast fails, the sequence that is cheapest to restore is preempted
-and later computed again. The first sequence in the plan's order is never preempted, so every job
-ends.
+the limit (BatchLLM's memory-centric token batching). A sequence is admitted when the forecast
+peak stays within the pool; if a forecast fails, the sequence that is cheapest to restore is
+preempted and later computed again. The first sequence in the plan's order is never preempted, so
+every job ends.
 """
 
 from __future__ import annotations
@@ -46,8 +46,17 @@ class Scheduler:
     """
 
     def __init__(
-        self, table: RequestTable, plan: Plan, pool: BlockPool, token_budget: int
+        self,
+        table: RequestTable,
+        plan: Plan,
+        pool: BlockPool,
+        token_budget: int,
+        scored: BoolArray | None = None,
     ) -> None:
+        """`scored`: bool [N], requests whose prompts are scored (first choice); see `TokenBatch`.
+
+        The plan must have them share nothing.
+        """
         self.stats = SchedulerStats()
         self.pool = pool
         self._budget = token_budget
@@ -68,7 +77,13 @@ class Scheduler:
         self._cancelled: set[int] = set()
         self._suspects: list[int] = []
         self._build = BatchBuilder(
-            table, plan, self._running, self._segments, self._generated, pool.block_size
+            table,
+            plan,
+            self._running,
+            self._segments,
+            self._generated,
+            pool.block_size,
+            _scored_sequences(plan, scored),
         )
 
     @property
@@ -207,9 +222,7 @@ class Scheduler:
         slot = int(slots[np.argmin(self._running.computed[slots])])
         sequence = int(self._running.sequence[slot])
         self.pool.release(self._running.remove(slot))
-        self._segments.leave(
-            self._segments.path(int(self._segment[sequence])), finished=False
-        )
+        self._segments.leave(self._segments.path(int(self._segment[sequence])), finished=False)
         heapq.heappush(self._preempted, sequence)
         self.stats.preemptions += 1
 
@@ -300,11 +313,21 @@ class Scheduler:
     def _pending_prefill(self, slots: Int64Array) -> int:
         """Prefill tokens the admitted sequences still wait for, shared segments counted once."""
         own = int((self._running.own_total[slots] - self._running.computed[slots]).sum())
-        segments = {s for leaf in set(self._running.segment[slots].tolist())
-                    for s in self._segments.path(leaf)}
+        segments = {
+            s
+            for leaf in set(self._running.segment[slots].tolist())
+            for s in self._segments.path(leaf)
+        }
         return own + sum(
             int(self._segments.length[s] - self._segments.computed[s]) for s in segments
         )
+
+
+def _scored_sequences(plan: Plan, scored: BoolArray | None) -> BoolArray:
+    if scored is None:
+        return np.zeros(plan.num_sequences, dtype=np.bool_)
+    wanted: BoolArray = scored[plan.sequence_request] & (plan.sequence_choice == 0)
+    return wanted
 
 
 def remaining_growth(generated: Int64Array, expected: Int64Array, limit: Int64Array) -> Int64Array:

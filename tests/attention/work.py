@@ -42,8 +42,9 @@ def random_case(seed: int, *, block_size: int, scattered: bool) -> Case:
         first = len(row_slots)
         items.append((first, first + rows, tokens, True, blocks))
         keys = slots(blocks, tokens)
-        for row in range(rows):
-            row_slots.append(np.concatenate([context, keys[: tokens - rows + row + 1]]))
+        row_slots.extend(
+            np.concatenate([context, keys[: tokens - rows + row + 1]]) for row in range(rows)
+        )
 
     def shared(tokens: int, context: np.ndarray, children: list) -> None:
         blocks = segment(tokens)

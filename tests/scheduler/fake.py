@@ -51,9 +51,7 @@ def answer(prompt: list[int], length: int) -> list[int]:
 class CheckingExecutor:
     """Samples with the fake model and asserts that every row sees its own past and only that."""
 
-    def __init__(
-        self, table: RequestTable, plan: Plan, num_slots: int, lengths: list[int]
-    ) -> None:
+    def __init__(self, table: RequestTable, plan: Plan, num_slots: int, lengths: list[int]) -> None:
         self.table, self.plan, self.lengths = table, plan, lengths
         self.kv = np.full((num_slots, 2), -1, dtype=np.int64)
         self.retained: dict[int, int] = {}

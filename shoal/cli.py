@@ -1,0 +1,153 @@
+"""The command line, as thin as possible: options in, one call, an exit code out."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import orjson
+import typer
+from rich.console import Console
+
+from shoal.config import EngineOptions, option_help
+from shoal.errors import OptionError, ShoalError
+
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+app = typer.Typer(
+    name="shoal",
+    help="Push very large batches of requests through an open-weights language model.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Input = Annotated[Path, typer.Argument(metavar="INPUT.jsonl", help="Batch API request lines.")]
+Model = Annotated[
+    str | None,
+    typer.Option(metavar="PATH|HUB_ID", help="The model; the bundled shoal-tiny if not given."),
+]
+Names = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--served-model-name",
+        metavar="NAME",
+        help="A further name for `body.model`; repeatable; '*' accepts any.",
+    ),
+]
+
+
+def with_engine_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command one option per field of `EngineOptions`, passed on as `options`."""
+    signature = inspect.signature(command)
+    hints, helps = get_type_hints(EngineOptions), option_help(EngineOptions)
+    own = [p for name, p in signature.parameters.items() if name != "options"]
+    engine = [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=field.default,
+            annotation=Annotated[hints[field.name], typer.Option(help=helps[field.name])],
+        )
+        for field in fields(EngineOptions)
+    ]
+
+    def wrapper(**values: Any) -> None:
+        options = EngineOptions.create(**{p.name: values.pop(p.name) for p in engine})
+        command(**values, options=options)
+
+    resolved = get_type_hints(command, include_extras=True)
+    own = [p.replace(annotation=resolved[p.name], kind=p.KEYWORD_ONLY) for p in own]
+    wrapper.__signature__ = signature.replace(parameters=[*own, *engine])  # type: ignore[attr-defined]
+    wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
+    wrapper.__annotations__ = {p.name: p.annotation for p in [*own, *engine]}
+    return wrapper
+
+
+@app.command()
+@with_engine_options
+def run(
+    input: Input,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="OUTPUT.jsonl", help="Where results go.")
+    ],
+    options: EngineOptions,
+    errors: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Where failed requests go; OUTPUT.errors.jsonl if not given."
+        ),
+    ] = None,
+    model: Model = None,
+    served_model_name: Names = None,
+    restart: Annotated[bool, typer.Option(help="Start over instead of resuming.")] = False,
+    quiet: Annotated[bool, typer.Option(help="Print nothing but errors.")] = False,
+    summary: Annotated[
+        Path | None, typer.Option(metavar="FILE.json", help="Write the run's figures here.")
+    ] = None,
+) -> None:
+    """Run every request of a batch file. Interrupted, the same command resumes."""
+    from shoal.engine.engine import Engine
+    from shoal.jobs import run_job
+    from shoal.report.summary import summary_table
+
+    result = run_job(
+        input,
+        output,
+        errors,
+        engine=Engine,
+        model=model,
+        options=options,
+        served_names=served_model_name or (),
+        restart=restart,
+        quiet=quiet,
+    )
+    if summary is not None:
+        summary.write_bytes(orjson.dumps(result.summary.to_dict(), option=orjson.OPT_INDENT_2))
+    if not quiet and not result.already_finished:
+        Console(stderr=True).print(summary_table(result.summary))
+    if not quiet and result.errors is not None:
+        failed = result.summary.requests.failed
+        typer.echo(f"{failed:,} requests failed: see {result.errors}", err=True)
+    raise typer.Exit(result.exit_code)
+
+
+@app.command()
+@with_engine_options
+def plan(
+    input: Input,
+    options: EngineOptions,
+    model: Model = None,
+    served_model_name: Names = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
+) -> None:
+    """Explain a job before it runs: prefixes, savings, memory. Loads no weights."""
+    from shoal.jobs.explain import explain_job
+
+    explanation = explain_job(input, model, options, served_model_name or ())
+    if json:
+        typer.echo(orjson.dumps(explanation.figures).decode())
+    else:
+        Console().print(explanation.text)
+
+
+def main() -> None:
+    """Entry point: runs a command and turns our errors into messages and exit codes."""
+    from shoal.jobs.signals import Interrupted
+
+    try:
+        app(standalone_mode=True)
+    except Interrupted as interruption:
+        code, message = EXIT_INTERRUPTED, str(interruption)
+    except OptionError as error:
+        code, message = EXIT_USAGE, str(error)
+    except ShoalError as error:
+        code, message = EXIT_FAILED, str(error)
+    else:
+        return
+    print(f"shoal: {message}", file=sys.stderr)
+    sys.exit(code)

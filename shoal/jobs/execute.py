@@ -1,0 +1,159 @@
+"""One run of a job: read what is left, run it, journal what finishes, put the files in place."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+
+from shoal.config import EngineOptions
+from shoal.engine.description import ModelDescription
+from shoal.engine.detokenize import Detokenizer
+from shoal.engine.engine import Engine, Run
+from shoal.errors import InternalError, InvalidRequestError, JobChangedError
+from shoal.jobs.collect import Collector
+from shoal.jobs.finish import JobPaths, finish_job
+from shoal.jobs.frames import FrameKind
+from shoal.jobs.header import JobHeader
+from shoal.jobs.journal import Journal
+from shoal.jobs.progress import ProgressState, Reporter
+from shoal.jobs.reader import JobInput, read_job
+from shoal.jobs.records import RecordWriter
+from shoal.jobs.signals import Interruption
+from shoal.scheduler.pool import BLOCK_SIZE
+from shoal.types import Completion, RunSummary, TokenCounts
+
+EngineFactory = Callable[[ModelDescription, EngineOptions], Engine]
+
+
+def kv_capacity_tokens(description: ModelDescription, options: EngineOptions) -> int:
+    """Tokens of KV that the pool will hold: whole blocks within the memory budget."""
+    return description.kv_blocks(options.kv_bytes) * BLOCK_SIZE
+
+
+@dataclass
+class JobRun:
+    """One run of the job in an open journal.
+
+    `run` may be called once. Whatever it raises, the journal can be resumed.
+    """
+
+    paths: JobPaths
+    description: ModelDescription
+    options: EngineOptions
+    header: JobHeader
+    journal: Journal
+    reporter: Reporter
+    interruption: Interruption
+    summary: RunSummary = field(default_factory=RunSummary)
+
+    def __post_init__(self) -> None:
+        detokenizer = Detokenizer(self.description.tokenizer)
+        self._records = RecordWriter(self.header.job_id, self.description.name, detokenizer)
+
+    def run(self, names: Collection[str], make_engine: EngineFactory) -> RunSummary:
+        """Bring the job to its end. The summary lacks the total of seconds, which the caller knows.
+
+        Args:
+            names: further names for `body.model`.
+            make_engine: called only when a request is left to run.
+        """
+        started = time.perf_counter()
+        job = self._read(names)
+        self.summary.seconds.plan = time.perf_counter() - started
+        try:
+            if len(job.table):
+                self._generate(job, make_engine)
+            self.summary.requests = finish_job(self.journal, job.lines, self.paths)
+        finally:
+            job.index.close()
+        return self.summary
+
+    def _read(self, names: Collection[str]) -> JobInput:
+        if self.journal.counts.total:
+            self.reporter.message(
+                f"resuming: {self.journal.counts.total:,} requests have their results already."
+            )
+        job = read_job(
+            self.paths.input,
+            self.description,
+            capacity_tokens=kv_capacity_tokens(self.description, self.options),
+            names=names,
+            reject=self._reject,
+            skip=self.journal.has_record,
+            job_seed=self.header.job_seed,
+        )
+        if job.digest.hexdigest != self.header.input_digest:
+            job.index.close()
+            raise JobChangedError(
+                f"{self.paths.input} changed while it was read. When it is complete, start over "
+                "with --restart."
+            )
+        return job
+
+    def _reject(self, line: int, custom_id: str | None, error: InvalidRequestError) -> None:
+        record = self._records.failure(line, custom_id, error)
+        self.journal.append(FrameKind.rejected, line, record)
+
+    def _generate(self, job: JobInput, make_engine: EngineFactory) -> None:
+        seconds = self.summary.seconds
+        began = time.perf_counter()
+        engine = make_engine(self.description, self.options)
+        loaded = time.perf_counter()
+        run = engine.run(job.table)
+        planned = time.perf_counter()
+        seconds.load = loaded - began
+        seconds.plan += planned - loaded
+        self._drive(run, job)
+        seconds.run = time.perf_counter() - planned
+        self._sum_up(run)
+
+    def _drive(self, run: Run, job: JobInput) -> None:
+        """Every iteration of the run; a signal stops it between two of them."""
+        collector = Collector(job.table, run.plan.computed_prompt_tokens)
+        began = time.perf_counter()
+        with self.interruption.deferred(), self.reporter:
+            for completions in run:
+                for line, prompts in collector.take(completions):
+                    self._record(job, line, prompts)
+                self.journal.flush_if_due()
+                self.reporter.update(
+                    ProgressState(
+                        done=self.journal.counts.total,
+                        total=job.lines,
+                        tokens=run.stats.prompt_tokens_computed + run.stats.generated_tokens,
+                        remaining_tokens=collector.remaining_tokens(run.stats),
+                        seconds=time.perf_counter() - began,
+                        kv_bytes=run.stats.kv_bytes_in_use,
+                    )
+                )
+                if self.interruption.requested:
+                    break
+            self.journal.flush()
+            self.interruption.check()
+        if collector.unfinished:
+            raise InternalError(f"the engine ended with {collector.unfinished} requests unfinished")
+
+    def _record(self, job: JobInput, line: int, prompts: Sequence[Completion]) -> None:
+        name = job.index.name(line)
+        error = next((prompt.error for prompt in prompts if prompt.error is not None), None)
+        if error is None:
+            record = self._records.success(line, name, prompts)
+            self.journal.append(FrameKind.done, line, record)
+        else:
+            record = self._records.failure(line, name.custom_id, error)
+            self.journal.append(FrameKind.failed, line, record)
+
+    def _sum_up(self, run: Run) -> None:
+        plan, stats, summary = run.plan, run.stats, self.summary
+        summary.tokens = TokenCounts(
+            prompt=plan.prompt_tokens,
+            prompt_computed=stats.prompt_tokens_computed,
+            prompt_saved=plan.saved_prompt_tokens,
+            generated=stats.generated_tokens,
+        )
+        summary.throughput = stats.generated_tokens / max(summary.seconds.run, 1e-9)
+        summary.peak_kv_bytes = stats.peak_kv_bytes
+        summary.iterations = stats.iterations
+        summary.preemptions = stats.preemptions
+        summary.mean_tokens_per_iteration = stats.tokens / max(stats.iterations, 1)

@@ -1,0 +1,91 @@
+"""Where each line of the input is, so that its custom_id need not be kept."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from shoal.errors import InvalidRequestError, JobChangedError
+from shoal.jobs.lines import open_input
+from shoal.jobs.validate import custom_id_of, decode_line
+from shoal.types import Int64Array
+
+_DIGEST_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class LineName:
+    """What a record repeats of its line."""
+
+    custom_id: str
+    url: str
+
+
+class LineIndex:
+    """Byte offset and custom_id digest of every line; 24 bytes per line.
+
+    Lines are counted from 0. Holds the input file open, to read names back when records are
+    written, until it is closed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = open_input(path)
+        self._offsets = array("q")
+        self._digests = bytearray()
+
+    def close(self) -> None:
+        """Let go of the input file; `name` no longer works."""
+        self._file.close()
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def append(self, offset: int, custom_id: str | None) -> None:
+        """Add the next line; `custom_id` is None when it has none."""
+        self._offsets.append(offset)
+        self._digests += _digest(custom_id)
+
+    def name(self, line: int) -> LineName:
+        """Read back the name of a line that has one.
+
+        Raises:
+            JobChangedError: the file no longer holds that line.
+        """
+        self._file.seek(self._offsets[line])
+        try:
+            content = decode_line(self._file.readline())
+        except InvalidRequestError:
+            content = {}
+        custom_id = custom_id_of(content)
+        start = line * _DIGEST_BYTES
+        if custom_id is None or _digest(custom_id) != self._digests[start : start + _DIGEST_BYTES]:
+            raise JobChangedError(
+                f"line {line + 1} of {self._path} changed while the job ran; restore the file and "
+                "run the command again, or start over with --restart."
+            )
+        return LineName(custom_id, str(content.get("url")))
+
+    def duplicates(self) -> tuple[Int64Array, Int64Array]:
+        """Lines whose custom_id an earlier line has, in order, and that first line for each."""
+        digests = np.frombuffer(self._digests, dtype=np.uint64).reshape(-1, 2)
+        named = np.flatnonzero(digests.any(axis=1))
+        order = named[np.lexsort((digests[named, 0], digests[named, 1]))]
+        ordered = digests[order]
+        starts = np.ones(len(order), dtype=np.bool_)
+        starts[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+        first = order[starts][np.cumsum(starts) - 1]
+        lines, firsts = order[~starts], first[~starts]
+        by_line = np.argsort(lines)
+        return lines[by_line], firsts[by_line]
+
+
+def _digest(custom_id: str | None) -> bytes:
+    """128 bits, all zero for none: two of 10^9 names collide with probability 10^-21."""
+    if custom_id is None:
+        return bytes(_DIGEST_BYTES)
+    return hashlib.blake2b(custom_id.encode(), digest_size=_DIGEST_BYTES).digest()

@@ -1,0 +1,76 @@
+"""How long a request's output may be and is expected to be, from arithmetic alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shoal.errors import InvalidRequestError
+from shoal.types import SamplingParams
+
+UNSTATED_EXPECTED_TOKENS = 256
+"""What a choice without a stated limit is expected to generate, if it may generate as much."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputLength:
+    """Tokens of one choice: the hard limit and the expectation, both at least 1."""
+
+    limit: int
+    expected: int
+
+
+@dataclass(frozen=True, slots=True)
+class LengthRules:
+    """What bounds prompt and output of a request.
+
+    Attributes:
+        max_model_len: most tokens of prompt and output together.
+        capacity_tokens: most tokens of KV the pool holds; the last output token needs none.
+    """
+
+    max_model_len: int
+    capacity_tokens: int
+
+    def output_length(
+        self, prompt_tokens: int, params: SamplingParams, param: str = "body"
+    ) -> OutputLength:
+        """The output length of a request; without a stated limit, all that fits.
+
+        Args:
+            prompt_tokens: at least 1.
+            params: its `token_limit` is the stated limit. 0 (echo only) still runs one step.
+            param: the field that errors name.
+
+        Raises:
+            InvalidRequestError: `context_length_exceeded` or `kv_memory_exceeded`.
+        """
+        stated = params.token_limit
+        asked = prompt_tokens + (1 if stated is None else stated)
+        if asked > self.max_model_len:
+            raise InvalidRequestError(
+                f"{param}: {_described(prompt_tokens, stated)}, but prompt and output together "
+                f"may have at most {self.max_model_len}; shorten the prompt"
+                f"{'' if stated is None else ' or lower max_tokens'}.",
+                code="context_length_exceeded",
+                param=param,
+            )
+        limit = max(1, self._largest(prompt_tokens) if stated is None else stated)
+        if prompt_tokens + limit - 1 > self.capacity_tokens:
+            raise InvalidRequestError(
+                f"{param}: {_described(prompt_tokens, stated)}, which needs "
+                f"{prompt_tokens + limit - 1} tokens of KV, but the pool holds "
+                f"{self.capacity_tokens}; raise --kv-memory.",
+                code="kv_memory_exceeded",
+                param=param,
+            )
+        expected = min(limit, UNSTATED_EXPECTED_TOKENS) if stated is None else limit
+        return OutputLength(limit, expected)
+
+    def _largest(self, prompt_tokens: int) -> int:
+        by_pool = self.capacity_tokens - prompt_tokens + 1
+        return min(self.max_model_len - prompt_tokens, by_pool)
+
+
+def _described(prompt_tokens: int, stated: int | None) -> str:
+    output = "" if stated is None else f" and may generate {stated}"
+    return f"the prompt has {prompt_tokens} tokens{output}"

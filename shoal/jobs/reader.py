@@ -1,0 +1,247 @@
+"""From a batch file to the columns the engine runs, streaming: read, check, render, tokenise."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from shoal.engine.description import ModelDescription
+from shoal.errors import InvalidRequestError
+from shoal.jobs.index import LineIndex
+from shoal.jobs.lengths import LengthRules, OutputLength
+from shoal.jobs.lines import MAX_LINE_BYTES, ContentDigest, LineReader, RawLine, open_input
+from shoal.jobs.refusals import empty_prompt
+from shoal.jobs.render import Renderer, TokenIds
+from shoal.jobs.table import TableBuilder
+from shoal.jobs.validate import CHAT_URL, ParsedRequest, Validator, custom_id_of, decode_line
+from shoal.types import RequestTable
+
+_BATCH_REQUESTS = 512
+_BATCH_CHARACTERS = 2**19
+"""A batch for the tokenizer: enough work for all cores, and a few tens of MB of its results."""
+_BATCHES_AHEAD = 2
+
+Reject = Callable[[int, str | None, InvalidRequestError], None]
+"""Takes a bad line: its number from 0, its custom_id if it has one, and what is wrong."""
+
+
+@dataclass(frozen=True)
+class JobInput:
+    """A batch file, read.
+
+    Attributes:
+        table: the requests to run, in input order; `line` counts from 0. A line with several
+            prompts is several requests.
+        index: finds a line's name again. The caller closes it.
+        rejected: lines handed to `reject`.
+        digest: of the content that was read.
+    """
+
+    table: RequestTable
+    index: LineIndex
+    rejected: int
+    digest: ContentDigest
+
+    @property
+    def lines(self) -> int:
+        """All lines of the file."""
+        return len(self.index)
+
+
+@dataclass
+class _Pending:
+    """A checked line whose prompts are being tokenised."""
+
+    line: int
+    request: ParsedRequest
+    texts: list[str | list[int]]
+
+
+@dataclass
+class _Batch:
+    """Lines tokenised together, in input order. Chats and completions take separate calls."""
+
+    lines: list[_Pending] = field(default_factory=list)
+    characters: int = 0
+
+    def add(self, pending: _Pending) -> None:
+        self.lines.append(pending)
+        self.characters += sum(len(text) for text in pending.texts)
+
+    @property
+    def full(self) -> bool:
+        return len(self.lines) >= _BATCH_REQUESTS or self.characters >= _BATCH_CHARACTERS
+
+
+def read_job(
+    path: Path,
+    description: ModelDescription,
+    *,
+    capacity_tokens: int,
+    names: Collection[str],
+    reject: Reject,
+    skip: Callable[[int], bool] = lambda line: False,
+    job_seed: int = 0,
+    max_line_bytes: int = MAX_LINE_BYTES,
+) -> JobInput:
+    """Read a batch file.
+
+    Memory: the token ids (4 bytes each), about 80 bytes per request and 24 per line, and a few
+    batches on their way through the tokenizer.
+
+    Args:
+        capacity_tokens: most tokens of KV the pool will hold.
+        names: further names of the model, `*` for any.
+        reject: called for each line that cannot run, not in line order.
+        skip: whether a line, counted from 0, has its result already and is only counted.
+        job_seed: goes into the table.
+
+    Raises:
+        JobError: the file cannot be read.
+    """
+    index = LineIndex(path)
+    try:
+        reader = _Reader(index, description, capacity_tokens, names, reject, skip)
+        with open_input(path) as file:
+            lines = LineReader(file, max_line_bytes=max_line_bytes)
+            reader.read(lines)
+        return reader.result(lines.digest, job_seed)
+    except BaseException:
+        index.close()
+        raise
+
+
+class _Reader:
+    """One pass over the lines; a thread tokenises a batch while the next one is read."""
+
+    def __init__(
+        self,
+        index: LineIndex,
+        description: ModelDescription,
+        capacity_tokens: int,
+        names: Collection[str],
+        reject: Reject,
+        skip: Callable[[int], bool],
+    ) -> None:
+        all_names = {description.id, description.name, *names}
+        vocab_size, defaults = description.vocab_size, description.generation_defaults
+        self._validator = Validator(all_names, vocab_size, defaults)
+        self._renderer = Renderer(description.tokenizer)
+        self._rules = LengthRules(description.max_model_len, capacity_tokens)
+        self._index = index
+        self._reject_line = reject
+        self._skip = skip
+        self._table = TableBuilder()
+        self._rejected = 0
+
+    def read(self, lines: LineReader) -> None:
+        under_way: deque[tuple[_Batch, Future[Any]]] = deque()
+        batch = _Batch()
+        with ThreadPoolExecutor(1, thread_name_prefix="tokenize") as executor:
+            for raw in lines:
+                if (pending := self._check(raw)) is not None:
+                    batch.add(pending)
+                if batch.full:
+                    under_way.append((batch, executor.submit(self._tokenize, batch)))
+                    batch = _Batch()
+                if len(under_way) > _BATCHES_AHEAD:
+                    self._store(*under_way.popleft())
+            under_way.append((batch, executor.submit(self._tokenize, batch)))
+            while under_way:
+                self._store(*under_way.popleft())
+
+    def result(self, digest: ContentDigest, job_seed: int) -> JobInput:
+        duplicates, firsts = self._index.duplicates()
+        accepted = set(self._table.lines_among(duplicates).tolist())
+        for line, first in zip(duplicates.tolist(), firsts.tolist(), strict=True):
+            if line in accepted:
+                name = self._index.name(line)
+                self._reject(line, name.custom_id, _duplicate(name.custom_id, first))
+        table = self._table.build(job_seed=job_seed, without_lines=duplicates)
+        return JobInput(table, self._index, self._rejected, digest)
+
+    def _check(self, raw: RawLine) -> _Pending | None:
+        """A line on its way to the tokenizer; None when it is done with."""
+        line = raw.number - 1
+        custom_id = None
+        try:
+            if raw.data is None:
+                raise _too_long()
+            content = decode_line(raw.data)
+            custom_id = custom_id_of(content)
+            if self._skip(line):
+                return None
+            request = self._validator.request(content)
+            texts = [self._renderer.text(prompt) for prompt in request.prompts]
+        except InvalidRequestError as error:
+            self._reject(line, custom_id, error)
+            return None
+        finally:
+            self._index.append(raw.offset, custom_id)
+        return _Pending(line, request, texts)
+
+    def _tokenize(self, batch: _Batch) -> dict[bool, list[TokenIds | InvalidRequestError]]:
+        """Token ids of the batch's texts: those of chats under True, in order."""
+        texts: dict[bool, list[str]] = {True: [], False: []}
+        for pending in batch.lines:
+            chat = pending.request.url == CHAT_URL
+            texts[chat].extend(text for text in pending.texts if isinstance(text, str))
+        return {
+            chat: self._renderer.tokenize(texts[chat], add_special_tokens=not chat)
+            for chat in texts
+        }
+
+    def _store(
+        self, batch: _Batch, tokenized: Future[dict[bool, list[TokenIds | InvalidRequestError]]]
+    ) -> None:
+        results = {chat: iter(ids) for chat, ids in tokenized.result().items()}
+        for pending in batch.lines:
+            chat = pending.request.url == CHAT_URL
+            prompts = [
+                next(results[chat]) if isinstance(text, str) else text for text in pending.texts
+            ]
+            try:
+                self._add(pending, prompts)
+            except InvalidRequestError as error:
+                self._reject(pending.line, pending.request.custom_id, error)
+
+    def _add(self, pending: _Pending, prompts: list[TokenIds | InvalidRequestError]) -> None:
+        """All prompts of the line or, if one is wrong, none."""
+        request = pending.request
+        checked: list[tuple[TokenIds, OutputLength]] = []
+        for number, prompt in enumerate(prompts):
+            param = "body.messages" if request.url == CHAT_URL else "body.prompt"
+            if len(prompts) > 1:
+                param = f"{param}[{number}]"
+            if isinstance(prompt, InvalidRequestError):
+                raise prompt
+            if len(prompt) == 0:
+                raise empty_prompt(param)
+            length = self._rules.output_length(len(prompt), request.params, param)
+            checked.append((prompt, length))
+        for prompt, length in checked:
+            self._table.add(
+                pending.line, prompt, request.params, request.params_key, request.seed, length
+            )
+
+    def _reject(self, line: int, custom_id: str | None, error: InvalidRequestError) -> None:
+        self._rejected += 1
+        self._reject_line(line, custom_id, error)
+
+
+def _too_long() -> InvalidRequestError:
+    return InvalidRequestError(
+        "the line is too long to be a request; is a newline missing?", code="invalid_json_line"
+    )
+
+
+def _duplicate(custom_id: str, first: int) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"custom_id {custom_id[:100]!r} is taken by line {first + 1}; each line needs its own.",
+        code="duplicate_custom_id",
+        param="custom_id",
+    )

@@ -1,0 +1,269 @@
+"""Check one line of a batch file: bytes in, a `ParsedRequest` or `InvalidRequestError` out.
+
+The contract is OpenAI's Batch API. What is not honoured is refused by name, never ignored;
+null means absent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import orjson
+
+from shoal.errors import InvalidRequestError
+from shoal.jobs.prompts import ChatPrompt, Prompt, parse_messages, parse_prompts
+from shoal.jobs.refusals import missing, unsupported, wrong_value
+from shoal.types import SamplingParams
+
+CHAT_URL = "/v1/chat/completions"
+COMPLETIONS_URL = "/v1/completions"
+ANY_MODEL = "*"
+"""A served name that accepts every `body.model`."""
+
+DEFAULT_COMPLETION_TOKENS = 16
+"""OpenAI's `max_tokens` of /v1/completions; a chat answer may fill the model's length."""
+
+_ENVELOPE = ("custom_id", "method", "url", "body")
+_SHARED = frozenset(SamplingParams.model_fields) - {
+    "max_completion_tokens",
+    "top_logprobs",
+    "echo",
+}
+_SAMPLING = {
+    CHAT_URL: _SHARED | {"max_completion_tokens", "top_logprobs"},
+    COMPLETIONS_URL: _SHARED | {"echo"},
+}
+_OTHER = frozenset({"model", "stream", "user", "metadata"})
+_OTHER_OF = {
+    CHAT_URL: _OTHER | {"messages", "response_format", "chat_template_kwargs"},
+    COMPLETIONS_URL: _OTHER | {"prompt", "best_of"},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedRequest:
+    """A line that may run, apart from its length, which is known once it is tokenised.
+
+    Attributes:
+        prompts: a chat, or the prompts of a completions line, at least one.
+        params_key: equal for requests whose `params` are equal.
+        params: sampling parameters without the seed, so that requests alike share them.
+        seed: the request's own seed, or None.
+    """
+
+    custom_id: str
+    url: str
+    prompts: tuple[Prompt, ...]
+    params_key: bytes
+    params: SamplingParams
+    seed: int | None
+
+
+def decode_line(data: bytes) -> dict[str, Any]:
+    """The JSON object on a line.
+
+    Raises:
+        InvalidRequestError: code `invalid_json_line`: empty, not UTF-8, not JSON, not an object.
+    """
+    if not data.strip():
+        raise _invalid_json("the line is empty; write one request per line")
+    try:
+        value = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise _invalid_json(_why_not_json(data, error)) from None
+    if not isinstance(value, dict):
+        raise _invalid_json(f"the line holds {_kind(value)}, not a JSON object")
+    return value
+
+
+def custom_id_of(line: Mapping[str, Any]) -> str | None:
+    """The line's custom_id if it has one, right or wrong otherwise."""
+    custom_id = line.get("custom_id")
+    return custom_id if isinstance(custom_id, str) and custom_id else None
+
+
+class Validator:
+    """Checks lines for one model; keeps the sampling parameters it has seen.
+
+    Args:
+        names: what `body.model` may say; `*` accepts anything.
+        vocab_size: token ids must be below it.
+        defaults: the model's own sampling defaults (its generation_config.json).
+    """
+
+    def __init__(
+        self, names: Collection[str], vocab_size: int, defaults: Mapping[str, Any]
+    ) -> None:
+        self._names = frozenset(names)
+        self._vocab_size = vocab_size
+        self._defaults = dict(defaults)
+        self._params: dict[bytes, SamplingParams] = {}
+
+    def request(self, line: Mapping[str, Any]) -> ParsedRequest:
+        """Check a decoded line.
+
+        Raises:
+            InvalidRequestError: names the first field that is wrong.
+        """
+        url, body = self._envelope(line)
+        given = {name: value for name, value in body.items() if value is not None}
+        self._model(given)
+        _refuse_unknown(given, url)
+        _check_other(given)
+        prompts: tuple[Prompt, ...]
+        if url == CHAT_URL:
+            kwargs = given.get("chat_template_kwargs", {})
+            prompts = (ChatPrompt(parse_messages(given.get("messages")), kwargs),)
+        else:
+            prompts = parse_prompts(given.get("prompt"), self._vocab_size)
+        key, params = self._sampling(given, url)
+        return ParsedRequest(line["custom_id"], url, prompts, key, params, _seed(given))
+
+    def _envelope(self, line: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        for name in _ENVELOPE:
+            if line.get(name) is None:
+                raise missing(name)
+        for name, value in line.items():
+            if name not in _ENVELOPE and value is not None:
+                raise unsupported(name)
+        if custom_id_of(line) is None:
+            raise wrong_value("custom_id", "must be a string that is not empty")
+        if line["method"] != "POST":
+            raise wrong_value("method", 'must be "POST"')
+        url, body = line["url"], line["body"]
+        if not isinstance(url, str) or url not in _SAMPLING:
+            raise InvalidRequestError(
+                f"url must be {CHAT_URL} or {COMPLETIONS_URL}, not {_shown(url)}.",
+                code="invalid_url",
+                param="url",
+            )
+        if not isinstance(body, dict):
+            raise wrong_value("body", f"must be an object, not {_kind(body)}")
+        return url, body
+
+    def _model(self, body: Mapping[str, Any]) -> None:
+        model = body.get("model")
+        if model is None:
+            raise missing("body.model")
+        if not isinstance(model, str):
+            raise wrong_value("body.model", f"must be a string, not {_kind(model)}")
+        if model not in self._names and ANY_MODEL not in self._names:
+            names = ", ".join(repr(name) for name in sorted(self._names))
+            raise InvalidRequestError(
+                f"body.model {_shown(model)} is not the model that runs, which goes by {names}; "
+                "accept another name with --served-model-name.",
+                code="model_not_found",
+                param="body.model",
+            )
+
+    def _sampling(self, body: Mapping[str, Any], url: str) -> tuple[bytes, SamplingParams]:
+        values = self._defaults | {
+            name: body[name] for name in body.keys() & _SAMPLING[url] if name != "seed"
+        }
+        if url == COMPLETIONS_URL:
+            values.setdefault("max_tokens", DEFAULT_COMPLETION_TOKENS)
+        key = orjson.dumps([url, values], option=orjson.OPT_SORT_KEYS)
+        params = self._params.get(key)
+        if params is None:
+            _check_logprobs(values, url)
+            _check_logit_bias(values)
+            params = SamplingParams.create(values, "body.")
+            _check_limit(params)
+            _check_vocabulary(params, self._vocab_size)
+            self._params[key] = params
+        return key, params
+
+
+def _refuse_unknown(body: Mapping[str, Any], url: str) -> None:
+    for name in body:
+        if name not in _SAMPLING[url] and name not in _OTHER_OF[url]:
+            raise unsupported(f"body.{name}")
+
+
+def _check_other(body: Mapping[str, Any]) -> None:
+    """Fields that are not sampling parameters and whose value hardly matters."""
+    stream = body.get("stream", False)
+    if not isinstance(stream, bool):
+        raise wrong_value("body.stream", f"must be a boolean, not {_kind(stream)}")
+    if stream:
+        raise InvalidRequestError(
+            "body.stream: a batch cannot stream; remove it or set it to false.",
+            code="streaming_unsupported",
+            param="body.stream",
+        )
+    if not isinstance(body.get("user", ""), str):
+        raise wrong_value("body.user", "must be a string")
+    for name in ("metadata", "chat_template_kwargs"):
+        if not isinstance(body.get(name, {}), dict):
+            raise wrong_value(f"body.{name}", "must be an object")
+    if body.get("response_format", {"type": "text"}) != {"type": "text"}:
+        raise unsupported("body.response_format", 'only {"type": "text"} is')
+    best_of = body.get("best_of", 1)
+    if type(best_of) is not int or best_of != 1:
+        raise unsupported("body.best_of", "only 1 is")
+
+
+def _check_logprobs(values: Mapping[str, Any], url: str) -> None:
+    logprobs = values.get("logprobs")
+    if url == CHAT_URL and not isinstance(logprobs, bool | None):
+        raise wrong_value("body.logprobs", "must be true or false; give the number as top_logprobs")
+    if url == COMPLETIONS_URL and isinstance(logprobs, bool):
+        raise wrong_value("body.logprobs", "must be the number of alternatives per token")
+
+
+def _check_logit_bias(values: Mapping[str, Any]) -> None:
+    bias = values.get("logit_bias", {})
+    if not isinstance(bias, dict) or any(type(b) not in (int, float) for b in bias.values()):
+        raise wrong_value("body.logit_bias", "must be an object {token id: number}")
+
+
+def _check_limit(params: SamplingParams) -> None:
+    if params.token_limit == 0 and not params.echo:
+        name = "max_tokens" if params.max_tokens is not None else "max_completion_tokens"
+        raise wrong_value(f"body.{name}", "must be at least 1 (0 only together with echo)")
+
+
+def _check_vocabulary(params: SamplingParams, vocab_size: int) -> None:
+    for name, ids in (
+        ("stop_token_ids", params.stop_token_ids),
+        ("logit_bias", [token for token, _ in params.logit_bias]),
+    ):
+        for token in ids:
+            if token >= vocab_size:
+                raise wrong_value(
+                    f"body.{name}",
+                    f"names token {token}, but the model's tokens are 0 to {vocab_size - 1}",
+                )
+
+
+def _seed(body: Mapping[str, Any]) -> int | None:
+    seed = body.get("seed")
+    if seed is not None:
+        SamplingParams.create({"seed": seed}, "body.")
+    return cast("int | None", seed)
+
+
+def _why_not_json(data: bytes, error: orjson.JSONDecodeError) -> str:
+    try:
+        data.decode()
+    except UnicodeDecodeError as unicode_error:
+        return f"not valid UTF-8 at byte {unicode_error.start + 1} of the line"
+    return f"not JSON: {error.msg} (character {error.colno})"
+
+
+def _invalid_json(why: str) -> InvalidRequestError:
+    return InvalidRequestError(f"{why}.", code="invalid_json_line")
+
+
+def _shown(value: object) -> str:
+    return repr(value)[:100]
+
+
+def _kind(value: object) -> str:
+    """What JSON calls the type of a decoded value."""
+    if isinstance(value, bool) or value is None:
+        return str(orjson.dumps(value), "ascii")
+    names = {str: "a string", int: "a number", float: "a number", list: "an array"}
+    return names.get(type(value), "an object")

@@ -1,0 +1,50 @@
+"""What a run did, in a few lines: for the terminal after `shoal run`, and for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import RenderableType
+from rich.table import Table
+
+from shoal.report.units import plural, readable_bytes, readable_seconds
+from shoal.types import RunSummary
+
+
+def summary_table(summary: RunSummary) -> RenderableType:
+    """The figures of a run as two columns, within 80 characters up to billions of tokens."""
+    table = Table.grid(padding=(0, 3))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    for name, figures in summary_rows(summary):
+        table.add_row(name, figures)
+    return table
+
+
+def summary_rows(summary: RunSummary) -> Iterator[tuple[str, str]]:
+    """The figures of a run as (name, text), most important first.
+
+    Prompt tokens are computed again after a preemption, or when an iteration failed.
+    """
+    requests, tokens, seconds = summary.requests, summary.tokens, summary.seconds
+    yield "Requests", f"{requests.succeeded:,} succeeded, {requests.failed:,} failed"
+    yield "Prompt tokens", f"{tokens.prompt:,}"
+    again = tokens.prompt_computed + tokens.prompt_saved - tokens.prompt
+    yield (
+        "  computed",
+        f"{tokens.prompt_computed:,}" + (f", {again:,} of them again" if again > 0 else ""),
+    )
+    share = tokens.prompt_saved / max(tokens.prompt, 1)
+    yield "  saved", f"{tokens.prompt_saved:,} ({share:.1%})"
+    yield "Generated tokens", f"{tokens.generated:,}, {summary.throughput:,.0f} per second"
+    yield (
+        "Iterations",
+        f"{summary.iterations:,}, with {summary.mean_tokens_per_iteration:,.1f} tokens on average",
+    )
+    preempted = f"{summary.preemptions:,} {plural('preemption', summary.preemptions)}"
+    yield "KV peak", f"{readable_bytes(summary.peak_kv_bytes)}, {preempted}"
+    phases = (
+        f"plan {readable_seconds(seconds.plan)}, load {readable_seconds(seconds.load)}, "
+        f"run {readable_seconds(seconds.run)}"
+    )
+    yield "Time", f"{readable_seconds(seconds.total)}: {phases}"

@@ -1,0 +1,1 @@
+"""Synthetic support-desk task behind the bundled model: data, tokenizer, training, examples."""
