@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from shoal.config import EngineOptions, option_help
-from shoal.errors import OptionError, ShoalError
+from shoal.errors import Interrupted, OptionError, ShoalError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -84,17 +84,23 @@ def run(
     ] = None,
     model: Model = None,
     served_model_name: Names = None,
-    restart: Annotated[bool, typer.Option(help="Start over instead of resuming.")] = False,
-    quiet: Annotated[bool, typer.Option(help="Print nothing but errors.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Start over instead of resuming.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
     summary: Annotated[
         Path | None, typer.Option(metavar="FILE.json", help="Write the run's figures here.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write an HTML report with pictures here.")
     ] = None,
 ) -> None:
     """Run every request of a batch file. Interrupted, the same command resumes."""
     from shoal.engine.engine import Engine
     from shoal.jobs import run_job
     from shoal.report.summary import summary_table
+    from shoal.scheduler import BLOCK_SIZE
 
+    if report is not None:  # before the run: it needs an extra that may be missing
+        from shoal.report.page import write_report
     result = run_job(
         input,
         output,
@@ -108,6 +114,17 @@ def run(
     )
     if summary is not None:
         summary.write_bytes(orjson.dumps(result.summary.to_dict(), option=orjson.OPT_INDENT_2))
+    if report is not None and result.run is not None:
+        write_report(
+            report,
+            title=input.name,
+            summary=result.summary,
+            plan=result.run.plan,
+            trace=result.run.trace,
+            token_budget=options.token_budget,
+            num_blocks=result.run.num_blocks,
+            block_size=BLOCK_SIZE,
+        )
     if not quiet and not result.already_finished:
         Console(stderr=True).print(summary_table(result.summary))
     if not quiet and result.errors is not None:
@@ -126,19 +143,32 @@ def plan(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
 ) -> None:
     """Explain a job before it runs: prefixes, savings, memory. Loads no weights."""
-    from shoal.jobs.explain import explain_job
+    from shoal.engine.detokenize import Detokenizer
+    from shoal.jobs import plan_job
+    from shoal.report.explain import PlanReport
 
-    explanation = explain_job(input, model, options, served_model_name or ())
+    job = plan_job(input, model, options, served_model_name or ())
+    detokenizer = Detokenizer(job.description.tokenizer)
+    report = PlanReport(
+        table=job.table,
+        plan=job.plan,
+        savings=job.savings,
+        decode=lambda ids: detokenizer.text(ids, skip_special_tokens=False),
+        invalid=len(job.rejected),
+        kv_bytes_per_token=job.description.kv_bytes_per_token,
+        kv_peak_tokens=job.kv_peak_tokens,
+        kv_capacity_tokens=job.kv_capacity_tokens,
+        read_seconds=job.read_seconds,
+        plan_seconds=job.plan_seconds,
+    )
     if json:
-        typer.echo(orjson.dumps(explanation.figures).decode())
+        typer.echo(orjson.dumps(report.summary()).decode())
     else:
-        Console().print(explanation.text)
+        Console().print(report)
 
 
 def main() -> None:
     """Entry point: runs a command and turns our errors into messages and exit codes."""
-    from shoal.jobs.signals import Interrupted
-
     try:
         app(standalone_mode=True)
     except Interrupted as interruption:

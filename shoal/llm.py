@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,13 @@ import numpy as np
 from shoal.config import EngineOptions
 from shoal.engine.description import ModelDescription
 from shoal.engine.engine import Engine, Run
+from shoal.engine.progress import ProgressState, make_reporter
 from shoal.engine.sampling import check_vocabulary
 from shoal.errors import InvalidRequestError, OptionError
-from shoal.jobs.lengths import LengthRules
-from shoal.jobs.progress import ProgressState, make_reporter
-from shoal.jobs.prompts import ChatPrompt, Prompt
-from shoal.jobs.render import Renderer
-from shoal.jobs.table import TableBuilder
+from shoal.requests.lengths import LengthRules
+from shoal.requests.prompts import ChatPrompt
+from shoal.requests.render import Renderer
+from shoal.requests.table import TableBuilder
 from shoal.types import (
     Completion,
     PhaseSeconds,
@@ -87,17 +87,15 @@ class LLM:
 
         Otherwise like `generate`.
         """
-        prompts = [ChatPrompt([dict(m) for m in messages], {}) for messages in conversations]
-        return self._run(
-            [self._renderer.text(prompt) for prompt in prompts],
-            params,
-            progress,
-            add_special_tokens=False,
-        )
+        texts = [
+            self._renderer.text(ChatPrompt([dict(message) for message in messages], {}))
+            for messages in conversations
+        ]
+        return self._run(texts, params, progress, add_special_tokens=False)
 
     def _run(
         self,
-        prompts: Sequence[Prompt | Sequence[int]],
+        prompts: Sequence[str | Sequence[int]],
         params: Params,
         progress: bool,
         *,
@@ -132,7 +130,7 @@ class LLM:
 
     def _table(
         self,
-        prompts: Sequence[Prompt | Sequence[int]],
+        prompts: Sequence[str | Sequence[int]],
         params: list[SamplingParams],
         add_special_tokens: bool,
     ) -> RequestTable:
@@ -144,31 +142,28 @@ class LLM:
             where = f"prompts[{index}]"
             check_vocabulary(wanted, self._description.vocab_size, f"params[{index}].")
             if len(ids) == 0:
-                raise _invalid(where, "is empty; give at least one token")
+                raise _invalid(where, "is empty; give at least one token.")
             if min(ids) < 0 or max(ids) >= self._description.vocab_size:
-                raise _invalid(where, "holds a token id outside the model's vocabulary")
+                raise _invalid(where, "holds a token id outside the model's vocabulary.")
             length = rules.output_length(len(ids), wanted, where)
             key = wanted.model_copy(update={"seed": None})
             builder.add(index, ids, wanted, key.model_dump_json().encode(), wanted.seed, length)
         return builder.build(job_seed=secrets.randbits(62), without_lines=np.zeros(0, np.int64))
 
     def _tokenise(
-        self, prompts: Sequence[Prompt | Sequence[int]], special: bool
-    ) -> list[Sequence[int]]:
-        texts = {i: prompt for i, prompt in enumerate(prompts) if isinstance(prompt, str)}
-        encoded = self._renderer.tokenize(list(texts.values()), add_special_tokens=special)
-        found = dict(zip(texts, encoded, strict=True))
-        ids = []
+        self, prompts: Sequence[str | Sequence[int]], special: bool
+    ) -> Iterator[Sequence[int]]:
+        texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+        encoded = iter(self._renderer.tokenize(texts, add_special_tokens=special))
         for index, prompt in enumerate(prompts):
-            tokens = found.get(index, prompt)
-            if isinstance(tokens, InvalidRequestError):
-                raise tokens
-            ids.append(tokens)
-        return ids
+            ids = next(encoded) if isinstance(prompt, str) else prompt
+            if isinstance(ids, InvalidRequestError):
+                raise _invalid(f"prompts[{index}]", str(ids))
+            yield ids
 
 
 def _invalid(where: str, what: str) -> InvalidRequestError:
-    return InvalidRequestError(f"{where} {what}.", code="invalid_value", param=where)
+    return InvalidRequestError(f"{where} {what}", code="invalid_value", param=where)
 
 
 def _collect(run: Run, table: RequestTable, progress: bool) -> list[Completion]:

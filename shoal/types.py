@@ -168,7 +168,8 @@ class RequestTable:
         expected_new_tokens: int32 [N], what a choice is expected to generate, at least 1.
         seeds: int64 [N], and has_seed: bool [N]; a request without seed draws from `job_seed`.
         job_seed: seeds the streams of requests that have none.
-        line: int64 [N], what the caller calls request i (for a job, its line number from 0).
+        line: int64 [N], ascending: what the caller calls request i (for a job, its line number
+            from 0; the prompts of one line are neighbours).
     """
 
     tokens: Int32Array

@@ -27,9 +27,9 @@ _FINGERPRINT_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "chat_template.jinja",
-    "model.safetensors",
     "model.safetensors.index.json",
 )
+_WEIGHTS = "*.safetensors"
 _WHOLE_DIGEST_LIMIT = 64 * 2**20
 """Files up to this many bytes are hashed whole; of larger ones size, head and tail."""
 
@@ -193,15 +193,13 @@ def _kv_bytes_per_token(config: PreTrainedConfig, dtype: torch.dtype) -> int:
 
 
 def _fingerprint(source: str) -> dict[str, str]:
-    digests = {}
-    for name in _FINGERPRINT_FILES:
-        path = Path(source) / name
-        if not path.is_dir() and not Path(source).is_dir():
-            found = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
-            path = Path(found) if found else path
-        if path.is_file():
-            digests[name] = _digest(path)
-    return digests
+    """Digests of a folder's files; of a Hub id the revision in use, which stands for its files."""
+    folder = Path(source)
+    if not folder.is_dir():
+        config = cached_file(source, "config.json")
+        return {"revision": Path(str(config)).parent.name}
+    paths = [folder / name for name in _FINGERPRINT_FILES] + sorted(folder.glob(_WEIGHTS))
+    return {path.name: _digest(path) for path in paths if path.is_file()}
 
 
 def _digest(path: Path) -> str:

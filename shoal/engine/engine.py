@@ -116,9 +116,11 @@ class Run:
         self.plan = plan
         self.stats = RunStats()
         self.trace = IterationTrace()
+        self.num_blocks = scheduler.pool.num_blocks
         self._table, self._scheduler, self._executor = table, scheduler, executor
         self._outputs, self._block_bytes = outputs, block_bytes
         self._added: set[int] = set()
+        self._scored = scored_requests(table)
         self._scores: dict[int, list[TokenLogprob]] = {}
 
     def __iter__(self) -> Iterator[list[Completion]]:
@@ -150,7 +152,7 @@ class Run:
             raise InternalError(f"{self._scheduler.pool.used_blocks} KV blocks left after the run")
 
     def summarise(self, summary: RunSummary) -> None:
-        """Fill in what the run did; `summary.seconds.run` must be set, requests are the caller's."""
+        """Fill in what the run did. `summary.seconds` must be set; requests are the caller's."""
         stats = self.stats
         summary.tokens = TokenCounts(
             prompt=self.plan.prompt_tokens,
@@ -178,18 +180,16 @@ class Run:
         request = int(self.plan.sequence_request[sequence])
         self._added.add(sequence)
         self._outputs.add(sequence, request, int(self.plan.sequence_choice[sequence]))
-        if request in self._scores:
-            self._outputs.set_prompt_logprobs(request, self._scores.pop(request))
+        if self._scored[request]:
+            first = TokenLogprob(int(self._table.prompt(request)[0]), None)
+            scores = self._scores.pop(sequence, [])
+            self._outputs.set_prompt_logprobs(request, [first, *scores])
 
-    def _collect_scores(self, scores: list[PromptScores]) -> None:
-        for part in scores:
-            request = int(self.plan.sequence_request[part.sequence])
-            if request not in self._scores:
-                first = int(self._table.prompt(request)[0])
-                self._scores[request] = [TokenLogprob(first, None)]
-            known = self._scores[request]
+    def _collect_scores(self, parts: list[PromptScores]) -> None:
+        for part in parts:
+            known = self._scores.setdefault(part.sequence, [])
             # A preempted sequence computes its prompt again: what is known stays.
-            known.extend(part.logprobs[len(known) - part.first :])
+            known.extend(part.logprobs[len(known) + 1 - part.first :])
 
     def _failed(self, batch: TokenBatch, error: Exception, alone: bool) -> None:
         _log.warning("an iteration failed: %s: %s", type(error).__name__, error, exc_info=not alone)
@@ -201,6 +201,7 @@ class Run:
             sequences = np.flatnonzero(self.plan.sequence_request == request).tolist()
             for sequence in sequences:
                 self._scheduler.cancel(sequence)
+                self._scores.pop(sequence, None)
             self._executor.finish(sequences)
             self._added.difference_update(sequences)
 

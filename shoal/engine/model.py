@@ -55,12 +55,12 @@ class LoadedModel:
 def quiet_transformers() -> Iterator[None]:
     """No progress bars of transformers' own in this block."""
     shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # theirs
     try:
         yield
     finally:
         if shown:
-            transformers_logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def load_model(description: ModelDescription) -> LoadedModel:

@@ -1,12 +1,13 @@
 """Batch files in, batch files out, and nothing ever lost.
 
-A line's way: `lines` (bytes) → `validate` and `prompts` (checked) → `render` (token ids) →
-`table` (columns for the engine) → the engine → `records` (JSON) → `journal` (safe) → `finish`
-(the job's files, in input order). `reader` leads the first half, `execute` the second, and `run`
-decides whether a job begins, resumes or is finished already.
+A line's way: `lines` (bytes) → `validate` (checked) → `shoal.requests` (token ids, columns for
+the engine) → the engine → `records` (JSON) → `journal` (safe) → `finish` (the job's files, in
+input order). `reader` leads the first half, `execute` the second, and `run` decides whether a job
+begins, resumes or is finished already. `plan` stops after the first half.
 """
 
 from shoal.jobs.execute import EngineFactory, kv_capacity_tokens
+from shoal.jobs.plan import PlannedJob, plan_job
 from shoal.jobs.reader import JobInput, read_job
 from shoal.jobs.run import JobResult, run_job
 
@@ -14,7 +15,9 @@ __all__ = [
     "EngineFactory",
     "JobInput",
     "JobResult",
+    "PlannedJob",
     "kv_capacity_tokens",
+    "plan_job",
     "read_job",
     "run_job",
 ]

@@ -10,18 +10,18 @@ from shoal.config import EngineOptions
 from shoal.engine.description import ModelDescription
 from shoal.engine.detokenize import Detokenizer
 from shoal.engine.engine import Engine, Run
+from shoal.engine.progress import ProgressState, Reporter
 from shoal.errors import InternalError, InvalidRequestError, JobChangedError
 from shoal.jobs.collect import Collector
 from shoal.jobs.finish import JobPaths, finish_job
 from shoal.jobs.frames import FrameKind
 from shoal.jobs.header import JobHeader
 from shoal.jobs.journal import Journal
-from shoal.jobs.progress import ProgressState, Reporter
 from shoal.jobs.reader import JobInput, read_job
 from shoal.jobs.records import RecordWriter
 from shoal.jobs.signals import Interruption
 from shoal.scheduler.pool import BLOCK_SIZE
-from shoal.types import Completion, RunSummary, TokenCounts
+from shoal.types import Completion, RunSummary
 
 EngineFactory = Callable[[ModelDescription, EngineOptions], Engine]
 
@@ -46,6 +46,7 @@ class JobRun:
     reporter: Reporter
     interruption: Interruption
     summary: RunSummary = field(default_factory=RunSummary)
+    engine_run: Run | None = None
 
     def __post_init__(self) -> None:
         detokenizer = Detokenizer(self.description.tokenizer)
@@ -100,13 +101,13 @@ class JobRun:
         began = time.perf_counter()
         engine = make_engine(self.description, self.options)
         loaded = time.perf_counter()
-        run = engine.run(job.table)
+        self.engine_run = run = engine.run(job.table)
         planned = time.perf_counter()
         seconds.load = loaded - began
         seconds.plan += planned - loaded
         self._drive(run, job)
         seconds.run = time.perf_counter() - planned
-        self._sum_up(run)
+        run.summarise(self.summary)
 
     def _drive(self, run: Run, job: JobInput) -> None:
         """Every iteration of the run; a signal stops it between two of them."""
@@ -143,17 +144,3 @@ class JobRun:
         else:
             record = self._records.failure(line, name.custom_id, error)
             self.journal.append(FrameKind.failed, line, record)
-
-    def _sum_up(self, run: Run) -> None:
-        plan, stats, summary = run.plan, run.stats, self.summary
-        summary.tokens = TokenCounts(
-            prompt=plan.prompt_tokens,
-            prompt_computed=stats.prompt_tokens_computed,
-            prompt_saved=plan.saved_prompt_tokens,
-            generated=stats.generated_tokens,
-        )
-        summary.throughput = stats.generated_tokens / max(summary.seconds.run, 1e-9)
-        summary.peak_kv_bytes = stats.peak_kv_bytes
-        summary.iterations = stats.iterations
-        summary.preemptions = stats.preemptions
-        summary.mean_tokens_per_iteration = stats.tokens / max(stats.iterations, 1)

@@ -12,12 +12,12 @@ from typing import Any
 from shoal.engine.description import ModelDescription
 from shoal.errors import InvalidRequestError
 from shoal.jobs.index import LineIndex
-from shoal.jobs.lengths import LengthRules, OutputLength
 from shoal.jobs.lines import MAX_LINE_BYTES, ContentDigest, LineReader, RawLine, open_input
-from shoal.jobs.refusals import empty_prompt
-from shoal.jobs.render import Renderer, TokenIds
-from shoal.jobs.table import TableBuilder
 from shoal.jobs.validate import CHAT_URL, ParsedRequest, Validator, custom_id_of, decode_line
+from shoal.requests.lengths import LengthRules, OutputLength
+from shoal.requests.refusals import empty_prompt
+from shoal.requests.render import Renderer, TokenIds
+from shoal.requests.table import TableBuilder
 from shoal.types import RequestTable
 
 _BATCH_REQUESTS = 512

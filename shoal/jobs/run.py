@@ -9,13 +9,14 @@ from pathlib import Path
 
 from shoal.config import EngineOptions
 from shoal.engine.description import ModelDescription
+from shoal.engine.engine import Run
+from shoal.engine.progress import Reporter, make_reporter
 from shoal.errors import JobChangedError, OutputExistsError
 from shoal.jobs.execute import EngineFactory, JobRun
 from shoal.jobs.finish import JobPaths
 from shoal.jobs.header import JobHeader
 from shoal.jobs.journal import Journal
 from shoal.jobs.lines import digest_input
-from shoal.jobs.progress import Reporter, make_reporter
 from shoal.jobs.signals import Interruption
 from shoal.types import RunSummary
 
@@ -32,12 +33,14 @@ class JobResult:
             (after a resume, not what earlier runs did).
         already_finished: an earlier run had finished it, and this one did nothing.
         errors: the errors file, or None when no request failed.
+        run: plan and trace of this run, None when nothing was left to run.
     """
 
     summary: RunSummary
     output: Path
     errors: Path | None
     already_finished: bool
+    run: Run | None = None
 
     @property
     def exit_code(self) -> int:
@@ -138,6 +141,8 @@ def _refuse_foreign_output(journal: Journal, paths: JobPaths) -> None:
             )
 
 
-def _result(summary: RunSummary, paths: JobPaths, *, already_finished: bool) -> JobResult:
+def _result(
+    summary: RunSummary, paths: JobPaths, *, already_finished: bool, run: Run | None = None
+) -> JobResult:
     errors = paths.errors if summary.requests.failed else None
-    return JobResult(summary, paths.output, errors, already_finished)
+    return JobResult(summary, paths.output, errors, already_finished, run)

@@ -53,7 +53,7 @@ class Scheduler:
         token_budget: int,
         scored: BoolArray | None = None,
     ) -> None:
-        """`scored`: bool [N], requests whose prompts are scored (first choice); see `TokenBatch`.
+        """`scored`: bool [N], requests whose prompts are scored; see `PromptLogits`.
 
         The plan must have them share nothing.
         """
@@ -326,7 +326,7 @@ class Scheduler:
 def _scored_sequences(plan: Plan, scored: BoolArray | None) -> BoolArray:
     if scored is None:
         return np.zeros(plan.num_sequences, dtype=np.bool_)
-    wanted: BoolArray = scored[plan.sequence_request] & (plan.sequence_choice == 0)
+    wanted: BoolArray = scored[plan.sequence_request]
     return wanted
 
 

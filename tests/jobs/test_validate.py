@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.errors import InvalidRequestError
-from shoal.jobs.prompts import ChatPrompt
 from shoal.jobs.validate import ParsedRequest, Validator, custom_id_of, decode_line
+from shoal.requests.prompts import ChatPrompt
 from shoal.types import SamplingParams
 from tests.jobs.support import chat, completion
 

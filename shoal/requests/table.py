@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from shoal.jobs.lengths import OutputLength
+from shoal.requests.lengths import OutputLength
 from shoal.types import Int32Array, Int64Array, RequestTable, SamplingParams
 
 

@@ -7,9 +7,9 @@ import pytest
 from rich.console import Console
 
 from shoal.engine.engine import RunStats
-from shoal.jobs import progress
+from shoal.engine.progress import LineReporter, ProgressState, make_reporter
+from shoal.engine import progress
 from shoal.jobs.collect import Collector
-from shoal.jobs.progress import LineReporter, ProgressState, make_reporter
 from shoal.types import Choice, Completion, RequestTable, SamplingParams
 
 STATE = ProgressState(1200, 5000, 30_000, 60_000, 10.0, 64 * 2**20)

@@ -9,8 +9,8 @@ from typing import Any, cast
 from transformers import PreTrainedTokenizerBase
 
 from shoal.errors import InvalidRequestError
-from shoal.jobs.prompts import ChatPrompt, Prompt
-from shoal.jobs.refusals import unsupported
+from shoal.requests.prompts import ChatPrompt, Prompt
+from shoal.requests.refusals import unsupported
 
 TokenIds = Sequence[int]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from shoal.jobs.refusals import empty_prompt, missing, unsupported, wrong_value
+from shoal.requests.refusals import empty_prompt, missing, unsupported, wrong_value
 
 Message = dict[str, str]
 _MESSAGE_FIELDS = frozenset({"role", "content", "name"})

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.errors import InvalidRequestError
-from shoal.jobs.lengths import LengthRules
+from shoal.requests.lengths import LengthRules
 from shoal.types import SamplingParams
 
 

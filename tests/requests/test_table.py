@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.jobs.lengths import OutputLength
-from shoal.jobs.table import TableBuilder
+from shoal.requests.lengths import OutputLength
+from shoal.requests.table import TableBuilder
 from shoal.types import SamplingParams
 
 PARAMS = [SamplingParams(top_k=k) for k in range(3)]

@@ -4,8 +4,8 @@ import pytest
 from transformers import ByT5Tokenizer
 
 from shoal.errors import InvalidRequestError
-from shoal.jobs.prompts import ChatPrompt
-from shoal.jobs.render import Renderer
+from shoal.requests.prompts import ChatPrompt
+from shoal.requests.render import Renderer
 from tests.jobs.support import byte_tokenizer
 
 MESSAGES = [{"role": "user", "content": "hé"}]

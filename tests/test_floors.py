@@ -1,0 +1,93 @@
+"""Rooms import only rooms on floors below; planner and scheduler never import torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import shoal
+
+PACKAGE = Path(shoal.__file__).parent
+FLOORS = {
+    "errors": 0,
+    "types": 0,
+    "config": 0,
+    "planner": 1,
+    "requests": 1,
+    "scheduler": 2,
+    "attention": 2,
+    "engine": 3,
+    "jobs": 4,
+    "report": 4,
+    "llm": 4,
+    "cli": 5,
+    "__main__": 6,
+}
+WITHIN_FLOOR_0 = {("types", "errors"), ("config", "errors")}
+"""Floor 0 is three files; these are the arrows between them."""
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(source: str) -> set[str]:
+    """Rooms a module imports, wherever in it the import stands."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module] + [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        parts = [name.split(".") for name in names]
+        found |= {part[1] for part in parts if part[0] == "shoal" and len(part) > 1}
+    return found & FLOORS.keys()
+
+
+def violations(room: str, source: str) -> list[str]:
+    return [
+        f"{room} (floor {FLOORS[room]}) imports {other} (floor {FLOORS[other]})"
+        for other in sorted(imports(source))
+        if other != room
+        and FLOORS[other] >= FLOORS[room]
+        and (room, other) not in WITHIN_FLOOR_0
+    ]
+
+
+def modules() -> list[Path]:
+    return [path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py"]
+
+
+def test_every_room_has_a_floor() -> None:
+    assert {room_of(path) for path in modules()} == set(FLOORS)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_arrows_point_downwards(path: Path) -> None:
+    assert violations(room_of(path), path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("room", "source", "count"),
+    [
+        ("planner", "from shoal.scheduler import Scheduler", 1),
+        ("planner", "def f():\n    import shoal.engine.engine", 1),
+        ("scheduler", "from shoal import attention", 1),
+        ("jobs", "from shoal.report.page import write_report", 1),
+        ("engine", "from shoal.planner import Plan\nfrom shoal.engine.kv import KVTensors", 0),
+    ],
+)
+def test_an_arrow_upwards_is_seen(room: str, source: str, count: int) -> None:
+    assert len(violations(room, source)) == count
+
+
+@pytest.mark.parametrize("room", ["planner", "scheduler"])
+def test_planner_and_scheduler_load_without_torch(room: str) -> None:
+    code = f"import sys, shoal.{room}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
