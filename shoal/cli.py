@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -41,6 +41,23 @@ Names = Annotated[
 ]
 
 
+@contextmanager
+def errors_as_exit_codes() -> Iterator[None]:
+    """Turn our errors into one line on standard error and the exit code that says their kind."""
+    try:
+        yield
+    except Interrupted as interruption:
+        code, message = EXIT_INTERRUPTED, str(interruption)
+    except OptionError as error:
+        code, message = EXIT_USAGE, str(error)
+    except ShoalError as error:
+        code, message = EXIT_FAILED, str(error)
+    else:
+        return
+    typer.echo(f"shoal: {message}", err=True)
+    raise typer.Exit(code)
+
+
 def with_engine_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command one option per field of `EngineOptions`, passed on as `options`."""
     signature = inspect.signature(command)
@@ -57,8 +74,9 @@ def with_engine_options(command: Callable[..., None]) -> Callable[..., None]:
     ]
 
     def wrapper(**values: Any) -> None:
-        options = EngineOptions.create(**{p.name: values.pop(p.name) for p in engine})
-        command(**values, options=options)
+        with errors_as_exit_codes():
+            options = EngineOptions.create(**{p.name: values.pop(p.name) for p in engine})
+            command(**values, options=options)
 
     resolved = get_type_hints(command, include_extras=True)
     own = [p.replace(annotation=resolved[p.name], kind=p.KEYWORD_ONLY) for p in own]
@@ -168,16 +186,5 @@ def plan(
 
 
 def main() -> None:
-    """Entry point: runs a command and turns our errors into messages and exit codes."""
-    try:
-        app(standalone_mode=True)
-    except Interrupted as interruption:
-        code, message = EXIT_INTERRUPTED, str(interruption)
-    except OptionError as error:
-        code, message = EXIT_USAGE, str(error)
-    except ShoalError as error:
-        code, message = EXIT_FAILED, str(error)
-    else:
-        return
-    print(f"shoal: {message}", file=sys.stderr)
-    sys.exit(code)
+    """The entry point."""
+    app()

@@ -54,9 +54,7 @@ def violations(room: str, source: str) -> list[str]:
     return [
         f"{room} (floor {FLOORS[room]}) imports {other} (floor {FLOORS[other]})"
         for other in sorted(imports(source))
-        if other != room
-        and FLOORS[other] >= FLOORS[room]
-        and (room, other) not in WITHIN_FLOOR_0
+        if other != room and FLOORS[other] >= FLOORS[room] and (room, other) not in WITHIN_FLOOR_0
     ]
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from shoal.engine import progress
 from shoal.engine.engine import RunStats
 from shoal.engine.progress import LineReporter, ProgressState, make_reporter
-from shoal.engine import progress
 from shoal.jobs.collect import Collector
 from shoal.types import Choice, Completion, RequestTable, SamplingParams
 
