@@ -41,6 +41,10 @@ Names = Annotated[
 ]
 
 
+Restart = Annotated[bool, typer.Option("--restart", help="Start over instead of resuming.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
+
+
 @contextmanager
 def errors_as_exit_codes() -> Iterator[None]:
     """Turn our errors into one line on standard error and the exit code that says their kind."""
@@ -102,8 +106,8 @@ def run(
     ] = None,
     model: Model = None,
     served_model_name: Names = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Start over instead of resuming.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
+    restart: Restart = False,
+    quiet: Quiet = False,
     summary: Annotated[
         Path | None, typer.Option(metavar="FILE.json", help="Write the run's figures here.")
     ] = None,
@@ -138,6 +142,7 @@ def run(
             title=input.name,
             summary=result.summary,
             plan=result.run.plan,
+            prompt_lengths=result.run.prompt_lengths,
             trace=result.run.trace,
             token_budget=options.token_budget,
             num_blocks=result.run.num_blocks,

@@ -117,6 +117,7 @@ class Run:
         self.stats = RunStats()
         self.trace = IterationTrace()
         self.num_blocks = scheduler.pool.num_blocks
+        self.prompt_lengths = table.lengths
         self._table, self._scheduler, self._executor = table, scheduler, executor
         self._outputs, self._block_bytes = outputs, block_bytes
         self._added: set[int] = set()
