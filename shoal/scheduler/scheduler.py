@@ -114,7 +114,6 @@ class Scheduler:
             return None
         self._make_room_to_decode()
         decoding, prefilling = self._split(self._running.in_order())
-        decoding = decoding[: self._budget]
         left = self._budget - len(decoding) - self._pending_prefill(prefilling)
         admitted = self._admit(left)
         if admitted:
@@ -237,7 +236,10 @@ class Scheduler:
         return self._next if self._next < len(self._request) else None
 
     def _admit(self, tokens: int) -> list[int]:
-        """Admit sequences in order until `tokens` more tokens of prefill wait or memory is full."""
+        """Admit sequences in order until `tokens` more tokens of prefill wait or memory is full.
+
+        Each counts at least one token, so there are never more sequences than the budget has.
+        """
         admitted: list[int] = []
         held, growth = self._forecast_columns()
         while tokens > 0 or len(self._running) == 0:

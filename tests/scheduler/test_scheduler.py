@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from shoal.config import Order, Sharing
 from shoal.planner import Plan, make_plan
-from shoal.scheduler import BlockPool, Scheduler
+from shoal.scheduler import BlockPool, Scheduler, TokenBatch
 from shoal.scheduler.scheduler import remaining_growth
 from tests.scheduler.fake import CheckingExecutor, answer, make_table
 
@@ -74,17 +74,33 @@ class Driver:
         )
         self.scheduler = Scheduler(self.table, self.plan, self.pool, job.budget)
         num_slots = self.pool.num_blocks * job.block_size
+        self.finished: set[int] = set()
         self.executor = CheckingExecutor(self.table, self.plan, num_slots, job.lengths)
+
+    def step(self) -> TokenBatch | None:
+        """One step: the first in the plan keeps running, and who waits is admitted in order."""
+        before = set(self.running())
+        batch = self.scheduler.step()
+        after = set(self.running())
+        assert not before or min(before) in after
+        unfinished = set(range(self.plan.num_sequences)) - self.finished
+        assert max(after - before, default=-1) < min(unfinished - after, default=10**9)
+        return batch
+
+    def running(self) -> list[int]:
+        columns = self.scheduler._running
+        return columns.sequence[columns.in_order()].tolist()
 
     def run(self) -> None:
         steps = 0
-        while (batch := self.scheduler.step()) is not None:
+        while (batch := self.step()) is not None:
             steps += 1
             assert steps < 20_000
             assert batch.num_tokens <= self.job.budget
             assert self.pool.used_blocks <= self.pool.num_blocks
             tokens, finished = self.executor.execute(batch, self.job.block_size)
             self.scheduler.commit(batch, tokens, finished)
+            self.finished.update(batch.sample_sequences[finished].tolist())
         assert self.scheduler.done
         assert self.pool.used_blocks == 0
         assert self.executor.retained == {}
