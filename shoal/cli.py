@@ -16,6 +16,7 @@ from rich.console import Console
 from shoal.config import EngineOptions, option_help
 from shoal.errors import Interrupted, OptionError, ShoalError
 
+METAVARS = {"kv_memory": "SIZE", "token_budget": "N", "max_model_len": "N"}
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 app = typer.Typer(
@@ -72,7 +73,10 @@ def with_engine_options(command: Callable[..., None]) -> Callable[..., None]:
             field.name,
             inspect.Parameter.KEYWORD_ONLY,
             default=field.default,
-            annotation=Annotated[hints[field.name], typer.Option(help=helps[field.name])],
+            annotation=Annotated[
+                hints[field.name],
+                typer.Option(help=helps[field.name], metavar=METAVARS.get(field.name)),
+            ],
         )
         for field in fields(EngineOptions)
     ]
@@ -118,11 +122,13 @@ def run(
     """Run every request of a batch file. Interrupted, the same command resumes."""
     from shoal.engine.engine import Engine
     from shoal.jobs import run_job
+    from shoal.report.figures import require_matplotlib
+    from shoal.report.page import write_report
     from shoal.report.summary import summary_table
     from shoal.scheduler import BLOCK_SIZE
 
-    if report is not None:  # before the run: it needs an extra that may be missing
-        from shoal.report.page import write_report
+    if report is not None:
+        require_matplotlib()  # before the run, not after it
     result = run_job(
         input,
         output,
@@ -136,7 +142,9 @@ def run(
     )
     if summary is not None:
         summary.write_bytes(orjson.dumps(result.summary.to_dict(), option=orjson.OPT_INDENT_2))
-    if report is not None and result.run is not None:
+    if report is not None and result.run is None:
+        typer.echo("nothing was left to run: no report written", err=True)
+    elif report is not None and result.run is not None:
         write_report(
             report,
             title=input.name,

@@ -115,7 +115,7 @@ class LLM:
             run=ended - planned,
             total=ended - began,
         )
-        run.summarise(summary)
+        run.stats.summarise(run.plan, summary)
         self.last_run = summary
         return completions
 

@@ -7,9 +7,11 @@ import argparse
 import json
 from pathlib import Path
 
-from tiny_model.generator import KINDS, SIZES, Generator, Policy, Ticket
+from tiny_model.generator import SIZES, Generator, Policy, Ticket
 
 ROOT = Path(__file__).resolve().parent.parent
+KINDS = ("triage", "extract", "route", "fewshot")
+"""The most frequent first."""
 COMPANIES = 3
 TICKETS_OF_POLICY = (48, 40, 36, 32, 28, 26, 24, 22, 20, 18, 14, 12)
 """One number per policy; every company has one policy of each kind."""

@@ -45,7 +45,20 @@ class RunStats:
     kv_bytes_in_use: int = 0
     peak_kv_bytes: int = 0
     preemptions: int = 0
-    plan_seconds: float = 0.0
+
+    def summarise(self, plan: Plan, summary: RunSummary) -> None:
+        """Fill in what the run did. `summary.seconds` must be set; requests are the caller's."""
+        summary.tokens = TokenCounts(
+            prompt=plan.prompt_tokens,
+            prompt_computed=self.prompt_tokens_computed,
+            prompt_saved=plan.saved_prompt_tokens,
+            generated=self.generated_tokens,
+        )
+        summary.throughput = self.generated_tokens / max(summary.seconds.run, 1e-9)
+        summary.peak_kv_bytes = self.peak_kv_bytes
+        summary.iterations = self.iterations
+        summary.preemptions = self.preemptions
+        summary.mean_tokens_per_iteration = self.tokens / max(self.iterations, 1)
 
 
 class Engine:
@@ -74,7 +87,6 @@ class Engine:
 
     def run(self, table: RequestTable) -> Run:
         """Plan a table and return the run, to be iterated over; only one may be under way."""
-        begin = time.perf_counter()
         scored = scored_requests(table)
         plan = make_plan(
             table,
@@ -89,9 +101,7 @@ class Engine:
         outputs = OutputProcessor(table, self._detokenizer, self.description.eos_token_ids)
         scheduler = Scheduler(table, plan, pool, self.options.token_budget, scored)
         block_bytes = BLOCK_SIZE * self.description.kv_bytes_per_token
-        run = Run(table, plan, scheduler, executor, outputs, block_bytes)
-        run.stats.plan_seconds = time.perf_counter() - begin
-        return run
+        return Run(table, plan, scheduler, executor, outputs, block_bytes)
 
 
 def scored_requests(table: RequestTable) -> BoolArray:
@@ -151,21 +161,6 @@ class Run:
             yield self._take()
         if self._scheduler.pool.used_blocks:
             raise InternalError(f"{self._scheduler.pool.used_blocks} KV blocks left after the run")
-
-    def summarise(self, summary: RunSummary) -> None:
-        """Fill in what the run did. `summary.seconds` must be set; requests are the caller's."""
-        stats = self.stats
-        summary.tokens = TokenCounts(
-            prompt=self.plan.prompt_tokens,
-            prompt_computed=stats.prompt_tokens_computed,
-            prompt_saved=self.plan.saved_prompt_tokens,
-            generated=stats.generated_tokens,
-        )
-        summary.throughput = stats.generated_tokens / max(summary.seconds.run, 1e-9)
-        summary.peak_kv_bytes = stats.peak_kv_bytes
-        summary.iterations = stats.iterations
-        summary.preemptions = stats.preemptions
-        summary.mean_tokens_per_iteration = stats.tokens / max(stats.iterations, 1)
 
     def _accept(self, batch: TokenBatch, result: StepResult) -> None:
         self._collect_scores(result.scores)

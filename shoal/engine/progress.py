@@ -62,6 +62,9 @@ class Reporter(Protocol):
     def message(self, text: str) -> None:
         """Say something once."""
 
+    def reading(self, lines: int) -> None:
+        """Show how many lines of the input were read; called now and then."""
+
     def update(self, state: ProgressState) -> None:
         """Show where the run is; called every iteration."""
 
@@ -89,6 +92,9 @@ class QuietReporter:
     def message(self, text: str) -> None:
         """Drop it."""
 
+    def reading(self, lines: int) -> None:
+        """Drop it."""
+
     def update(self, state: ProgressState) -> None:
         """Drop it."""
 
@@ -111,6 +117,12 @@ class LineReporter:
     def message(self, text: str) -> None:
         """Print a line."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def reading(self, lines: int) -> None:
+        """Print it if the time has come."""
+        if time.monotonic() >= self._next:
+            self.message(_reading(lines))
+            self._next = time.monotonic() + self._seconds
 
     def update(self, state: ProgressState) -> None:
         """Print it if the time has come."""
@@ -147,11 +159,18 @@ class BarReporter:
         """Print a line above the bar."""
         self._progress.console.print(text, markup=False, highlight=False)
 
+    def reading(self, lines: int) -> None:
+        """Redraw, with a bar that only says that something moves."""
+        self._show(lines, None, _reading(lines))
+
     def update(self, state: ProgressState) -> None:
         """Redraw; the terminal sees at most ten frames a second."""
+        self._show(state.done, state.total, state.rates)
+
+    def _show(self, done: int, total: int | None, rates: str) -> None:
         if self._task is None:
-            self._task = self._progress.add_task("", total=state.total, rates="")
-        self._progress.update(self._task, completed=state.done, rates=state.rates)
+            self._task = self._progress.add_task("", total=total, rates=rates)
+        self._progress.update(self._task, completed=done, total=total, rates=rates)
 
     def __enter__(self) -> BarReporter:
         self._progress.start()
@@ -159,6 +178,10 @@ class BarReporter:
 
     def __exit__(self, *exception: object) -> None:
         self._progress.stop()
+
+
+def _reading(lines: int) -> str:
+    return f"reading: {lines:,} lines"
 
 
 def _duration(seconds: float) -> str:

@@ -60,14 +60,16 @@ class JobRun:
             make_engine: called only when a request is left to run.
         """
         started = time.perf_counter()
-        job = self._read(names)
-        self.summary.seconds.plan = time.perf_counter() - started
-        try:
-            if len(job.table):
-                self._generate(job, make_engine)
-            self.summary.requests = finish_job(self.journal, job.lines, self.paths)
-        finally:
-            job.index.close()
+        with self.reporter:
+            job = self._read(names)
+            self.summary.seconds.plan = time.perf_counter() - started
+            try:
+                if len(job.table):
+                    self._generate(job, make_engine)
+                self.summary.requests = finish_job(self.journal, job.lines, self.paths)
+            finally:
+                job.index.close()
+        self.summary.seconds.total = time.perf_counter() - started
         return self.summary
 
     def _read(self, names: Collection[str]) -> JobInput:
@@ -82,6 +84,7 @@ class JobRun:
             names=names,
             reject=self._reject,
             skip=self.journal.has_record,
+            progress=self.reporter.reading,
             job_seed=self.header.job_seed,
         )
         if job.digest.hexdigest != self.header.input_digest:
@@ -105,15 +108,25 @@ class JobRun:
         planned = time.perf_counter()
         seconds.load = loaded - began
         seconds.plan += planned - loaded
+        self._announce(job, run)
         self._drive(run, job)
         seconds.run = time.perf_counter() - planned
-        run.summarise(self.summary)
+        run.stats.summarise(run.plan, self.summary)
+
+    def _announce(self, job: JobInput, run: Run) -> None:
+        plan = run.plan
+        share = plan.saved_prompt_tokens / max(plan.prompt_tokens, 1)
+        rejected = f", {job.rejected:,} lines rejected" if job.rejected else ""
+        self.reporter.message(
+            f"{len(job.table):,} requests to run{rejected}; {plan.prompt_tokens:,} prompt tokens, "
+            f"{share:.1%} of them shared and computed once"
+        )
 
     def _drive(self, run: Run, job: JobInput) -> None:
         """Every iteration of the run; a signal stops it between two of them."""
         collector = Collector(job.table, run.plan.computed_prompt_tokens)
         began = time.perf_counter()
-        with self.interruption.deferred(), self.reporter:
+        with self.interruption.deferred():
             for completions in run:
                 for line, prompts in collector.take(completions):
                     self._record(job, line, prompts)

@@ -25,6 +25,9 @@ _BATCH_CHARACTERS = 2**19
 """A batch for the tokenizer: enough work for all cores, and a few tens of MB of its results."""
 _BATCHES_AHEAD = 2
 
+Progress = Callable[[int], None]
+"""Told now and then how many lines were read."""
+
 Reject = Callable[[int, str | None, InvalidRequestError], None]
 """Takes a bad line: its number from 0, its custom_id if it has one, and what is wrong."""
 
@@ -85,6 +88,7 @@ def read_job(
     names: Collection[str],
     reject: Reject,
     skip: Callable[[int], bool] = lambda line: False,
+    progress: Progress = lambda lines: None,
     job_seed: int = 0,
     max_line_bytes: int = MAX_LINE_BYTES,
 ) -> JobInput:
@@ -98,6 +102,7 @@ def read_job(
         names: further names of the model, `*` for any.
         reject: called for each line that cannot run, not in line order.
         skip: whether a line, counted from 0, has its result already and is only counted.
+        progress: called between batches.
         job_seed: goes into the table.
 
     Raises:
@@ -108,7 +113,7 @@ def read_job(
         reader = _Reader(index, description, capacity_tokens, names, reject, skip)
         with open_input(path) as file:
             lines = LineReader(file, max_line_bytes=max_line_bytes)
-            reader.read(lines)
+            reader.read(lines, progress)
         return reader.result(lines.digest, job_seed)
     except BaseException:
         index.close()
@@ -138,7 +143,7 @@ class _Reader:
         self._table = TableBuilder()
         self._rejected = 0
 
-    def read(self, lines: LineReader) -> None:
+    def read(self, lines: LineReader, progress: Progress) -> None:
         under_way: deque[tuple[_Batch, Future[Any]]] = deque()
         batch = _Batch()
         with ThreadPoolExecutor(1, thread_name_prefix="tokenize") as executor:
@@ -150,6 +155,7 @@ class _Reader:
                     batch = _Batch()
                 if len(under_way) > _BATCHES_AHEAD:
                     self._store(*under_way.popleft())
+                    progress(raw.number)
             under_way.append((batch, executor.submit(self._tokenize, batch)))
             while under_way:
                 self._store(*under_way.popleft())

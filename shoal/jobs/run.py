@@ -103,7 +103,7 @@ def run_job(
             job = JobRun(paths, description, options, header, journal, reporter, interruption)
             summary = job.run(served_names, engine)
             summary.seconds.total = time.perf_counter() - started
-            return _result(summary, paths, already_finished=False)
+            return _result(summary, paths, already_finished=False, run=job.engine_run)
         finally:
             journal.close()
 

@@ -65,17 +65,21 @@ def token_batches_figure(trace: IterationTrace, *, token_budget: int, num_blocks
     figure = _figure(height=5.4)
     tokens, running, blocks = figure.subplots(3, sharex=True, height_ratios=[3, 1, 1])
     _style(tokens, running, blocks)
-    size = max(1, -(-len(trace) // _BARS))
-    edges = np.append(np.arange(0, len(trace), size), len(trace))
+    length = max(len(trace), 1)
+    size = -(-length // _BARS)
+    edges = np.append(np.arange(0, length, size), length)
     _draw_tokens(tokens, trace, edges, token_budget)
-    _draw_level(running, trace.column("running"), edges, "sequences\nrunning")
-    _draw_level(blocks, trace.column("kv_blocks"), edges, "KV blocks\nin use")
+    _draw_level(running, _binned(np.maximum, trace, "running", edges), edges)
+    _draw_level(blocks, _binned(np.maximum, trace, "kv_blocks", edges), edges)
+    running.set_ylabel("sequences\nrunning")
+    blocks.set_ylabel("KV blocks\nin use")
     _draw_limit(blocks, num_blocks, f"the pool: {num_blocks:,} blocks")
     blocks.set_xlabel("iteration" if size == 1 else f"iteration, {size:,} to a bar")
-    blocks.set_xlim(0, max(len(trace), 1))
+    blocks.set_xlim(0, length)
+    figure.align_ylabels()
     total = sum(float(trace.column(kind).sum()) for kind in _KINDS)
     count = f"{len(trace):,} {plural('iteration', len(trace))}"
-    used = total / max(len(trace) * token_budget, 1)
+    used = total / (length * token_budget)
     _headline(figure, f"{total:,.0f} tokens in {count}, {used:.0%} of the token budget")
     return figure
 
@@ -96,7 +100,7 @@ def plan_figure(plan: Plan, prompt_lengths: Int64Array, *, max_segments: int = 2
     icicle = make_icicle(plan, prompt_lengths, columns=_COLUMNS, max_segments=max_segments)
     boxes = (icicle.segments, icicle.merged, icicle.tails)
     depth = max(float(box.bottom.max(initial=1)) for box in boxes)
-    axes.set_xlim(0, plan.num_sequences)
+    axes.set_xlim(0, max(plan.num_sequences, 1))
     axes.set_ylim(depth, 0)
     _add_boxes(axes, icicle.tails, facecolors=_TAIL, **_SEAMLESS)
     if plan.num_segments:
@@ -118,13 +122,24 @@ def svg(figure: Figure) -> bytes:
     return file.getvalue()
 
 
-def _figure(height: float) -> Figure:
+def require_matplotlib() -> None:
+    """Check before a long run that its pictures can be drawn.
+
+    Raises:
+        OptionError: matplotlib is not installed.
+    """
     try:
-        from matplotlib.figure import Figure
+        import matplotlib  # noqa: F401
     except ImportError:
         raise OptionError(
             "pictures need matplotlib, which is not installed: pip install 'shoal[report]'"
         ) from None
+
+
+def _figure(height: float) -> Figure:
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(10, height), layout="constrained", facecolor="white")
 
 
@@ -138,7 +153,9 @@ def _style(*several: Axes) -> None:
         axes.tick_params(colors=_MUTED, labelsize=9)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-            axis.set_major_locator(MaxNLocator(nbins=8 if axis is axes.xaxis else 5, integer=True))
+            axis.set_major_locator(
+                MaxNLocator(8 if axis is axes.xaxis else 5, integer=True, steps=[1, 2, 5, 10])
+            )
             axis.label.set_color(_INK)
 
 
@@ -149,7 +166,7 @@ def _headline(figure: Figure, text: str) -> None:
 def _draw_tokens(axes: Axes, trace: IterationTrace, edges: Int64Array, token_budget: int) -> None:
     base = np.zeros(len(edges) - 1)
     for kind, (label, color) in _KINDS.items():
-        top = base + np.add.reduceat(trace.column(kind), edges[:-1]) / np.diff(edges)
+        top = base + _binned(np.add, trace, kind, edges) / np.diff(edges)
         axes.stairs(top, edges, baseline=base, fill=True, color=color, label=label)
         base = top
     _draw_limit(axes, token_budget, f"token budget: {token_budget:,}")
@@ -157,12 +174,20 @@ def _draw_tokens(axes: Axes, trace: IterationTrace, edges: Int64Array, token_bud
     axes.legend(ncols=3, reverse=True, **_LEGEND)
 
 
-def _draw_level(axes: Axes, level: Float64Array, edges: Int64Array, label: str) -> None:
-    most = np.maximum.reduceat(level, edges[:-1])
+def _binned(
+    reduce: np.ufunc, trace: IterationTrace, column: str, edges: Int64Array
+) -> Float64Array:
+    """A column of the trace, reduced to one value between each two edges."""
+    # A run of which every iteration failed has an empty trace.
+    values = trace.column(column) if len(trace) else np.zeros(1)
+    bins: Float64Array = reduce.reduceat(values, edges[:-1])
+    return bins
+
+
+def _draw_level(axes: Axes, most: Float64Array, edges: Int64Array) -> None:
     axes.stairs(most, edges, fill=True, color="#c3cad3")
     axes.stairs(most, edges, baseline=None, color=_MUTED, linewidth=1)
-    axes.set_ylim(0, max(float(most.max(initial=1)), 1) * 1.08)
-    axes.set_ylabel(label)
+    axes.set_ylim(0, max(float(most.max()), 1) * 1.08)
 
 
 def _draw_limit(axes: Axes, limit: int, text: str) -> None:

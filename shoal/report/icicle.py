@@ -69,8 +69,8 @@ def make_icicle(
     left, right = begins.astype(float), np.append(begins[1:], plan.num_sequences).astype(float)
 
     def mean(depth: Int32Array | Int64Array) -> Float64Array:
-        total: Float64Array = np.add.reduceat(depth.astype(float), begins)
-        return np.divide(total, right - left)
+        average: Float64Array = np.add.reduceat(depth.astype(float), begins) / (right - left)
+        return average
 
     top = mean(np.append(plan.segment_end, np.int32(0))[owner])
     middle, bottom = mean(plan.shared_length), mean(prompt_lengths[plan.sequence_request])

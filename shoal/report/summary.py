@@ -12,7 +12,7 @@ from shoal.types import RunSummary
 
 
 def summary_table(summary: RunSummary) -> RenderableType:
-    """The figures of a run as two columns, within 80 characters up to billions of tokens."""
+    """The figures of a run as two columns, which fit 80 characters."""
     table = Table.grid(padding=(0, 3))
     table.add_column(style="dim", no_wrap=True)
     table.add_column()

@@ -90,6 +90,19 @@ def test_sharing_changes_no_text_and_computes_what_was_planned(shoal: Shoal) -> 
     assert saved["forest"] >= saved["single"] >= saved["paper"] > saved["none"] == 0
 
 
+def test_report(shoal: Shoal) -> None:
+    shoal.write("in.jsonl", [good(i) for i in range(12)])
+    command = ("run", "in.jsonl", "-o", "out.jsonl", "--report", "report", "--quiet", *FLOAT32)
+    assert shoal(*command) == 0
+    page = shoal.text("report/index.html")
+    assert "in.jsonl" in page
+    assert "12 succeeded, 0 failed" in page
+    for name in ("plan.svg", "token_batches.svg", "summary.json"):
+        assert (shoal.folder / "report" / name).stat().st_size > 100
+    assert shoal(*command) == 0
+    assert "no report written" in shoal.text("stderr")
+
+
 def test_the_smallest_kv_budget_that_holds_the_largest_request(shoal: Shoal) -> None:
     shoal.write("in.jsonl", [good(i) for i in range(40)])
     assert shoal("run", "in.jsonl", "-o", "ample.jsonl", "--quiet", *FLOAT32) == 0

@@ -36,15 +36,20 @@ def test_lines_come_every_ten_seconds_and_at_the_end(monkeypatch: pytest.MonkeyP
         for second in range(25):
             now[0] = float(second)
             reporter.update(STATE)
+        now[0] = 30.0
+        reporter.reading(70_000)
         reporter.message("[bold]/a/path")
     lines = out.file.getvalue().splitlines()
-    assert lines == [str(STATE), str(STATE), "[bold]/a/path", str(STATE)]
+    assert lines == [
+        str(STATE), str(STATE), "reading: 70,000 lines", "[bold]/a/path", str(STATE)
+    ]  # fmt: skip
 
 
 def test_a_terminal_gets_a_bar() -> None:
     out = console(terminal=True)
     with make_reporter(quiet=False, console=out) as reporter:
         reporter.message("resuming")
+        reporter.reading(70_000)
         reporter.update(STATE)
     text = out.file.getvalue()
     assert "resuming" in text

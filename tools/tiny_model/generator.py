@@ -1,6 +1,6 @@
 """Policies, tickets and their correct answers, for training and for the held-out examples.
 
-Every drawn part (a name, an order number, a topic-to-queue pair, a combination of phrases) belongs
+Every drawn part (a name, an order number, a table of queues, a combination of phrases) belongs
 by its hash either to the training split or to the held-out split, so held-out prompts consist of
 combinations that training never saw.
 """
@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from tiny_model import words
 
 HELD_OUT_ONE_IN = 8
+ODD_SHARE = 0.15
+UPPER = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 KINDS = ("route", "extract", "triage", "fewshot")
 EXTRACTED = ("name", "order", "product", "city")
 
@@ -101,7 +103,7 @@ class Generator:
         keys = self._keys(kind)
         rows = size.shots if kind == "fewshot" else size.rows
         tags = rng.sample(list(words.TOPICS), rng.randint(*rows))
-        table = {tag: (self._queue(tag), rng.choice(words.PRIORITIES)) for tag in tags}
+        table = self._table(tags)
         lines = [preamble, f"Policy: {desk}"]
         notes = [
             "- " + note.format(n=rng.randint(2, 12))
@@ -159,23 +161,30 @@ class Generator:
             return ("tag", "queue", *extracted[:1])
         return ("tag", *looked_up[: rng.randint(1, 2)], *extracted[: rng.randint(1, 2)])
 
-    def _queue(self, tag: str) -> str:
+    def _table(self, tags: list[str]) -> dict[str, tuple[str, str]]:
+        """Draw a queue and a priority for each tag; the table as a whole belongs to the split."""
         rng = self.rng
+        while True:
+            codes = rng.sample(words.QUEUE_LETTERS, len(tags))
+            if not self.held_out:
+                codes = ["".join(rng.sample(UPPER, 3)) if self._odd() else code for code in codes]
+            table = {
+                tag: (f"{code}-{rng.randint(1, 9)}", rng.choice(words.PRIORITIES))
+                for tag, code in zip(tags, codes, strict=True)
+            }
+            if is_held_out(str(sorted(table.items()))) == self.held_out:
+                return table
 
-        def draw() -> str:
-            letters = rng.choice(words.QUEUE_LETTERS)
-            if rng.random() < 0.15:
-                letters = "".join(rng.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ") for _ in range(3))
-            return f"{letters}-{rng.randint(1, 9)}"
-
-        return self._of_split(draw, of=f"{tag} ")
+    def _odd(self) -> bool:
+        """Tell whether to draw an odd code or name, so that users' own ones are copied as well."""
+        return self.rng.random() < ODD_SHARE
 
     def _name(self) -> str:
         rng = self.rng
 
         def draw() -> str:
             first, last = rng.choice(words.FIRST_NAMES), self._composed_last()
-            if rng.random() < 0.2:
+            if not self.held_out and self._odd():
                 first, last = self._syllables(), self._syllables()
             return f"{first} {last}"
 
@@ -235,9 +244,9 @@ class Generator:
                 layout, a, b, c, d = pick
                 return layout, greetings[a], issues[b], orders[c], closings[d]
 
-    def _of_split(self, draw: Callable[[], str], of: str = "") -> str:
+    def _of_split(self, draw: Callable[[], str]) -> str:
         """Draw until the value lies in this generator's split."""
         while True:
             value = draw()
-            if is_held_out(of + value) == self.held_out:
+            if is_held_out(value) == self.held_out:
                 return value
