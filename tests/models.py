@@ -44,7 +44,11 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, object]]] = {
         {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256,
          "bos_token_id": 0, "eos_token_id": 1, "initializer_range": 0.3},
     ),
-    "gpt_neox": ("GPTNeoXConfig", {**_LLAMA_LIKE, "rotary_pct": 0.5}),
+    "gpt_neox": (
+        "GPTNeoXConfig",
+        {name: value for name, value in _LLAMA_LIKE.items() if name != "num_key_value_heads"}
+        | {"rotary_pct": 0.5},
+    ),
     "mixtral": ("MixtralConfig", {**_LLAMA_LIKE, "num_local_experts": 4, "sliding_window": None}),
     "qwen3_moe": ("Qwen3MoeConfig", {**_LLAMA_LIKE, **_MOE, "head_dim": 16}),
     "qwen2_moe": (

@@ -122,7 +122,15 @@ def _probe(model: LoadedModel, description: ModelDescription) -> list[tuple[int,
         raise _own_attention(kind, f"{called} of {layers} layers called the one given")
     for keywords in probe.keywords:
         refuse_unknown_keyword(kind, keywords, description.max_model_len)
-    return [shape for _, shape in sorted(zip(probe.layers, probe.head_dims, strict=True))]
+    shapes = [shape for _, shape in sorted(zip(probe.layers, probe.head_dims, strict=True))]
+    numbers = sum(heads * (key_dim + value_dim) for heads, key_dim, value_dim in shapes)
+    if numbers * description.dtype.itemsize != description.kv_bytes_per_token:
+        raise UnsupportedModelError(
+            "keys and values of an unusual shape",
+            f"models of type {kind!r} store {numbers} numbers of KV per token, which is not what "
+            "their config says; memory could not be budgeted. Use another model.",
+        )
+    return shapes
 
 
 def _own_attention(model_type: str, evidence: str) -> UnsupportedModelError:
