@@ -64,6 +64,10 @@ class InvalidLogitsError(ModelError):
         return type(self), (self.sequences, str(self))
 
 
+class ModelFailedError(ModelError):
+    """The model failed on so many requests in a row that the run gave up; it can be resumed."""
+
+
 class InvalidRequestError(ShoalError):
     """One request is wrong; the job goes on without it.
 

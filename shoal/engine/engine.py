@@ -17,7 +17,7 @@ from shoal.engine.kv import KVTensors
 from shoal.engine.model import load_model
 from shoal.engine.outputs import OutputProcessor
 from shoal.engine.trace import IterationTrace
-from shoal.errors import InternalError, InvalidRequestError
+from shoal.errors import InternalError, InvalidRequestError, ModelFailedError
 from shoal.planner import Plan, make_plan
 from shoal.scheduler import BLOCK_SIZE, BlockPool, Scheduler, TokenBatch
 from shoal.types import (
@@ -28,6 +28,9 @@ from shoal.types import (
     TokenCounts,
     TokenLogprob,
 )
+
+MOST_FAILURES_IN_A_ROW = 1000
+"""Requests that may fail one after another before the run gives up: the device is gone then."""
 
 _log = logging.getLogger(__name__)
 
@@ -131,6 +134,7 @@ class Run:
         self._table, self._scheduler, self._executor = table, scheduler, executor
         self._outputs, self._block_bytes = outputs, block_bytes
         self._added: set[int] = set()
+        self._failures = 0
         self._scored = scored_requests(table)
         self._scores: dict[int, list[TokenLogprob]] = {}
 
@@ -139,6 +143,9 @@ class Run:
 
         An exception while a batch is computed does not end the run: its sequences are tried
         again one by one, and one that fails again makes its request fail (status 500).
+
+        Raises:
+            ModelFailedError: `MOST_FAILURES_IN_A_ROW` requests failed and nothing succeeded.
         """
         began = time.perf_counter()
         while True:
@@ -151,6 +158,7 @@ class Run:
             except Exception as error:
                 self._failed(batch, error, alone)
             else:
+                self._failures = 0
                 self._accept(batch, result)
                 self.trace.add(
                     batch,
@@ -192,6 +200,13 @@ class Run:
         if not alone:
             self._scheduler.retry(batch)
             return
+        self._failures += 1
+        if self._failures > MOST_FAILURES_IN_A_ROW:
+            raise ModelFailedError(
+                f"the model failed on {MOST_FAILURES_IN_A_ROW} requests in a row, the last time "
+                f"with {type(error).__name__}: {error}. What has finished is saved; when the "
+                "cause is mended, run the same command again."
+            ) from error
         for request in np.unique(self.plan.sequence_request[batch.sequences]).tolist():
             self._outputs.fail(request, model_error(error))
             sequences = np.flatnonzero(self.plan.sequence_request == request).tolist()

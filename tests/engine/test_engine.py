@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from shoal import LLM, SamplingParams
-from shoal.errors import InvalidRequestError, OptionError
+from shoal.errors import InvalidRequestError, ModelFailedError, OptionError
 from tests.models import forest_of_prompts, greedy, save_model
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=8)
@@ -84,6 +84,16 @@ def test_a_model_that_always_fails_fails_every_request_once(llm: LLM) -> None:
         outputs = llm.generate(prompts, SamplingParams(max_tokens=4, n=2), progress=False)
     assert [out.request_index for out in outputs] == list(range(len(prompts)))
     assert all(out.error is not None for out in outputs)
+
+
+def test_a_dead_device_ends_the_run(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rather than turning a million requests into error records."""
+    monkeypatch.setattr("shoal.engine.engine.MOST_FAILURES_IN_A_ROW", 5)
+    with (
+        failing(llm, lambda ids: True),
+        pytest.raises(ModelFailedError, match="5 requests in a row.*caught fire"),
+    ):
+        llm.generate(forest_of_prompts(4), GREEDY, progress=False)
 
 
 def test_logits_that_are_not_numbers_fail_only_their_request(llm: LLM, folder: Path) -> None:

@@ -178,7 +178,8 @@ CITY_CLAUSES = (
 FILLERS = (
     "I paid {n} euro.", "I have waited {n} days.", "Please answer soon.",
     "I have read {n} reviews of it.", "I like your shop.", "This is annoying.",
-    "My neighbour has the same question.", "My friends bought {n} of them.", "Sorry for the trouble.",
+    "My neighbour has the same question.", "My friends bought {n} of them.",
+    "Sorry for the trouble.",
 )  # fmt: skip
 CLOSINGS = (
     "Thanks,", "Regards,", "Best wishes,", "Kind regards,", "Thank you,", "Yours,", "Cheers,",
