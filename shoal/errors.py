@@ -5,6 +5,7 @@
     ├── ModelError              the model cannot be used
     │   ├── ModelLoadError      files missing or unreadable
     │   ├── UnsupportedModelError   it needs a feature we do not honour
+    │   ├── ModelFailedError    it failed on every request for a long while
     │   └── InvalidLogitsError      it gave numbers nothing can be sampled from
     ├── InvalidRequestError     one request is wrong; it becomes an error record, the job goes on
     ├── JobError                the job cannot start or go on

@@ -91,7 +91,7 @@ def test_a_dead_device_ends_the_run(llm: LLM, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("shoal.engine.engine.MOST_FAILURES_IN_A_ROW", 5)
     with (
         failing(llm, lambda ids: True),
-        pytest.raises(ModelFailedError, match="5 requests in a row.*caught fire"),
+        pytest.raises(ModelFailedError, match=r"5 requests in a row.*caught fire"),
     ):
         llm.generate(forest_of_prompts(4), GREEDY, progress=False)
 
