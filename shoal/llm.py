@@ -74,6 +74,8 @@ class LLM:
         Raises:
             InvalidRequestError: a prompt or its parameters are wrong; `param` names which.
         """
+        if isinstance(prompts, str):
+            raise OptionError("generate takes a list of prompts; put this one in a list")
         return self._run(list(prompts), params, progress)
 
     def chat(
@@ -87,11 +89,16 @@ class LLM:
 
         Otherwise like `generate`.
         """
-        texts = [
-            self._renderer.text(ChatPrompt([dict(message) for message in messages], {}))
-            for messages in conversations
-        ]
+        texts = [self._rendered(i, messages) for i, messages in enumerate(conversations)]
         return self._run(texts, params, progress, add_special_tokens=False)
+
+    def _rendered(self, index: int, messages: Sequence[Mapping[str, str]]) -> str | list[int]:
+        if isinstance(messages, Mapping):
+            raise OptionError("chat takes a list of conversations; put this one in a list")
+        try:
+            return self._renderer.text(ChatPrompt([dict(message) for message in messages], {}))
+        except InvalidRequestError as error:
+            raise _invalid(f"conversations[{index}]", str(error)) from error
 
     def _run(
         self,
@@ -136,19 +143,23 @@ class LLM:
     ) -> RequestTable:
         rules = LengthRules(self._description.max_model_len, self._engine.kv_capacity_tokens)
         builder = TableBuilder()
-        for index, (ids, wanted) in enumerate(
-            zip(self._tokenise(prompts, add_special_tokens), params, strict=True)
-        ):
+        keys: dict[int, bytes] = {}
+        tokenised = self._tokenise(prompts, add_special_tokens)
+        for index, (ids, wanted) in enumerate(zip(tokenised, params, strict=True)):
             where = f"prompts[{index}]"
-            check_vocabulary(wanted, self._description.vocab_size, f"params[{index}].")
             if len(ids) == 0:
                 raise _invalid(where, "is empty; give at least one token.")
             if min(ids) < 0 or max(ids) >= self._description.vocab_size:
                 raise _invalid(where, "holds a token id outside the model's vocabulary.")
+            if id(wanted) not in keys:
+                check_vocabulary(wanted, self._description.vocab_size, f"params[{index}].")
+                seedless = wanted.model_copy(update={"seed": None})
+                keys[id(wanted)] = seedless.model_dump_json().encode()
             length = rules.output_length(len(ids), wanted, where)
-            key = wanted.model_copy(update={"seed": None})
-            builder.add(index, ids, wanted, key.model_dump_json().encode(), wanted.seed, length)
-        return builder.build(job_seed=secrets.randbits(62), without_lines=np.zeros(0, np.int64))
+            builder.add(index, ids, wanted, keys[id(wanted)], wanted.seed, length)
+        return builder.build(
+            job_seed=secrets.randbits(62), without_lines=np.zeros(0, dtype=np.int64)
+        )
 
     def _tokenise(
         self, prompts: Sequence[str | Sequence[int]], special: bool

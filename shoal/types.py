@@ -52,10 +52,18 @@ class SamplingParams(BaseModel):
     """How to sample one request: the body parameters of the Batch API under the same names.
 
     Immutable and hashable, so that requests alike share one object. Defaults are OpenAI's.
-    A wrong value raises `InvalidRequestError` (through `create`) naming the field.
+
+    Raises:
+        InvalidRequestError: an unknown name or a wrong value; `param` names the field.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise _as_request_error(error) from None
 
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     """Most tokens to generate; None: up to the model's length limit."""
@@ -110,8 +118,10 @@ class SamplingParams(BaseModel):
         """
         try:
             return cls(**values)
-        except ValidationError as error:
-            raise _as_request_error(error, prefix) from None
+        except InvalidRequestError as error:
+            raise InvalidRequestError(
+                prefix + error.message, code=error.code, param=f"{prefix}{error.param}"
+            ) from None
 
     @property
     def token_limit(self) -> int | None:
@@ -133,7 +143,7 @@ class SamplingParams(BaseModel):
         return self.temperature == 0.0
 
 
-def _as_request_error(error: ValidationError, prefix: str) -> InvalidRequestError:
+def _as_request_error(error: ValidationError) -> InvalidRequestError:
     first = error.errors()[0]
     message = first["msg"].removeprefix("Value error, ")
     if first["loc"]:
@@ -142,16 +152,14 @@ def _as_request_error(error: ValidationError, prefix: str) -> InvalidRequestErro
         name, _, message = message.partition(": ")
     if first["type"] == "extra_forbidden":
         return InvalidRequestError(
-            f"{prefix}{name} is not supported; remove it from the request.",
+            f"{name} is not supported; remove it from the request.",
             code="unsupported_parameter",
-            param=prefix + name,
+            param=name,
         )
     given = first["input"] if first["loc"] else None
     shown = "" if given is None or isinstance(given, dict) else f", not {str(given)[:80]!r}"
     return InvalidRequestError(
-        f"{prefix}{name}: {message[:1].lower() + message[1:]}{shown}.",
-        code="invalid_value",
-        param=prefix + name,
+        f"{name}: {message[:1].lower() + message[1:]}{shown}.", code="invalid_value", param=name
     )
 
 

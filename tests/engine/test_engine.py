@@ -188,6 +188,14 @@ def test_wrong_requests_are_named(llm: LLM) -> None:
     ]:
         with pytest.raises(InvalidRequestError, match=message):
             llm.generate(prompts, params, progress=False)
+    for call, wrong in [(llm.generate, "one prompt"), (llm.chat, [{"role": "user"}])]:
+        with pytest.raises(OptionError, match="put this one in a list"):
+            call(wrong)
+    with pytest.raises(InvalidRequestError, match=r"conversations\[0\].*no chat template"):
+        llm.chat([[{"role": "user", "content": "x"}]])
+    with pytest.raises(InvalidRequestError, match="temperature: input should be less") as caught:
+        SamplingParams(temperature=3)
+    assert caught.value.param == "temperature"
     with pytest.raises(OptionError, match="2 sampling parameters for 1 prompts"):
         llm.generate([[5]], [GREEDY, GREEDY], progress=False)
 
