@@ -1,8 +1,9 @@
 """Policies, tickets and their correct answers, for training and for the held-out examples.
 
-Every drawn part (a name, an order number, a table of queues, a combination of phrases) belongs
-by its hash either to the training split or to the held-out split, so held-out prompts consist of
-combinations that training never saw.
+Every drawn part (a name, an order number, a product, a combination of phrases) belongs by its hash
+either to the training split or to the held-out split, so held-out prompts consist of parts that
+training never saw. Of topic-to-queue pairs training sees the training split alone; a held-out table
+takes any pairs, each queue once, and belongs to the held-out split as a whole.
 """
 
 import json
@@ -14,8 +15,8 @@ from dataclasses import dataclass
 from tiny_model import words
 
 HELD_OUT_ONE_IN = 8
-ODD_SHARE = 0.15
-UPPER = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+ODD_QUEUES, ODD_NAMES = 0.15, 0.2
+"""In training, how often a queue or a name is unlike the usual, so that those are copied too."""
 KINDS = ("route", "extract", "triage", "fewshot")
 EXTRACTED = ("name", "order", "product", "city")
 
@@ -103,7 +104,7 @@ class Generator:
         keys = self._keys(kind)
         rows = size.shots if kind == "fewshot" else size.rows
         tags = rng.sample(list(words.TOPICS), rng.randint(*rows))
-        table = self._table(tags)
+        table = self._held_out_table(tags) if self.held_out else self._training_table(tags)
         lines = [preamble, f"Policy: {desk}"]
         notes = [
             "- " + note.format(n=rng.randint(2, 12))
@@ -161,30 +162,38 @@ class Generator:
             return ("tag", "queue", *extracted[:1])
         return ("tag", *looked_up[: rng.randint(1, 2)], *extracted[: rng.randint(1, 2)])
 
-    def _table(self, tags: list[str]) -> dict[str, tuple[str, str]]:
-        """Draw a queue and a priority for each tag; the table as a whole belongs to the split."""
+    def _training_table(self, tags: list[str]) -> dict[str, tuple[str, str]]:
+        """Draw a queue and a priority for each tag; sometimes a queue with letters of its own."""
+        rng = self.rng
+
+        def draw() -> str:
+            letters = rng.choice(words.QUEUE_LETTERS)
+            if rng.random() < ODD_QUEUES:
+                letters = "".join(rng.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ") for _ in range(3))
+            return f"{letters}-{rng.randint(1, 9)}"
+
+        return {
+            tag: (self._of_split(draw, of=f"{tag} "), rng.choice(words.PRIORITIES)) for tag in tags
+        }
+
+    def _held_out_table(self, tags: list[str]) -> dict[str, tuple[str, str]]:
+        """Draw a different queue and a priority for each tag."""
         rng = self.rng
         while True:
-            codes = rng.sample(words.QUEUE_LETTERS, len(tags))
-            if not self.held_out:
-                codes = ["".join(rng.sample(UPPER, 3)) if self._odd() else code for code in codes]
+            letters = rng.sample(words.QUEUE_LETTERS, len(tags))
             table = {
                 tag: (f"{code}-{rng.randint(1, 9)}", rng.choice(words.PRIORITIES))
-                for tag, code in zip(tags, codes, strict=True)
+                for tag, code in zip(tags, letters, strict=True)
             }
-            if is_held_out(str(sorted(table.items()))) == self.held_out:
+            if is_held_out(str(sorted(table.items()))):
                 return table
-
-    def _odd(self) -> bool:
-        """Tell whether to draw an odd code or name, so that users' own ones are copied as well."""
-        return self.rng.random() < ODD_SHARE
 
     def _name(self) -> str:
         rng = self.rng
 
         def draw() -> str:
             first, last = rng.choice(words.FIRST_NAMES), self._composed_last()
-            if not self.held_out and self._odd():
+            if not self.held_out and rng.random() < ODD_NAMES:
                 first, last = self._syllables(), self._syllables()
             return f"{first} {last}"
 
@@ -244,9 +253,9 @@ class Generator:
                 layout, a, b, c, d = pick
                 return layout, greetings[a], issues[b], orders[c], closings[d]
 
-    def _of_split(self, draw: Callable[[], str]) -> str:
+    def _of_split(self, draw: Callable[[], str], of: str = "") -> str:
         """Draw until the value lies in this generator's split."""
         while True:
             value = draw()
-            if is_held_out(value) == self.held_out:
+            if is_held_out(of + value) == self.held_out:
                 return value

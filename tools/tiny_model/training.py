@@ -20,7 +20,7 @@ COPY_TOKENS = 2048
 class Options:
     """What a training run depends on."""
 
-    steps: int = 1500
+    steps: int = 1800
     seed: int = 7
     copy_steps: int = 160
     policies: int = 4

@@ -177,9 +177,8 @@ CITY_CLAUSES = (
 )  # fmt: skip
 FILLERS = (
     "I paid {n} euro.", "I have waited {n} days.", "Please answer soon.",
-    "I have read {n} reviews of it.", "I like your shop.", "This is annoying.",
-    "My neighbour has the same question.", "My friends bought {n} of them.",
-    "Sorry for the trouble.",
+    "I wrote {n} times before.", "I like your shop.", "This is annoying.",
+    "My neighbour has the same question.", "You can call me after {n}.", "Sorry for the trouble.",
 )  # fmt: skip
 CLOSINGS = (
     "Thanks,", "Regards,", "Best wishes,", "Kind regards,", "Thank you,", "Yours,", "Cheers,",
@@ -197,7 +196,7 @@ SHARED_PREAMBLES = (
 COMPANY_LINES = (
     "{c} was founded in {y} and ships to {n} countries.",
     "{c} sells through its own shop and {n} partners.",
-    "The desk of {c} is open until {m} on working days.",
+    "The desk of {c} is open from {n} to {m} on working days.",
     "Customers of {c} may return goods within {n} days.",
     "{c} answers every ticket within {n} hours.",
     "The staff of {c} speaks {n} languages.",
