@@ -1,5 +1,6 @@
 """Models whose attention we do not honour are refused, naming the feature, never run wrongly."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,11 @@ import transformers
 from transformers import AutoModelForCausalLM
 
 from shoal import LLM, SamplingParams
+from shoal.config import EngineOptions
+from shoal.engine.description import ModelDescription
 from shoal.engine.features import refuse_unknown_keyword
+from shoal.engine.hook import ATTENTION_NAME
+from shoal.engine.model import prepare_model
 from shoal.errors import ModelLoadError, OptionError, UnsupportedModelError
 from tests.models import ARCHITECTURES, byte_tokenizer, greedy, save_model
 
@@ -53,6 +58,21 @@ def test_unsupported_features_are_refused_by_name(
         LLM(str(folder), device="cpu")
     assert feature in f"{caught.value.feature} {caught.value}"
     assert config_class.removesuffix("Config")[:5].lower() in str(caught.value).replace("_", "")
+
+
+def test_a_layer_that_ignores_our_attention_is_found(tmp_path: Path) -> None:
+    """Such a model would run, and be silently wrong."""
+    description = ModelDescription.load(
+        str(save_model(tmp_path, "llama")), EngineOptions(dtype="float32", device="cpu")
+    )
+    module = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation=ATTENTION_NAME)
+    prepare_model(module, description)
+    own = copy.deepcopy(module.config)
+    own._attn_implementation = "eager"
+    module.model.layers[1].self_attn.config = own
+    with pytest.raises(UnsupportedModelError, match="1 of 2 layers") as caught:
+        prepare_model(module, description)
+    assert caught.value.feature == "its own attention code"
 
 
 def test_a_window_that_cannot_bite_is_no_obstacle(tmp_path: Path) -> None:
