@@ -118,7 +118,7 @@ class JobRun:
         share = plan.saved_prompt_tokens / max(plan.prompt_tokens, 1)
         rejected = f", {job.rejected:,} lines rejected" if job.rejected else ""
         self.reporter.message(
-            f"{len(job.table):,} requests to run{rejected}; {plan.prompt_tokens:,} prompt tokens, "
+            f"{len(job.table):,} prompts to run{rejected}; {plan.prompt_tokens:,} prompt tokens, "
             f"{share:.1%} of them shared and computed once"
         )
 

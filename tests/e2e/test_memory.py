@@ -45,7 +45,7 @@ def test_200000_requests_of_500_tokens_plan_and_start_under_2_gib(shoal: Shoal) 
     peak = peak_bytes(process.pid)
     os.kill(process.pid, signal.SIGINT)
     assert process.wait() == 130
-    announced = re.search(r"([\d,]+) requests to run; ([\d,]+) prompt tokens", shoal.text("stderr"))
+    announced = re.search(r"([\d,]+) prompts to run; ([\d,]+) prompt tokens", shoal.text("stderr"))
     assert announced is not None
     assert announced[1] == "200,000"
     assert int(announced[2].replace(",", "")) >= REQUESTS * TOKENS * 0.98
