@@ -17,6 +17,8 @@ from shoal.config import EngineOptions, option_help
 from shoal.errors import Interrupted, OptionError, ShoalError
 
 METAVARS = {"kv_memory": "SIZE", "token_budget": "N", "max_model_len": "N"}
+MOST_ERRORS = 5
+"""Invalid lines that `shoal plan` shows."""
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 app = typer.Typer(
@@ -194,8 +196,13 @@ def plan(
     )
     if json:
         typer.echo(orjson.dumps(report.summary()).decode())
-    else:
-        Console().print(report)
+        return
+    console = Console()
+    console.print(report)
+    for line, error in sorted(job.rejected, key=lambda rejected: rejected[0])[:MOST_ERRORS]:
+        console.print(f"line {line}: {error}", markup=False, highlight=False, soft_wrap=True)
+    if len(job.rejected) > MOST_ERRORS:
+        console.print(f"... and {len(job.rejected) - MOST_ERRORS:,} more invalid lines")
 
 
 def main() -> None:

@@ -135,6 +135,7 @@ def test_plan_needs_no_weights(shoal: Shoal, tmp_path: Path) -> None:
     shown = shoal.text("stdout")
     for expected in ("2 will run", "1 invalid", "paper", "forest", "You sort support tickets"):
         assert expected in shown
+    assert "line 3: not JSON" in shown
     assert shoal("run", "in.jsonl", "-o", "out.jsonl", "--model", model) == 1
     assert "weights" in shoal.text("stderr")
 
