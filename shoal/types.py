@@ -308,6 +308,7 @@ class RunSummary:
     peak_kv_bytes: int = 0
     iterations: int = 0
     preemptions: int = 0
+    """Sequences and idle segments that gave way when memory ran out, and were computed again."""
     mean_tokens_per_iteration: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:

@@ -36,6 +36,7 @@ class SchedulerStats:
     prompt_tokens_computed: int = 0
     generated_tokens: int = 0
     preemptions: int = 0
+    """Sequences preempted, and segments evicted before their last user came."""
 
 
 class Scheduler:
@@ -207,7 +208,7 @@ class Scheduler:
         for slot in slots[full & running.decoding[slots]].tolist():
             sequence = int(running.sequence[slot])
             while sequence in running and self.pool.free_blocks == 0:
-                self._segments.evict_idle([], wanted=1)
+                self.stats.preemptions += self._segments.evict_idle([], wanted=1)
                 if self.pool.free_blocks == 0:
                     self._preempt_cheapest()
             if sequence in running:
@@ -261,7 +262,7 @@ class Scheduler:
         """Whether the forecast peak of the running sequences and one more stays within the pool.
 
         The newcomer is last in `held` and `growth`. When nothing runs it is admitted if it fits
-        alone, idle segments evicted.
+        alone, idle segments evicted as far as it needs.
         """
         peak = forecast_peak_blocks(held, growth, self.pool.block_size)
         missing = self._segments.missing_blocks(path)
@@ -269,8 +270,8 @@ class Scheduler:
             return True
         if len(self._running) > 0:
             return False
-        self._segments.evict_idle(path, wanted=self.pool.num_blocks)
         needed = missing + self.pool.blocks_for(int(held[-1]))
+        self.stats.preemptions += self._segments.evict_idle(path, wanted=needed)
         if needed > self.pool.free_blocks:
             raise InternalError(
                 f"a sequence needs {needed} KV blocks, of {self.pool.num_blocks} in all "

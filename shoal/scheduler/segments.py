@@ -78,18 +78,24 @@ class SegmentTable:
         self.computed[segment] = 0
         self._pool.release(blocks.tolist())
 
-    def evict_idle(self, keep: list[int], wanted: int) -> None:
+    def evict_idle(self, keep: list[int], wanted: int) -> int:
         """Evict segments no running sequence uses, `keep` excepted, till `wanted` blocks are free.
 
         Those of the latest groups go first: they are needed last.
+
+        Returns:
+            How many segments must be computed again for it.
         """
+        again = 0
         idle = sorted(
             (s for s in self.blocks if self.running[s] == 0 and s not in keep), reverse=True
         )
         for segment in idle:
             if self._pool.free_blocks >= wanted:
-                return
+                break
+            again += int(self.computed[segment] > 0)
             self.evict(segment)
+        return again
 
     def complete(self, segment: int) -> bool:
         """Whether all its KV is in the pool."""
