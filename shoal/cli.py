@@ -90,6 +90,7 @@ def with_engine_options(command: Callable[..., None]) -> Callable[..., None]:
 
     resolved = get_type_hints(command, include_extras=True)
     own = [p.replace(annotation=resolved[p.name], kind=p.KEYWORD_ONLY) for p in own]
+    # typer reads the signature; mypy knows no such attribute of a function.
     wrapper.__signature__ = signature.replace(parameters=[*own, *engine])  # type: ignore[attr-defined]
     wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
     wrapper.__annotations__ = {p.name: p.annotation for p in [*own, *engine]}

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase, TokenizersBackend
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+# transformers leaves this function without types.
 _BYTE_TO_UNICODE: dict[int, str] = bytes_to_unicode()  # type: ignore[no-untyped-call]
 _UNICODE_TO_BYTE = {character: byte for byte, character in _BYTE_TO_UNICODE.items()}
 

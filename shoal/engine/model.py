@@ -54,8 +54,9 @@ class LoadedModel:
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """No progress bars of transformers' own in this block."""
+    # transformers leaves these functions without types.
     shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # theirs
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:

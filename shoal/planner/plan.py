@@ -113,6 +113,7 @@ class Plan:
             self._header() == other._header()
         )
 
+    # Equality is by content of arrays; mypy wants a method here, Python takes None for unhashable.
     __hash__ = None  # type: ignore[assignment]
 
     def _header(self) -> dict[str, Any]:
