@@ -5,6 +5,6 @@ the oracle of the others; `torch_cpu` is the fastest that plain torch allows on 
 """
 
 from shoal.attention.backends import select_backend
-from shoal.attention.contract import AttentionBackend, SegmentWork
+from shoal.attention.contract import AttentionBackend
 
-__all__ = ["AttentionBackend", "SegmentWork", "select_backend"]
+__all__ = ["AttentionBackend", "select_backend"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from shoal.attention.contract import SegmentWork
+from shoal.work import SegmentWork
 
 
 class ReferenceAttention:

@@ -100,7 +100,7 @@ class Engine:
             capacity_blocks=self.num_blocks,
         )
         pool = BlockPool(self.num_blocks, BLOCK_SIZE)
-        executor = TorchExecutor(self._model, self._kv, self.description, table, plan, BLOCK_SIZE)
+        executor = TorchExecutor(self._model, self._kv, self.description, table, plan)
         outputs = OutputProcessor(table, self._detokenizer, self.description.eos_token_ids)
         scheduler = Scheduler(table, plan, pool, self.options.token_budget, scored)
         block_bytes = BLOCK_SIZE * self.description.kv_bytes_per_token

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from shoal.attention import SegmentWork, select_backend
+from shoal.attention import select_backend
 from shoal.engine.description import ModelDescription
 from shoal.engine.hook import AttentionStep, attention_step
 from shoal.engine.kv import KVTensors
@@ -61,12 +61,11 @@ class TorchExecutor:
         description: ModelDescription,
         table: RequestTable,
         plan: Plan,
-        block_size: int,
     ) -> None:
         _, head_dim, value_dim = model.layers[0]
         self._model, self._kv, self._device = model, kv, description.device
         self._backend = select_backend(self._device, head_dim, value_dim)
-        self._table, self._plan, self._block_size = table, plan, block_size
+        self._table, self._plan = table, plan
         self._sampler = Sampler(description.vocab_size, description.eos_token_ids)
         self._registered: set[int] = set()
         self._retained: dict[int, torch.Tensor] = {}
@@ -92,22 +91,11 @@ class TorchExecutor:
         """Logits [R, vocabulary] of the rows asked for."""
         if batch.num_tokens == 0:
             return torch.empty(0, device=self._device)
-        items = batch.attention
-        work = SegmentWork(
-            num_rows=batch.num_tokens,
-            row_first=items.row_first,
-            row_last=items.row_last,
-            kv_tokens=items.kv_tokens,
-            causal=items.causal,
-            block_offsets=items.block_offsets,
-            blocks=items.blocks,
-            block_size=self._block_size,
-        )
         step = AttentionStep(
             kv=self._kv,
             slots=self._tensor(batch.slots),
             backend=self._backend,
-            prepared=self._backend.prepare(work, self._device),
+            prepared=self._backend.prepare(batch.attention, self._device),
         )
         with attention_step(step):
             return self._model.logits(

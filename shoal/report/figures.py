@@ -129,7 +129,7 @@ def require_matplotlib() -> None:
         OptionError: matplotlib is not installed.
     """
     try:
-        import matplotlib  # noqa: F401
+        import matplotlib  # noqa: F401  (only whether it is there)
     except ImportError:
         raise OptionError(
             "pictures need matplotlib, which is not installed: pip install 'shoal[report]'"

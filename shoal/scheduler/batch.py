@@ -7,37 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shoal.types import BoolArray, Int32Array, Int64Array
-
-
-@dataclass(frozen=True)
-class AttentionItems:
-    """Which batch rows attend to which segment, as columns over I items.
-
-    Rows are ordered along the plan, so the users of a segment are one range of rows. A row
-    attends to the union of its items: its ancestors' segments whole, its own causally.
-
-    Attributes:
-        row_first, row_last: int32 [I], the rows [first, last) that attend.
-        kv_tokens: int32 [I], tokens of the segment that are attended to. For a causal item they
-            end with the item's own rows: its row i of n sees kv_tokens - n + i + 1 of them.
-        causal: bool [I].
-        block_offsets: int64 [I + 1], each item's part of `blocks`.
-        blocks: int32, KV blocks holding the segments' tokens in order.
-    """
-
-    row_first: Int32Array
-    row_last: Int32Array
-    kv_tokens: Int32Array
-    causal: BoolArray
-    block_offsets: Int64Array
-    blocks: Int32Array
-
-    def __len__(self) -> int:
-        return len(self.row_first)
-
-    def item_blocks(self, item: int) -> Int32Array:
-        """The KV blocks of one item, a view."""
-        return self.blocks[self.block_offsets[item] : self.block_offsets[item + 1]]
+from shoal.work import SegmentWork
 
 
 @dataclass(frozen=True)
@@ -105,7 +75,7 @@ class TokenBatch:
     token_ids: Int32Array
     positions: Int32Array
     slots: Int64Array
-    attention: AttentionItems
+    attention: SegmentWork
     logit_rows: Int64Array
     sample_sequences: Int32Array
     sample_source: Int64Array

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from shoal.planner import Plan
-from shoal.scheduler.batch import AttentionItems, Chunks, PromptLogits, TokenBatch
+from shoal.scheduler.batch import Chunks, PromptLogits, TokenBatch
 from shoal.scheduler.running import RunningSequences
 from shoal.scheduler.segments import SegmentTable
 from shoal.types import BoolArray, Int32Array, Int64Array, RequestTable
+from shoal.work import SegmentWork
 
 _TILE = 16
 """A prefill chunk that does not reach its end is cut to a multiple of this many tokens."""
@@ -298,7 +299,7 @@ class BatchBuilder:
 
     def _attention(
         self, chunks: Chunks, blocks: Int32Array, block_offsets: Int64Array
-    ) -> AttentionItems:
+    ) -> SegmentWork:
         """One causal item per chunk for its owner's tokens, one per shared segment in use."""
         segments = self._segments
         rows = self._shared_rows(chunks)
@@ -308,7 +309,8 @@ class BatchBuilder:
         lengths = np.array([len(b) for b in shared_blocks], dtype=np.int64)
         starts = chunks.row_starts
         causal: BoolArray = np.arange(len(chunks) + len(used)) < len(chunks)
-        return AttentionItems(
+        return SegmentWork(
+            num_rows=int(starts[-1]),
             row_first=np.concatenate([starts[:-1], bounds[:, 0]]).astype(np.int32),
             row_last=np.concatenate([starts[1:], bounds[:, 1]]).astype(np.int32),
             kv_tokens=np.concatenate([chunks.first + chunks.count, segments.length[used]]).astype(
@@ -317,6 +319,7 @@ class BatchBuilder:
             causal=causal,
             block_offsets=np.concatenate([block_offsets, block_offsets[-1] + np.cumsum(lengths)]),
             blocks=np.concatenate([blocks, *shared_blocks]),
+            block_size=self._block_size,
         )
 
     def _shared_rows(self, chunks: Chunks) -> dict[int, tuple[int, int]]:

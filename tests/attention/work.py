@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from shoal.attention import SegmentWork
+from shoal.work import SegmentWork
 
 
 @dataclass

@@ -96,8 +96,9 @@ class CheckingExecutor:
             if items.causal[item]:
                 tokens -= last - row - 1
             index = np.arange(tokens)
-            blocks = items.item_blocks(item)[index // block_size].astype(np.int64)
-            kv = self.kv[blocks * block_size + index % block_size]
+            blocks = items.blocks[items.block_offsets[item] : items.block_offsets[item + 1]]
+            at = blocks[index // block_size].astype(np.int64) * block_size + index % block_size
+            kv = self.kv[at]
             seen += [(int(position), int(token)) for token, position in kv]
         seen.sort()
         assert [position for position, _ in seen] == list(range(int(batch.positions[row]) + 1))
