@@ -94,6 +94,7 @@ def _oracle(folder: Path) -> torch.nn.Module:
 def greedy(folder: Path, prompt: list[int], max_new_tokens: int) -> list[int]:
     """What `transformers` generates, one prompt at a time, in float32."""
     with torch.inference_mode():
+        # A module whose class transformers chose: mypy cannot know its generate.
         out = _oracle(folder).generate(  # type: ignore[operator]
             torch.tensor([prompt]), max_new_tokens=max_new_tokens, do_sample=False
         )

@@ -66,7 +66,7 @@ def test_plan_does_not_depend_on_the_input_order(
     job: Job, sharing: Sharing, cost: FoldCost, random: object
 ) -> None:
     order = list(range(len(job.prompts)))
-    random.shuffle(order)  # type: ignore[attr-defined]
+    random.shuffle(order)  # type: ignore[attr-defined]  # hypothesis gives it no type
     other = job.permuted(order)
     ours = make_plan(job.table, sharing=sharing, fold_cost=cost)
     theirs = make_plan(other.table, sharing=sharing, fold_cost=cost)

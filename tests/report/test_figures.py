@@ -118,7 +118,7 @@ def test_labels_stay_in_their_rectangles() -> None:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     axes = figure.axes[0]
-    assert [text.get_text() for text in axes.texts] == ["100 × 10"] * 3  # noqa: RUF001
+    assert [text.get_text() for text in axes.texts] == ["100 × 10"] * 3  # noqa: RUF001  (the times sign is meant)
     for text in axes.texts:
         extent = text.get_window_extent(canvas.get_renderer())
         (left, bottom), (right, top) = axes.transData.inverted().transform(extent.get_points())
