@@ -7,19 +7,24 @@ BIN := $(VENV)/bin
 OUT := out
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format types docs check clean
+.PHONY: help install kernels demo test test-slow lint format types docs check clean
 
 help:  ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 install: $(VENV)/.installed  ## Install Shoal and the development tools into .venv
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt $(wildcard csrc/*.* csrc/*/*.*)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
+
+kernels:  ## Rebuild only the C++ kernels after a change in csrc/
+	cmake -S csrc -B build/kernels
+	cmake --build build/kernels --parallel
+	cmake --install build/kernels --prefix "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')"
 
 demo: install  ## Plan and run 320 support tickets on the bundled model, print the accuracy
 	@mkdir -p $(OUT)

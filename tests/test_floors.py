@@ -17,6 +17,7 @@ FLOORS = {
     "types": 0,
     "config": 0,
     "work": 0,
+    "kernels": 1,
     "planner": 1,
     "requests": 1,
     "scheduler": 2,

@@ -16,6 +16,7 @@ at all gives zeros.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -23,32 +24,85 @@ import torch
 from shoal.work import SegmentWork
 
 
+@dataclass(frozen=True)
+class KVShape:
+    """One layer's part of the KV pool: how large, and in which numbers."""
+
+    kv_heads: int
+    key_dim: int
+    value_dim: int
+    num_blocks: int
+    block_size: int
+    dtype: torch.dtype
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class KVLayer:
+    """One layer's keys and values, laid out as the backend that allocated them wants them."""
+
+    shape: KVShape
+    keys: torch.Tensor
+    values: torch.Tensor
+
+
 class AttentionBackend(Protocol):
-    """A kernel. `prepare` once per token batch, then call once per layer."""
+    """A kernel and its layout of the KV pool.
+
+    `allocate` once per layer; `prepare` once per token batch; then `store` and a call per layer.
+    """
 
     name: str
+
+    def allocate(self, shape: KVShape) -> KVLayer:
+        """Zeroed memory for a layer's keys and values."""
+
+    def store(
+        self, layer: KVLayer, slots: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> None:
+        """Write T rows into the pool. The slots of a block are filled in order.
+
+        Args:
+            slots: int64 [T], all different; slot = block * block_size + place.
+            key: [kv_heads, T, key_dim].
+            value: [kv_heads, T, value_dim].
+        """
 
     def prepare(self, work: SegmentWork, device: torch.device) -> object:
         """Whatever the kernel derives from the work list; passed back to `__call__`."""
 
     def __call__(
-        self,
-        query: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        prepared: object,
-        scale: float,
+        self, query: torch.Tensor, layer: KVLayer, prepared: object, scale: float
     ) -> torch.Tensor:
         """Attention of all rows over all their segments.
 
         Args:
-            query: [heads, T, head_dim].
-            keys: [kv_heads, slots, head_dim], one layer of the pool; heads is a multiple of
-                kv_heads, query head h reads KV head h // (heads // kv_heads).
-            values: [kv_heads, slots, value_dim].
+            query: [heads, T, key_dim] in the pool's dtype; heads is a multiple of kv_heads, and
+                query head h reads KV head h // (heads // kv_heads).
+            layer: the pool of this layer, with every token of `prepared`'s segments stored.
             prepared: what `prepare` returned for this batch.
-            scale: factor on the scores.
+            scale: factor on the scores, above 0.
 
         Returns:
             [T, heads, value_dim] in the query's dtype.
         """
+
+
+class PlainPool:
+    """Keys [kv_heads, slots, key_dim], values [kv_heads, slots, value_dim]: as torch likes them."""
+
+    def allocate(self, shape: KVShape) -> KVLayer:
+        """See `AttentionBackend`."""
+        slots = shape.num_blocks * shape.block_size
+        keys, values = (
+            torch.zeros(shape.kv_heads, slots, dim, dtype=shape.dtype, device=shape.device)
+            for dim in (shape.key_dim, shape.value_dim)
+        )
+        return KVLayer(shape, keys, values)
+
+    def store(
+        self, layer: KVLayer, slots: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> None:
+        """See `AttentionBackend`."""
+        layer.keys.index_copy_(1, slots, key)
+        layer.values.index_copy_(1, slots, value)

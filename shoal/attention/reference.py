@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import torch
 
+from shoal.attention.contract import KVLayer, PlainPool
 from shoal.work import SegmentWork
 
 
-class ReferenceAttention:
+class ReferenceAttention(PlainPool):
     """The contract, word by word."""
 
     name = "reference"
@@ -20,14 +21,10 @@ class ReferenceAttention:
         return work
 
     def __call__(
-        self,
-        query: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        prepared: object,
-        scale: float,
+        self, query: torch.Tensor, layer: KVLayer, prepared: object, scale: float
     ) -> torch.Tensor:
         """See `AttentionBackend`."""
+        keys, values = layer.keys, layer.values
         assert isinstance(prepared, SegmentWork)
         heads, rows, _ = query.shape
         group = heads // keys.shape[0]

@@ -14,6 +14,7 @@ import torch
 
 from shoal.attention.reference import merge
 from shoal.types import Int64Array
+from shoal.attention.contract import KVLayer, PlainPool
 from shoal.work import SegmentWork
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -62,7 +63,7 @@ class _Prepared:
     whole: list[_Rows]
 
 
-class TorchCpuAttention:
+class TorchCpuAttention(PlainPool):
     """See `AttentionBackend`. Every row must have exactly one causal item, its own tokens."""
 
     name = "torch-cpu"
@@ -84,14 +85,10 @@ class TorchCpuAttention:
         return _Prepared(work.num_rows, buckets, causal, whole)
 
     def __call__(
-        self,
-        query: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        prepared: object,
-        scale: float,
+        self, query: torch.Tensor, layer: KVLayer, prepared: object, scale: float
     ) -> torch.Tensor:
         """See `AttentionBackend`."""
+        keys, values = layer.keys, layer.values
         assert isinstance(prepared, _Prepared)
         heads, _, dim = query.shape
         kv_heads = keys.shape[0]

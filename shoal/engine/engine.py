@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from shoal.attention import select_backend
 from shoal.config import EngineOptions
 from shoal.engine.description import ModelDescription
 from shoal.engine.detokenize import Detokenizer
 from shoal.engine.executor import Executor, PromptScores, StepResult, TorchExecutor
-from shoal.engine.kv import KVTensors
+from shoal.engine.kv import KVPool
 from shoal.engine.model import load_model
 from shoal.engine.outputs import OutputProcessor
 from shoal.engine.trace import IterationTrace
@@ -78,9 +79,9 @@ class Engine:
         self.options = options
         self.num_blocks = description.kv_blocks(options.kv_bytes)
         self._model = load_model(description)
-        self._kv = KVTensors(
-            self._model.layers, self.num_blocks * BLOCK_SIZE, description.dtype, description.device
-        )
+        dtype, device, layers = description.dtype, description.device, self._model.layers
+        backend = select_backend(dtype, device, layers)
+        self._kv = KVPool(backend, layers, self.num_blocks, BLOCK_SIZE, dtype, device)
         self._detokenizer = Detokenizer(description.tokenizer)
 
     @property

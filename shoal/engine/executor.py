@@ -11,10 +11,9 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from shoal.attention import select_backend
 from shoal.engine.description import ModelDescription
 from shoal.engine.hook import AttentionStep, attention_step
-from shoal.engine.kv import KVTensors
+from shoal.engine.kv import KVPool
 from shoal.engine.logprobs import prompt_logprobs
 from shoal.engine.model import LoadedModel
 from shoal.engine.random import stream_key
@@ -57,14 +56,12 @@ class TorchExecutor:
     def __init__(
         self,
         model: LoadedModel,
-        kv: KVTensors,
+        kv: KVPool,
         description: ModelDescription,
         table: RequestTable,
         plan: Plan,
     ) -> None:
-        _, head_dim, value_dim = model.layers[0]
         self._model, self._kv, self._device = model, kv, description.device
-        self._backend = select_backend(self._device, head_dim, value_dim)
         self._table, self._plan = table, plan
         self._sampler = Sampler(description.vocab_size, description.eos_token_ids)
         self._registered: set[int] = set()
@@ -94,8 +91,7 @@ class TorchExecutor:
         step = AttentionStep(
             kv=self._kv,
             slots=self._tensor(batch.slots),
-            backend=self._backend,
-            prepared=self._backend.prepare(batch.attention, self._device),
+            prepared=self._kv.backend.prepare(batch.attention, self._device),
         )
         with attention_step(step):
             return self._model.logits(

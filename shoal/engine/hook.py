@@ -18,8 +18,7 @@ import torch
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
-from shoal.attention import AttentionBackend
-from shoal.engine.kv import KVTensors
+from shoal.engine.kv import KVPool
 from shoal.errors import InternalError
 
 ATTENTION_NAME = "shoal_segments"
@@ -30,10 +29,9 @@ ATTENTION_NAME = "shoal_segments"
 class AttentionStep:
     """What the attention layers need to know about the token batch they run in."""
 
-    kv: KVTensors
+    kv: KVPool
     slots: torch.Tensor
     """int64 [T], the pool slot each row's key and value go to."""
-    backend: AttentionBackend
     prepared: object
 
 
@@ -84,8 +82,9 @@ def _attention(
         return value.new_zeros(1, query.shape[2], query.shape[1], value.shape[3]), None
     if step is None:
         raise InternalError("segment attention was called outside a token batch")
-    keys, values = step.kv.write(layer, step.slots, key[0], value[0])
-    return step.backend(query[0], keys, values, step.prepared, scale)[None], None
+    backend, pool = step.kv.backend, step.kv[layer]
+    backend.store(pool, step.slots, key[0], value[0])
+    return backend(query[0], pool, step.prepared, scale)[None], None
 
 
 def _no_mask(*args: Any, **kwargs: Any) -> None:

@@ -6,7 +6,7 @@ import heapq
 
 from shoal.errors import InternalError
 
-BLOCK_SIZE = 16
+BLOCK_SIZE = 32
 """Tokens per KV block."""
 
 

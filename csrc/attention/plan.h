@@ -1,0 +1,47 @@
+// The division of a token batch into tasks, made once per batch and used by every layer.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "shoal_kernels.h"
+
+namespace shoal {
+
+// Rows [row0, row1) of a tile attend to tokens [key0, key1) of an item.
+struct Piece {
+  int32_t row0, row1;          // absolute rows
+  int32_t key0, key1;          // key0 is a multiple of SHOAL_BLOCK
+  int32_t causal;              // else every row sees every token
+  int32_t first_visible;       // tokens of the item that row0 sees, when causal
+  const int32_t* blocks;       // of the item, from its first token
+};
+
+// A tile of neighbouring rows: all its pieces share one packed query and one running softmax.
+struct Tile {
+  int32_t row0, row1;
+  int32_t parts;               // more than one: split over keys, merged by whoever is last
+  int32_t first_part;          // index of its first part's partial results, per KV head
+};
+
+struct Task {
+  int32_t tile, part;
+  int32_t piece0, piece1;
+  int64_t cost;                // rows x keys
+};
+
+struct Plan {
+  ShoalShape shape;
+  int64_t rows;
+  std::vector<int32_t> blocks;
+  std::vector<Piece> pieces;
+  std::vector<Tile> tiles;
+  std::vector<Task> tasks;     // longest first; each is done once per KV head
+  int32_t parts;               // partial results per KV head
+  int32_t most_rows;           // query rows of the largest tile, heads of a group folded in
+
+  int32_t group() const { return shape.heads / shape.kv_heads; }
+};
+
+Plan make_plan(const ShoalWork& work, const ShoalShape& shape);
+
+}  // namespace shoal

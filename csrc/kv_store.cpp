@@ -1,0 +1,52 @@
+// Writes keys and values into the pool's blocks.
+#include <cstring>
+
+#include "shoal_kernels.h"
+
+namespace {
+
+template <class T, int Pack>
+void store_rows(const ShoalStore& s) {
+  const int64_t key_block = int64_t(SHOAL_BLOCK) * s.key_dim;
+  const int64_t value_block = int64_t(SHOAL_BLOCK) * s.value_dim;
+#pragma omp parallel for num_threads(s.threads) if (s.rows > 64) schedule(static)
+  for (int64_t row = 0; row < s.rows; row++) {
+    int64_t block = s.slots[row] / SHOAL_BLOCK, place = s.slots[row] % SHOAL_BLOCK;
+    for (int32_t head = 0; head < s.kv_heads; head++) {
+      auto key = static_cast<const T*>(s.key) + head * s.key_head + row * s.key_row;
+      auto value = static_cast<const T*>(s.value) + head * s.value_head + row * s.value_row;
+      auto keys = static_cast<T*>(s.keys) + head * s.keys_head + block * key_block;
+      auto values = static_cast<T*>(s.values) + head * s.values_head + block * value_block;
+      for (int32_t d = 0; d < s.key_dim; d += Pack)
+        memcpy(keys + (d / Pack * SHOAL_BLOCK + place) * Pack, key + d, Pack * sizeof(T));
+      T* to = values + place / Pack * s.value_dim * Pack + place % Pack;
+      for (int32_t d = 0; d < s.value_dim; d++) to[d * Pack] = value[d];
+    }
+  }
+}
+
+// Values of unused places are multiplied by weights of zero: they must be finite.
+template <class T>
+void clear_new_blocks(const ShoalStore& s) {
+  const int64_t value_block = int64_t(SHOAL_BLOCK) * s.value_dim;
+#pragma omp parallel for num_threads(s.threads) if (s.rows > 64) schedule(static)
+  for (int64_t row = 0; row < s.rows; row++) {
+    if (s.slots[row] % SHOAL_BLOCK != 0) continue;
+    for (int32_t head = 0; head < s.kv_heads; head++)
+      memset(static_cast<T*>(s.values) + head * s.values_head +
+                 s.slots[row] / SHOAL_BLOCK * value_block,
+             0, value_block * sizeof(T));
+  }
+}
+
+}  // namespace
+
+void shoal_kv_store(const ShoalStore* store) {
+  if (store->dtype == SHOAL_FLOAT32) {
+    clear_new_blocks<float>(*store);
+    store_rows<float, 1>(*store);
+  } else {
+    clear_new_blocks<uint16_t>(*store);
+    store_rows<uint16_t, 2>(*store);
+  }
+}

@@ -1,0 +1,98 @@
+"""The C interface of csrc/shoal_kernels.h in ctypes: one class per struct, in its field order."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import POINTER, c_float, c_int32, c_int64, c_void_p
+
+import torch
+
+BLOCK = 32
+"""Tokens of a block of the KV pool."""
+
+DTYPES = {torch.float32: 0, torch.bfloat16: 1}
+"""Number formats the kernels know, as they call them."""
+
+
+class Store(ctypes.Structure):
+    """`ShoalStore`."""
+
+    _fields_ = [  # noqa: RUF012 -- ctypes reads a plain list
+        ("dtype", c_int32),
+        ("kv_heads", c_int32),
+        ("key_dim", c_int32),
+        ("value_dim", c_int32),
+        ("rows", c_int64),
+        ("slots", c_void_p),
+        ("key", c_void_p),
+        ("value", c_void_p),
+        ("key_head", c_int64),
+        ("key_row", c_int64),
+        ("value_head", c_int64),
+        ("value_row", c_int64),
+        ("keys", c_void_p),
+        ("values", c_void_p),
+        ("keys_head", c_int64),
+        ("values_head", c_int64),
+        ("threads", c_int32),
+    ]
+
+
+class Work(ctypes.Structure):
+    """`ShoalWork`."""
+
+    _fields_ = [  # noqa: RUF012 -- ctypes reads a plain list
+        ("rows", c_int64),
+        ("items", c_int64),
+        ("row_first", c_void_p),
+        ("row_last", c_void_p),
+        ("kv_tokens", c_void_p),
+        ("causal", c_void_p),
+        ("block_offsets", c_void_p),
+        ("blocks", c_void_p),
+    ]
+
+
+class Shape(ctypes.Structure):
+    """`ShoalShape`."""
+
+    _fields_ = [  # noqa: RUF012 -- ctypes reads a plain list
+        ("dtype", c_int32),
+        ("isa", c_int32),
+        ("heads", c_int32),
+        ("kv_heads", c_int32),
+        ("key_dim", c_int32),
+        ("value_dim", c_int32),
+        ("threads", c_int32),
+    ]
+
+
+class Attention(ctypes.Structure):
+    """`ShoalAttention`."""
+
+    _fields_ = [  # noqa: RUF012 -- ctypes reads a plain list
+        ("query", c_void_p),
+        ("query_head", c_int64),
+        ("query_row", c_int64),
+        ("keys", c_void_p),
+        ("values", c_void_p),
+        ("keys_head", c_int64),
+        ("values_head", c_int64),
+        ("scale", c_float),
+        ("out", c_void_p),
+    ]
+
+
+def declare(lib: ctypes.CDLL) -> None:
+    """Set the argument and result types of every function."""
+    lib.shoal_best_isa.restype = c_int32
+    lib.shoal_kv_store.argtypes = [POINTER(Store)]
+    lib.shoal_kv_store.restype = None
+    lib.shoal_attention_plan.argtypes = [POINTER(Work), POINTER(Shape)]
+    lib.shoal_attention_plan.restype = c_void_p
+    lib.shoal_attention_free.argtypes = [c_void_p]
+    lib.shoal_attention_free.restype = None
+    lib.shoal_attention_tasks.argtypes = [c_void_p, POINTER(c_int64), POINTER(c_int64)]
+    lib.shoal_attention_tasks.restype = None
+    lib.shoal_attention_run.argtypes = [c_void_p, POINTER(Attention)]
+    lib.shoal_attention_run.restype = None
