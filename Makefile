@@ -5,9 +5,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUT := out
+PEER_PYTHON ?= python3.11
+comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help install kernels demo test test-slow lint format types docs check clean
+.PHONY: help install kernels sanitize demo test test-slow bench bench-peers lint format types docs check clean
 
 help:  ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,6 +28,12 @@ kernels:  ## Rebuild only the C++ kernels after a change in csrc/
 	cmake --build build/kernels --parallel
 	cmake --install build/kernels --prefix "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')"
 
+sanitize:  ## Run the C++ kernels under the address and undefined behaviour sanitizers
+	cmake -S csrc -B build/sanitize -DSHOAL_SANITIZE=ON
+	cmake --build build/sanitize --parallel
+	build/sanitize/test_kernels
+	build/sanitize/test_sampling
+
 demo: install  ## Plan and run 320 support tickets on the bundled model, print the accuracy
 	@mkdir -p $(OUT)
 	$(BIN)/shoal plan examples/tickets.jsonl
@@ -38,6 +46,16 @@ test: install  ## Run the tests (a few minutes on two cores)
 
 test-slow: install  ## Run the tests that take long or need gigabytes
 	$(BIN)/python -m pytest -m slow --override-ini addopts='-q --strict-markers'
+
+bench: install  ## Measure Shoal and its peers; WORKLOAD=shared-2k MODEL=.. ROUNDS=.. PEERS=..
+	$(BIN)/python -m benchmarks --workload $(or $(WORKLOAD),all) --model $(or $(MODEL),llama-100m) \
+		--rounds $(or $(ROUNDS),3) --peers $(or $(PEERS),vllm$(comma)vllm-sorted)
+
+bench-peers:  ## Install vLLM's CPU build into .bench/peers (3.5 GB, a few minutes, Python 3.11)
+	$(PYTHON) benchmarks/peers/install_vllm.py .bench/peers/vllm $(PEER_PYTHON)
+
+bench-attention: install  ## Compare the attention kernel with torch's and with a matrix product
+	$(BIN)/python -m benchmarks.attention
 
 lint: install  ## Check format and style
 	$(BIN)/ruff format --check .

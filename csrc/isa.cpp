@@ -28,7 +28,7 @@ int32_t best() {
 
 }  // namespace
 
-int32_t shoal_abi_version() { return 1; }
+int32_t shoal_abi_version() { return 2; }
 
 int32_t shoal_best_isa() {
   static const int32_t isa = best();

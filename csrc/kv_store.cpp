@@ -1,4 +1,6 @@
 // Writes keys and values into the pool's blocks.
+#include <sys/mman.h>
+
 #include <cstring>
 
 #include "shoal_kernels.h"
@@ -49,4 +51,11 @@ void shoal_kv_store(const ShoalStore* store) {
     clear_new_blocks<uint16_t>(*store);
     store_rows<uint16_t, 2>(*store);
   }
+}
+
+void shoal_use_huge_pages(void* start, int64_t bytes) {
+  constexpr uintptr_t kPage = 4096;
+  uintptr_t first = (reinterpret_cast<uintptr_t>(start) + kPage - 1) / kPage * kPage;
+  uintptr_t last = (reinterpret_cast<uintptr_t>(start) + bytes) / kPage * kPage;
+  if (last > first) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
 }

@@ -49,6 +49,10 @@ struct ShoalStore {
 // so that unused places never hold infinities.
 SHOAL_API void shoal_kv_store(const ShoalStore* store);
 
+// Asks for huge pages for memory not yet touched: blocks lie all over the pool, and each small page
+// costs a walk through the page table. Only a wish; nothing fails where there are none.
+SHOAL_API void shoal_use_huge_pages(void* start, int64_t bytes);
+
 // ---- Segment attention -----------------------------------------------------------------------
 
 struct ShoalWork {
@@ -80,3 +84,74 @@ SHOAL_API void shoal_attention_free(void* plan);
 // Number of tasks, and how many of them are parts of a split row tile (for tests).
 SHOAL_API void shoal_attention_tasks(const void* plan, int64_t* tasks, int64_t* split);
 SHOAL_API void shoal_attention_run(const void* plan, const ShoalAttention* call);
+
+// ---- Sampling --------------------------------------------------------------------------------
+// A token for each row of logits. A row's token is a function of its own logits and columns, the
+// same for every instruction set, number of threads and company of rows; and the same for float32
+// and bfloat16 logits of equal value.
+
+struct ShoalSample {
+  int32_t dtype, isa, threads;
+  int64_t rows, vocab;
+  const void* const* logits;  // [rows] addresses of [vocab] logits
+  // Columns [rows]:
+  const float* temperature;   // 0: the largest logit, of equals the lowest id
+  const float* min_p;         // 0 keeps all
+  const int64_t* top_k;       // at least 1; vocab keeps all
+  const double* top_p;        // above 0; 1 keeps all
+  const double* uniform;      // between 0 and 1, exclusive
+  int32_t* tokens;            // out; -1 where a logit is NaN or the largest is not finite
+};
+
+SHOAL_API void shoal_sample(const ShoalSample* call);
+
+// ---- Between a layer's matrix products -------------------------------------------------------
+// Numbers are read as float32 and rounded once, when written.
+
+enum ShoalActivation : int32_t { SHOAL_SILU = 0, SHOAL_GELU_TANH = 1 };
+
+struct ShoalRmsNorm {
+  int32_t dtype, isa, threads;
+  int64_t rows, width;
+  const void* x;
+  int64_t x_row;       // stride
+  const void* weight;  // [width]
+  float offset;        // added to the weight
+  float eps;
+  void* out;           // [rows, width]
+};
+
+// out = x / sqrt(mean(x^2) + eps) * (offset + weight)
+SHOAL_API void shoal_rms_norm(const ShoalRmsNorm* call);
+
+struct ShoalGated {
+  int32_t dtype, isa, threads, activation;
+  int64_t rows, width;
+  const void* in;  // [rows, 2 * width]: gate, then up
+  int64_t in_row;  // stride
+  void* out;       // [rows, width]
+};
+
+// out = activation(gate) * up
+SHOAL_API void shoal_gated(const ShoalGated* call);
+
+struct ShoalRotary {
+  int32_t dtype, isa, threads;
+  int32_t heads, kv_heads, key_dim, value_dim;
+  int32_t rotary_dim;  // the first so many of a head are rotated; even, 0 for none
+  int32_t neighbours;  // 1: number 2i is rotated with 2i + 1; 0: i with i + rotary_dim / 2
+  int64_t rows;
+  void* qkv;           // [rows][heads of queries, of keys, of values]
+  int64_t qkv_row;     // stride
+  const void *cos, *sin;               // [rows, rotary_dim]
+  int64_t angle_row;                   // stride
+  const void *query_norm, *key_norm;   // [key_dim] weights of an RMSNorm of each head, or null
+  float offset, eps;                   // of these norms
+  const int64_t* slots;                // as in ShoalStore
+  void *keys, *values;                 // the layer's pool, or null: nothing is stored
+  int64_t keys_head, values_head;      // elements per head of the pool
+};
+
+// Norms and rotates queries and keys in place, then writes keys and values into the pool as
+// shoal_kv_store does.
+SHOAL_API void shoal_rotary(const ShoalRotary* call);

@@ -20,9 +20,9 @@ inline vf max(vf a, vf b) { return _mm512_max_ps(a, b); }
 inline vf fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 inline float sum(vf a) { return _mm512_reduce_add_ps(a); }
 inline float top(vf a) { return _mm512_reduce_max_ps(a); }
-// The first n lanes of a, the others `rest`.
+// The first n lanes of a (all, if there are fewer), the others `rest`.
 inline vf first(vf a, int n, vf rest) {
-  return _mm512_mask_blend_ps((__mmask16)((1u << n) - 1), rest, a);
+  return _mm512_mask_blend_ps(n >= VL ? 0xffff : (__mmask16)((1u << n) - 1), rest, a);
 }
 inline vf exp2_of(vf n_plus_magic, vf p) {
   __m512i e = _mm512_slli_epi32(_mm512_castps_si512(n_plus_magic), 23);

@@ -155,7 +155,7 @@ def run(
             plan=result.run.plan,
             prompt_lengths=result.run.prompt_lengths,
             trace=result.run.trace,
-            token_budget=options.token_budget,
+            token_budget=result.run.token_budget,
             num_blocks=result.run.num_blocks,
             block_size=BLOCK_SIZE,
         )

@@ -76,7 +76,10 @@ class EngineOptions:
     dtype: Annotated[Dtype, "Number format; auto takes the model's own."] = Dtype.auto
     device: Annotated[Device, "Where to run; auto takes CUDA when there is one."] = Device.auto
     kv_memory: Annotated[str, "Memory for the KV pool, for example 1GiB."] = "1GiB"
-    token_budget: Annotated[int, "Most tokens in one iteration's batch."] = 2048
+    token_budget: Annotated[
+        int | None,
+        "Most tokens in one iteration's batch; measured once per machine and model if not given.",
+    ] = None
     max_model_len: Annotated[
         int | None, "Longest prompt plus output in tokens; the model's own limit if not given."
     ] = None

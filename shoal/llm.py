@@ -54,6 +54,11 @@ class LLM:
         self.last_run: RunSummary | None = None
         """What the last call did: tokens computed and saved, seconds, peak memory."""
 
+    @property
+    def token_budget(self) -> int:
+        """Most tokens in one iteration's batch: the one given, or measured for this machine."""
+        return self._engine.token_budget
+
     def generate(
         self,
         prompts: Sequence[str | Sequence[int]],

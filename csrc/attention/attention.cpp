@@ -17,8 +17,9 @@ void shoal_attention_run(const void* plan, const ShoalAttention* call) {
   auto& made = *static_cast<const shoal::Plan*>(plan);
   const ShoalShape& shape = made.shape;
   int32_t isa = shape.isa;
-  // Dot products of pairs are for bfloat16, and a tile of the matrix units is 32 deep.
-  if (isa == SHOAL_AMX_BF16 && shape.key_dim % 32 != 0) isa = SHOAL_AVX512_BF16;
+  // A tile of the matrix units is 32 deep. Processors that have them multiply pairs more slowly than
+  // single float32 numbers (measured: docs/lab-notes.md).
+  if (isa == SHOAL_AMX_BF16 && shape.key_dim % 32 != 0) isa = SHOAL_AVX512;
   if (isa >= SHOAL_AVX512_BF16 && shape.dtype == SHOAL_FLOAT32) isa = SHOAL_AVX512;
   switch (isa) {
     case SHOAL_AMX_BF16:

@@ -22,8 +22,11 @@
 namespace shoal {
 namespace {
 
-constexpr int kChunk = 256;  // keys whose scores are kept at a time
+constexpr int kChunk = 512;  // keys whose scores are kept at a time
 constexpr int kChunkBlocks = kChunk / SHOAL_BLOCK;
+// A row of scores or weights, with a cache line more: rows a power of two apart would share sets of
+// the cache, and stores would hold up loads 4 KiB away.
+constexpr int64_t kScoreStride = kChunk + 16, kWeightStride = kChunk + 32;
 constexpr float kLog2e = 1.4426950408889634f;
 
 constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
@@ -79,20 +82,22 @@ class Kernel {
         group_(plan.group()),
         key_dim_(plan.shape.key_dim),
         value_dim_(plan.shape.value_dim),
+        scale_(call.scale * kLog2e),
         out_stride_(round_up(value_dim_, 32)),
         part_size_(int64_t(plan.most_rows) * (out_stride_ + 2)),
         parts_(int64_t(plan.parts) * plan.shape.kv_heads * part_size_),
         done_(std::make_unique<std::atomic<int32_t>[]>(plan.tiles.size() * plan.shape.kv_heads)) {}
 
   void run() {
-    int64_t heads = plan_.shape.kv_heads, tasks = plan_.tasks.size() * heads;
+    const int64_t num_tasks = plan_.tasks.size(), all = num_tasks * plan_.shape.kv_heads;
     std::atomic<int64_t> next{0};
 #pragma omp parallel num_threads(plan_.shape.threads)
     {
       Scratch scratch(plan_.most_rows, key_dim_, out_stride_);
       Unit::begin();
-      for (int64_t t; (t = next.fetch_add(1, std::memory_order_relaxed)) < tasks;)
-        do_task(plan_.tasks[t / heads], t % heads, scratch);
+      // Head by head: tiles that read the same keys follow each other, and find them in the cache.
+      for (int64_t t; (t = next.fetch_add(1, std::memory_order_relaxed)) < all;)
+        do_task(plan_.tasks[t % num_tasks], t / num_tasks, scratch);
       Unit::end();
     }
   }
@@ -101,29 +106,123 @@ class Kernel {
   struct Scratch {
     Scratch(int rows, int key_dim, int64_t out_stride)
         : query(round_up(rows + 32, 32) * int64_t(key_dim)),
-          scores(Unit::kSubRows * kChunk + 64),
-          weights(Unit::kSubRows * kChunk + 64),
+          scores{Buffer<float>(Unit::kSubRows * kScoreStride + 64),
+                 Buffer<float>(Unit::kSubRows * kScoreStride + 64)},
+          weights(Unit::kSubRows * kWeightStride + 64),
           product(Unit::kSubRows * out_stride + 64),
           out((rows + 32) * out_stride),
           peak(rows + 32),
           total(rows + 32) {}
-    Buffer<A> query;       // [rows][key_dim]
-    Buffer<float> scores;  // [kSubRows][kChunk]
-    Buffer<A> weights;     // [kSubRows][kChunk]
-    Buffer<float> product;  // [kSubRows][out_stride]
-    Buffer<float> out;      // [rows][out_stride], not yet divided by `total`
-    Buffer<float> peak;     // [rows], of the scores times scale * log2(e)
-    Buffer<float> total;    // [rows], of the weights
+    Buffer<A> query;          // [rows][key_dim]
+    Buffer<float> scores[2];  // [kSubRows][kScoreStride]
+    Buffer<A> weights;        // [kSubRows][kWeightStride]
+    Buffer<float> product;    // [kSubRows][out_stride]
+    Buffer<float> out;        // [rows][out_stride], not yet divided by `total`
+    Buffer<float> peak;       // [rows], of the scores times scale * log2(e)
+    Buffer<float> total;      // [rows], of the weights
   };
 
+  // Some rows of a piece and a chunk of its keys: the step of the running softmax.
+  struct Step {
+    const Piece* piece;
+    int first, last;  // query rows of the piece, counted in the tile
+    int row, rows;    // those of this step
+    int key0, len, num_blocks;
+    bool opens;       // the first rows to read this chunk
+  };
+
+  // Steps of a task in order: pieces, chunks of their keys, rows.
+  class Steps {
+   public:
+    Steps(const Kernel& kernel, const Task& task)
+        : kernel_(kernel),
+          row0_(kernel.plan_.tiles[task.tile].row0),
+          piece_(&kernel.plan_.pieces[task.piece0]),
+          end_(&kernel.plan_.pieces[task.piece1]),
+          key0_(piece_ < end_ ? piece_->key0 : 0) {}
+
+    bool next(Step& step) {
+      for (; piece_ < end_; row_ += Unit::kSubRows) {
+        int first = (piece_->row0 - row0_) * kernel_.group_;
+        int last = (piece_->row1 - row0_) * kernel_.group_;
+        if (first + row_ >= last) {
+          row_ = -Unit::kSubRows;
+          opens_ = true;
+          key0_ += kChunk;
+          if (key0_ >= piece_->key1 && ++piece_ < end_) key0_ = piece_->key0;
+          continue;
+        }
+        int rows = std::min(Unit::kSubRows, last - first - row_);
+        int len = std::min(kChunk, piece_->key1 - key0_);
+        // Causal rows may see nothing of this chunk.
+        if (kernel_.visible(*piece_, row_ + rows - 1, key0_, len) == 0) continue;
+        step = {piece_, first, last, first + row_, rows, key0_, len,
+                (len + SHOAL_BLOCK - 1) / SHOAL_BLOCK, opens_};
+        opens_ = false;
+        row_ += Unit::kSubRows;
+        return true;
+      }
+      return false;
+    }
+
+   private:
+    const Kernel& kernel_;
+    const int row0_;
+    const Piece *piece_, *end_;
+    int key0_, row_ = 0;
+    bool opens_ = true;
+  };
+
+  // The scores of the next step are computed between the rows of this step's softmax: the matrix
+  // unit and the vector units work at the same time.
   void do_task(const Task& task, int64_t head, Scratch& s) {
     const Tile& tile = plan_.tiles[task.tile];
+    const B* keys = static_cast<const B*>(call_.keys) + head * call_.keys_head;
+    const B* values = static_cast<const B*>(call_.values) + head * call_.values_head;
     int rows = (tile.row1 - tile.row0) * group_;
     pack_query(tile, head, s.query.get());
     std::fill_n(s.peak.get(), rows, -INFINITY);
     std::fill_n(s.total.get(), rows, 0.0f);
     std::fill_n(s.out.get(), rows * out_stride_, 0.0f);
-    for (int p = task.piece0; p < task.piece1; p++) do_piece(plan_.pieces[p], tile, head, s);
+    Steps steps(*this, task);
+    Step now, next, later;
+    bool more = steps.next(now), even_more = more && steps.next(next), last = false;
+    if (more)
+      for (int k = 0; k < now.num_blocks; k++) score(now, k, keys, s, 0);
+    for (int buffer = 0; more; buffer ^= 1, now = next, next = later, more = even_more, even_more = last) {
+      last = even_more && steps.next(later);
+      int done = 0, blocks = even_more ? next.num_blocks : 0;
+      auto score_next = [&](int share) {  // of 2 * now.rows
+        for (; done * 2 * now.rows < blocks * share; done++) {
+          if (next.opens) prefetch(values, next, done, value_dim_);
+          if (last && later.opens && done < later.num_blocks) prefetch(keys, later, done, key_dim_);
+          score(next, done, keys, s, buffer ^ 1);
+        }
+      };
+      alignas(64) float shrink[Unit::kSubRows + VL];
+      const float* scores = s.scores[buffer].get();
+      float *peak = s.peak.get() + now.row, *total = s.total.get() + now.row;
+      for (int r = 0; r < now.rows; r++) {
+        score_next(r + 1);
+        shrink[r] = peak[r];
+        peak[r] = std::max(peak[r], highest(scores + r * kScoreStride, seen_by(now, r)) * scale_);
+      }
+      // A row that has seen nothing yet would take minus infinity from itself.
+      for (int r = 0; r < now.rows; r += VL)
+        store(shrink + r, exp2<6>(load(shrink + r) - max(load(peak + r), set1(-1e30f))));
+      for (int r = 0; r < now.rows; r++) {
+        score_next(now.rows + r + 1);
+        total[r] = total[r] * shrink[r] + weigh(scores + r * kScoreStride, s.weights.get() + r * kWeightStride,
+                          seen_by(now, r), now.num_blocks * SHOAL_BLOCK, peak[r]);
+      }
+      add_values(now, values, shrink, s);
+    }
+    finish(task, head, s);
+  }
+
+  void finish(const Task& task, int64_t head, Scratch& s) {
+    const Tile& tile = plan_.tiles[task.tile];
+    int rows = (tile.row1 - tile.row0) * group_;
     if (tile.parts == 1) {
       write_out(tile, head, s.out.get(), s.total.get());
       return;
@@ -143,103 +242,83 @@ class Kernel {
         copy_row(query + (head * group_ + g) * call_.query_head + row * call_.query_row, to, key_dim_);
   }
 
-  void do_piece(const Piece& piece, const Tile& tile, int64_t head, Scratch& s) {
-    auto keys = static_cast<const B*>(call_.keys) + head * call_.keys_head;
-    auto values = static_cast<const B*>(call_.values) + head * call_.values_head;
-    int first = (piece.row0 - tile.row0) * group_, last = (piece.row1 - tile.row0) * group_;
-    for (int key0 = piece.key0; key0 < piece.key1; key0 += kChunk) {
-      int len = std::min(kChunk, piece.key1 - key0);
-      int num_blocks = (len + SHOAL_BLOCK - 1) / SHOAL_BLOCK;
-      const B *key_blocks[kChunkBlocks], *value_blocks[kChunkBlocks];
-      for (int k = 0; k < num_blocks; k++) {
-        int64_t block = piece.blocks[key0 / SHOAL_BLOCK + k];
-        key_blocks[k] = keys + block * SHOAL_BLOCK * key_dim_;
-        value_blocks[k] = values + block * SHOAL_BLOCK * value_dim_;
-      }
-      for (int row = first; row < last; row += Unit::kSubRows) {
-        int rows = std::min(Unit::kSubRows, last - row);
-        // Causal rows may see nothing of this chunk.
-        if (visible(piece, row + rows - 1 - first, key0, len) > 0)
-          do_chunk(piece, first, row, rows, key0, len, key_blocks, value_blocks, num_blocks, s);
-      }
-    }
-  }
-
   // How many of the chunk's `len` keys a query row (counted from the piece's first) sees.
   int visible(const Piece& piece, int row, int key0, int len) const {
     return piece.causal ? std::clamp(piece.first_visible + row / group_ - key0, 0, len) : len;
   }
 
-  void do_chunk(const Piece& piece, int first, int row, int rows, int key0, int len,
-                const B* const* key_blocks, const B* const* value_blocks, int num_blocks,
-                Scratch& s) {
-    const A* query = s.query.get() + int64_t(row) * key_dim_;
-    float* scores = s.scores.get();
-    for (int k = 0; k < num_blocks; k++)
-      Unit::product(query, key_dim_, rows, key_blocks + k, 1, key_dim_ / Unit::pack,
-                    SHOAL_BLOCK * Unit::pack, 0, SHOAL_BLOCK, scores + k * SHOAL_BLOCK, kChunk);
-    alignas(64) float shrink[Unit::kSubRows + VL];
-    float* peak = s.peak.get() + row;
-    float* total = s.total.get() + row;
-    for (int r = 0; r < rows; r++) {
-      int seen = visible(piece, row + r - first, key0, len);
-      shrink[r] = peak[r];
-      weigh(scores + r * kChunk, s.weights.get() + r * kChunk, seen, num_blocks * SHOAL_BLOCK,
-            peak[r], total[r]);
-    }
-    for (int r = 0; r < rows; r += VL)
-      store(shrink + r, exp2<6>(load(shrink + r) - load(peak + r)));
+  int seen_by(const Step& step, int r) const {
+    return visible(*step.piece, step.row + r - step.first, step.key0, step.len);
+  }
+
+  int64_t block_of(const Step& step, int k) const {
+    return step.piece->blocks[step.key0 / SHOAL_BLOCK + k];
+  }
+
+  // The scores of a step's rows and its k-th block of keys.
+  void score(const Step& step, int k, const B* keys, Scratch& s, int buffer) {
+    const B* block = keys + block_of(step, k) * SHOAL_BLOCK * key_dim_;
+    Unit::product(s.query.get() + int64_t(step.row) * key_dim_, key_dim_, step.rows, &block, 1,
+                  key_dim_ / Unit::pack, SHOAL_BLOCK * Unit::pack, 0, SHOAL_BLOCK,
+                  s.scores[buffer].get() + k * SHOAL_BLOCK, kScoreStride);
+  }
+
+  // Asks for a block of keys or values that will be needed soon.
+  void prefetch(const B* of, const Step& step, int k, int dim) const {
+    auto block = reinterpret_cast<const char*>(of + block_of(step, k) * SHOAL_BLOCK * dim);
+    for (size_t at = 0; at < SHOAL_BLOCK * dim * sizeof(B); at += 64)
+      _mm_prefetch(block + at, _MM_HINT_T1);
+  }
+
+  void add_values(const Step& step, const B* values, const float* shrink, Scratch& s) {
+    const B* blocks[kChunkBlocks];
+    for (int k = 0; k < step.num_blocks; k++)
+      blocks[k] = values + block_of(step, k) * SHOAL_BLOCK * value_dim_;
     float* product = s.product.get();
-    Unit::product(s.weights.get(), kChunk, rows, value_blocks, num_blocks,
+    Unit::product(s.weights.get(), kWeightStride, step.rows, blocks, step.num_blocks,
                   SHOAL_BLOCK / Unit::pack, int64_t(value_dim_) * Unit::pack, 0, value_dim_,
                   product, out_stride_);
-    for (int r = 0; r < rows; r++) {
-      float* out = s.out.get() + (row + r) * out_stride_;
+    for (int r = 0; r < step.rows; r++) {
+      float* out = s.out.get() + (step.row + r) * out_stride_;
       vf factor = set1(shrink[r]);
       for (int d = 0; d < out_stride_; d += VL)
         store(out + d, fma(load(out + d), factor, load(product + r * out_stride_ + d)));
     }
   }
 
-  // One row's softmax weights: weights[j] = 2^(scores[j] * scale * log2(e) - peak), 0 where unseen.
-  // Updates the row's peak, and adds its weights to `total` brought to the new peak.
-  void weigh(const float* scores, A* weights, int seen, int len, float& peak, float& total) const {
-    if (seen == 0) {
-      memset(weights, 0, len * sizeof(A));
-      return;
-    }
-    const float scale = call_.scale * kLog2e;
-    int whole = seen / VL * VL, rest = seen - whole;
-    vf highest = set1(-INFINITY), other = highest;
+  static float highest(const float* scores, int seen) {
+    vf a = set1(-INFINITY), b = a;
     int j = 0;
-    for (; j + 2 * VL <= whole; j += 2 * VL) {
-      highest = max(highest, load(scores + j));
-      other = max(other, load(scores + j + VL));
+    for (; j + 2 * VL <= seen; j += 2 * VL) {
+      a = max(a, load(scores + j));
+      b = max(b, load(scores + j + VL));
     }
-    for (; j < whole; j += VL) highest = max(highest, load(scores + j));
-    if (rest) other = max(other, first(load(scores + j), rest, set1(-INFINITY)));
-    float old = peak;
-    peak = std::max(old, top(max(highest, other)) * scale);
-    const vf factor = set1(scale), offset = set1(-peak);
-    vf sum0 = set1(0), sum1 = set1(0);
-    for (j = 0; j + 2 * VL <= whole; j += 2 * VL) {
+    for (; j < seen; j += VL) a = max(a, first(load(scores + j), seen - j, set1(-INFINITY)));
+    return top(max(a, b));
+  }
+
+  // One row's softmax weights: weights[j] = 2^(scores[j] * scale * log2(e) - peak), 0 where unseen.
+  // Returns their sum.
+  float weigh(const float* scores, A* weights, int seen, int len, float peak) const {
+    const vf factor = set1(scale_), offset = set1(-peak);
+    vf a = set1(0), b = a;
+    int j = 0;
+    for (; j + 2 * VL <= seen; j += 2 * VL) {
       vf p = exp2<kDegree>(fma(load(scores + j), factor, offset));
       vf q = exp2<kDegree>(fma(load(scores + j + VL), factor, offset));
-      sum0 = sum0 + p;
-      sum1 = sum1 + q;
+      a = a + p;
+      b = b + q;
       store_from_float(weights + j, p);
       store_from_float(weights + j + VL, q);
     }
     for (; j < len; j += VL) {
       vf p = set1(0);
-      if (j < seen) {
-        p = exp2<kDegree>(fma(load(scores + j), factor, offset));
-        if (j + VL > seen) p = first(p, seen - j, set1(0));
-      }
-      sum0 = sum0 + p;
+      if (j < seen)
+        p = first(exp2<kDegree>(fma(load(scores + j), factor, offset)), seen - j, set1(0));
+      a = a + p;
       store_from_float(weights + j, p);
     }
-    total = total * std::exp2(old - peak) + sum(sum0 + sum1);
+    return sum(a + b);
   }
 
   float* part_of(const Tile& tile, int64_t head, int part) {
@@ -286,6 +365,7 @@ class Kernel {
   const Plan& plan_;
   const ShoalAttention& call_;
   const int group_, key_dim_, value_dim_;
+  const float scale_;  // of scores, in base 2
   const int64_t out_stride_, part_size_;
   Buffer<float> parts_;
   std::unique_ptr<std::atomic<int32_t>[]> done_;

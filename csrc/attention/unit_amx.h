@@ -44,9 +44,17 @@ struct AmxUnit {
   }
 
  private:
+  // Into the nearest cache, while the block before it is multiplied.
+  static inline void fetch(const B* b, int steps, int64_t ldb) {
+    for (int s = 0; s < steps; s++, b += ldb) {
+      _mm_prefetch((const char*)b, _MM_HINT_T0);
+      _mm_prefetch((const char*)b + 64, _MM_HINT_T0);
+    }
+  }
 #define SHOAL_TILES(body)                                                  \
   for (int k = 0; k < num_blocks; k++) {                                   \
     const B* b = blocks[k] + column * 2;                                   \
+    if (k + 1 < num_blocks) fetch(blocks[k + 1] + column * 2, steps, ldb);  \
     for (int s = 0; s < steps; s += 16, a += 32, b += 16 * ldb) { body }   \
   }
 

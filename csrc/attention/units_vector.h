@@ -32,13 +32,14 @@ struct PairsByFma {  // float32 x bfloat16, the pairs widened in registers
   static constexpr int pack = 2;
   template <int R, int NV>
   static inline void step(vf (&acc)[R][NV], const A* a, int64_t lda, const B* b) {
+    vf low[NV], high[NV];
     for (int v = 0; v < NV; v++) {
       auto pairs = load_pairs(b + v * VL * 2);
-      vf low = low_half(pairs), high = high_half(pairs);
-      for (int r = 0; r < R; r++) {
-        acc[r][v] = fma(set1(a[r * lda]), low, acc[r][v]);
-        acc[r][v] = fma(set1(a[r * lda + 1]), high, acc[r][v]);
-      }
+      low[v] = low_half(pairs), high[v] = high_half(pairs);
+    }
+    for (int r = 0; r < R; r++) {
+      vf even = set1(a[r * lda]), odd = set1(a[r * lda + 1]);
+      for (int v = 0; v < NV; v++) acc[r][v] = fma(odd, high[v], fma(even, low[v], acc[r][v]));
     }
   }
 };
@@ -64,7 +65,7 @@ struct VectorUnit {
   using B = typename Step::B;
   static constexpr int pack = Step::pack;
   static constexpr int kRows = VL == 16 ? 6 : 4;  // x 2 vectors of columns: fits the registers
-  static constexpr int kSubRows = 24;             // rows whose scores are kept at a time
+  static constexpr int kSubRows = 12;             // rows whose scores are kept at a time
   static constexpr int kPadRows = 1;
 
   static void begin() {}

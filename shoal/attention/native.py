@@ -70,6 +70,8 @@ class NativeAttention:
             torch.zeros(shape.kv_heads * slots * dim + _SLACK, dtype=shape.dtype)
             for dim in (shape.key_dim, shape.value_dim)
         )
+        for pool in (keys, values):
+            self._lib.shoal_use_huge_pages(pool.data_ptr(), pool.nbytes)
         return KVLayer(shape, keys, values)
 
     def store(

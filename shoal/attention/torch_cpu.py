@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from shoal.attention.contract import KVLayer, PlainPool
 from shoal.attention.reference import merge
 from shoal.types import Int64Array
-from shoal.attention.contract import KVLayer, PlainPool
 from shoal.work import SegmentWork
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +115,7 @@ class ModelDescription:
 
 def bundled_model_path() -> Path:
     """The folder of the model that ships with the package."""
-    return Path(str(resources.files("shoal"))) / "models" / BUNDLED_MODEL
+    return Path(__file__).parents[1] / "models" / BUNDLED_MODEL
 
 
 def _read(auto_class: Any, source: str, what: str) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 
 from shoal.attention import select_backend
 from shoal.config import EngineOptions
+from shoal.engine.calibrate import calibrated_budget
 from shoal.engine.description import ModelDescription
 from shoal.engine.detokenize import Detokenizer
 from shoal.engine.executor import Executor, PromptScores, StepResult, TorchExecutor
@@ -82,6 +83,9 @@ class Engine:
         dtype, device, layers = description.dtype, description.device, self._model.layers
         backend = select_backend(dtype, device, layers)
         self._kv = KVPool(backend, layers, self.num_blocks, BLOCK_SIZE, dtype, device)
+        self.token_budget = options.token_budget or calibrated_budget(
+            self._model, description, self._kv, self.num_blocks, BLOCK_SIZE
+        )
         self._detokenizer = Detokenizer(description.tokenizer)
 
     @property
@@ -103,9 +107,9 @@ class Engine:
         pool = BlockPool(self.num_blocks, BLOCK_SIZE)
         executor = TorchExecutor(self._model, self._kv, self.description, table, plan)
         outputs = OutputProcessor(table, self._detokenizer, self.description.eos_token_ids)
-        scheduler = Scheduler(table, plan, pool, self.options.token_budget, scored)
+        scheduler = Scheduler(table, plan, pool, self.token_budget, scored)
         block_bytes = BLOCK_SIZE * self.description.kv_bytes_per_token
-        return Run(table, plan, scheduler, executor, outputs, block_bytes)
+        return Run(table, plan, scheduler, executor, outputs, block_bytes, self.token_budget)
 
 
 def scored_requests(table: RequestTable) -> BoolArray:
@@ -126,11 +130,12 @@ class Run:
         executor: Executor,
         outputs: OutputProcessor,
         block_bytes: int,
+        token_budget: int,
     ) -> None:
         self.plan = plan
         self.stats = RunStats()
         self.trace = IterationTrace()
-        self.num_blocks = scheduler.pool.num_blocks
+        self.num_blocks, self.token_budget = scheduler.pool.num_blocks, token_budget
         self.prompt_lengths = table.lengths
         self._table, self._scheduler, self._executor = table, scheduler, executor
         self._outputs, self._block_bytes = outputs, block_bytes

@@ -17,10 +17,12 @@ from shoal.engine.kv import KVPool
 from shoal.engine.logprobs import prompt_logprobs
 from shoal.engine.model import LoadedModel
 from shoal.engine.random import stream_key
+from shoal.engine.rows import LogitRows
 from shoal.engine.sampling import Sampled, Sampler
+from shoal.kernels import load_kernels
 from shoal.planner import Plan
 from shoal.scheduler import TokenBatch
-from shoal.types import RequestTable, TokenLogprob
+from shoal.types import Int64Array, RequestTable, TokenLogprob
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class TorchExecutor:
     ) -> None:
         self._model, self._kv, self._device = model, kv, description.device
         self._table, self._plan = table, plan
-        self._sampler = Sampler(description.vocab_size, description.eos_token_ids)
+        self._sampler = Sampler(description.vocab_size, description.eos_token_ids, load_kernels())
         self._registered: set[int] = set()
         self._retained: dict[int, torch.Tensor] = {}
 
@@ -104,13 +106,18 @@ class TorchExecutor:
         if len(batch.sample_sequences) == 0:
             return Sampled(np.zeros(0, dtype=np.int32))
         self._register(batch.sample_sequences.tolist())
-        rows = [
-            logits[source] if source >= 0 else self._retained[-1 - source]
-            for source in batch.sample_source.tolist()
-        ]
-        direct = np.array_equal(batch.sample_source, np.arange(len(rows)))
-        picked = logits[: len(rows)] if direct else torch.stack(rows)
-        return self._sampler.sample(picked, batch.sample_sequences, batch.sample_positions)
+        rows = self._rows(logits, batch.sample_source)
+        return self._sampler.sample(rows, batch.sample_sequences, batch.sample_positions)
+
+    def _rows(self, logits: torch.Tensor, source: Int64Array) -> LogitRows:
+        """The rows to sample from; see `TokenBatch.sample_source`."""
+        if source.min() >= 0:
+            return LogitRows((logits,), source)
+        kept = np.unique(source[source < 0])
+        parts = [self._retained[-1 - number][None] for number in kept.tolist()]
+        first = logits.shape[0] if logits.ndim == 2 else 0
+        place = np.where(source >= 0, source, first + np.searchsorted(kept, source))
+        return LogitRows((logits, *parts) if first else tuple(parts), place)
 
     def _register(self, sequences: list[int]) -> None:
         for sequence in sequences:

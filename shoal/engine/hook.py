@@ -42,6 +42,8 @@ class AttentionProbe:
     layers: list[int] = field(default_factory=list)
     head_dims: list[tuple[int, int, int]] = field(default_factory=list)
     """(kv_heads, head_dim, value_dim) of each call."""
+    scales: list[float] = field(default_factory=list)
+    """The factor on the scores of each call."""
     keywords: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -56,6 +58,18 @@ def attention_step(step: AttentionStep | AttentionProbe) -> Iterator[None]:
         yield
     finally:
         _step.reset(token)
+
+
+def current_step() -> AttentionStep:
+    """The token batch that runs.
+
+    Raises:
+        InternalError: none does.
+    """
+    step = _step.get()
+    if not isinstance(step, AttentionStep):
+        raise InternalError("segment attention was called outside a token batch")
+    return step
 
 
 def _attention(
@@ -78,10 +92,10 @@ def _attention(
     if isinstance(step, AttentionProbe):
         step.layers.append(layer)
         step.head_dims.append((key.shape[1], key.shape[3], value.shape[3]))
+        step.scales.append(scale)
         step.keywords.append(keywords)
         return value.new_zeros(1, query.shape[2], query.shape[1], value.shape[3]), None
-    if step is None:
-        raise InternalError("segment attention was called outside a token batch")
+    step = current_step()
     backend, pool = step.kv.backend, step.kv[layer]
     backend.store(pool, step.slots, key[0], value[0])
     return backend(query[0], pool, step.prepared, scale)[None], None

@@ -6,7 +6,7 @@ import inspect
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,8 +15,13 @@ from transformers.utils import logging as transformers_logging
 
 from shoal.engine.description import ModelDescription
 from shoal.engine.features import refuse_unknown_keyword
+from shoal.engine.fusion import Fusion, Trial, models_agree, traced_modules
 from shoal.engine.hook import ATTENTION_NAME, AttentionProbe, attention_step
 from shoal.errors import ModelLoadError, UnsupportedModelError
+from shoal.kernels import load_kernels
+from shoal.kernels.interface import DTYPES
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -25,11 +30,13 @@ class LoadedModel:
 
     Attributes:
         layers: (kv_heads, head_dim, value_dim) of each attention layer, by layer index.
+        fused: how many of its modules were replaced by fused ones, by kind.
     """
 
     module: torch.nn.Module
     layers: list[tuple[int, int, int]]
     selects_logits: bool
+    fused: dict[str, int] = field(default_factory=dict)
 
     def logits(
         self, token_ids: torch.Tensor, positions: torch.Tensor, rows: torch.Tensor
@@ -65,16 +72,26 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def load_model(description: ModelDescription) -> LoadedModel:
-    """Load the weights and probe the model's attention.
+    """Load the weights, probe the model's attention, and fuse what can be on the CPU.
 
     Raises:
         ModelLoadError: the weights cannot be read.
         UnsupportedModelError: the model does not use the attention it is given, or asks it for
             a feature we do not honour.
     """
+    model = prepare_model(_read_weights(description), description)
+    if description.device.type != "cpu" or description.dtype not in DTYPES:
+        return model
+    fused = _fuse(model, description)
+    if fused is None:
+        return prepare_model(_read_weights(description), description)
+    return fused
+
+
+def _read_weights(description: ModelDescription) -> torch.nn.Module:
     try:
         with quiet_transformers():
-            module = AutoModelForCausalLM.from_pretrained(
+            module: torch.nn.Module = AutoModelForCausalLM.from_pretrained(
                 description.source, dtype=description.dtype, attn_implementation=ATTENTION_NAME
             )
     except KeyError as error:
@@ -86,7 +103,7 @@ def load_model(description: ModelDescription) -> LoadedModel:
         raise ModelLoadError(
             f"cannot load the weights of {description.id!r}: {str(error).splitlines()[0]}"
         ) from error
-    return prepare_model(module, description)
+    return module
 
 
 def prepare_model(module: torch.nn.Module, description: ModelDescription) -> LoadedModel:
@@ -95,6 +112,33 @@ def prepare_model(module: torch.nn.Module, description: ModelDescription) -> Loa
     signature = inspect.signature(module.forward).parameters
     model = LoadedModel(module, [], "logits_to_keep" in signature)
     return LoadedModel(module, _probe(model, description), model.selects_logits)
+
+
+@torch.inference_mode()
+def _fuse(model: LoadedModel, description: ModelDescription) -> LoadedModel | None:
+    """The model with fused modules in place of its own; None, and the module is spoilt, if they
+    do not fit together."""
+    trial = Trial(
+        model.layers, description.vocab_size, description.max_model_len, description.dtype
+    )
+    trial.record(traced_modules(model.module), model.logits)
+    expected = trial.run(model.logits)
+    fusion = Fusion(model.module, model.layers, trial)
+    try:
+        fusion.run(load_kernels())
+        if models_agree(trial.run(model.logits), expected):
+            _log.info("fused modules: %s", dict(fusion.done))
+            return replace(model, fused=dict(fusion.done))
+        reason = "its logits change"
+    except Exception as error:
+        _log.debug("fusing failed", exc_info=True)
+        reason = f"{type(error).__name__}: {error}"
+    _log.warning(
+        "models of type %r run without fused modules, slower: %s",
+        description.config.model_type,
+        reason,
+    )
+    return None
 
 
 def _probe(model: LoadedModel, description: ModelDescription) -> list[tuple[int, int, int]]:
@@ -112,7 +156,7 @@ def _probe(model: LoadedModel, description: ModelDescription) -> list[tuple[int,
     except UnsupportedModelError:
         raise
     except Exception as error:
-        logging.getLogger(__name__).debug("probe failed", exc_info=True)
+        _log.debug("probe failed", exc_info=True)
         raise UnsupportedModelError(
             "packed batches",
             f"models of type {kind!r} cannot run a packed batch: {type(error).__name__}: {error}",

@@ -33,6 +33,10 @@ class _Sequence:
     limit: int
     stop_ids: frozenset[int]
     eos_ids: frozenset[int]
+    end_ids: frozenset[int]
+    """Both together."""
+    reports: bool
+    """Whether logprobs are asked for."""
     search: StopSearch | None
     ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
@@ -79,13 +83,17 @@ class OutputProcessor:
         if params.stop:
             search = StopSearch(params.stop, params.min_tokens, params.skip_special_tokens)
         self._requests.setdefault(request, _Request())
+        stop_ids = frozenset(params.stop_token_ids)
+        eos_ids = frozenset() if params.ignore_eos else self._eos
         self._sequences[sequence] = _Sequence(
             request=request,
             choice=choice,
             params=params,
             limit=int(self._table.max_new_tokens[request]),
-            stop_ids=frozenset(params.stop_token_ids),
-            eos_ids=frozenset() if params.ignore_eos else self._eos,
+            stop_ids=stop_ids,
+            eos_ids=eos_ids,
+            end_ids=stop_ids | eos_ids,
+            reports=params.num_logprobs is not None,
             search=search,
         )
 
@@ -97,23 +105,33 @@ class OutputProcessor:
             more tokens.
         """
         ids = sequences.tolist()
-        states = [self._sequences.get(sequence) for sequence in ids]
+        states = list(map(self._sequences.get, ids))
         tokens = sampled.token_ids.tolist()
+        # This loop runs for every token generated: the common case does next to nothing.
+        ended: list[int] = []
+        searched: list[int] = []
         for row, (state, token) in enumerate(zip(states, tokens, strict=True)):
             if state is None:
                 self._drop(ids[row])
+                ended.append(row)
                 continue
             state.ids.append(token)
-            if state.params.num_logprobs is not None:
+            if state.reports:
                 state.logprobs.append(_reported(sampled, row))
-        self._search([state for state in states if state is not None and state.search])
-        finished = np.ones(len(ids), dtype=np.bool_)
-        for row, (sequence, state) in enumerate(zip(ids, states, strict=True)):
-            if state is not None:
-                reason = _finish_reason(state)
-                finished[row] = reason is not None
-                if reason is not None:
-                    self._finish(sequence, state, reason)
+            if state.search is not None:
+                searched.append(row)
+            elif token in state.end_ids or len(state.ids) >= state.limit:
+                ended.append(row)
+        if searched:
+            self._search([state for row in searched if (state := states[row]) is not None])
+            ended += searched
+        finished = np.zeros(len(ids), dtype=np.bool_)
+        for row in sorted(ended):
+            state = states[row]
+            reason = _finish_reason(state) if state is not None else None
+            finished[row] = state is None or reason is not None
+            if state is not None and reason is not None:
+                self._finish(ids[row], state, reason)
         return finished
 
     def set_prompt_logprobs(self, request: int, logprobs: Sequence[TokenLogprob]) -> None:
@@ -226,7 +244,7 @@ class OutputProcessor:
 
 def _finish_reason(state: _Sequence) -> FinishReason | None:
     last = state.ids[-1]
-    if last in state.stop_ids or state.stopped_at is not None or last in state.eos_ids:
+    if last in state.end_ids or state.stopped_at is not None:
         return "stop"
     return "length" if len(state.ids) >= state.limit else None
 

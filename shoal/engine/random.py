@@ -45,12 +45,12 @@ def seeded_key(seed: int, prompt: Int32Array, choice: int) -> int:
     return _digest(b"seed" + tokens, seed, choice)
 
 
-def uniform(keys: UInt64Array, positions: Int64Array) -> Float64Array:
+def uniform(keys: UInt64Array, positions: Int32Array | Int64Array) -> Float64Array:
     """The number at each position of each stream.
 
     Args:
         keys: uint64 [S].
-        positions: int64 [S], at least 0.
+        positions: int32 or int64 [S], at least 0.
 
     Returns:
         float64 [S], strictly between 0 and 1, multiples of 2**-53.

@@ -22,12 +22,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from shoal.engine.draw import Warp, draw
+from shoal.engine.choose import UNSOUND, Settings, choose
 from shoal.engine.history import TokenHistory
 from shoal.engine.logprobs import rows_per_chunk, token_logprobs
 from shoal.engine.processors import Pairs, add_bias, mask, penalise
 from shoal.engine.random import uniform
+from shoal.engine.rows import LogitRows
 from shoal.errors import InternalError, InvalidLogitsError, InvalidRequestError
+from shoal.kernels import Kernels
 from shoal.types import Int32Array, Int64Array, SamplingParams, TokenLogprob
 
 _COLUMNS = np.dtype(
@@ -91,8 +93,12 @@ class Sampler:
     Parameters live in columns, gathered by slot for each batch.
     """
 
-    def __init__(self, vocab_size: int, eos_token_ids: tuple[int, ...]) -> None:
+    def __init__(
+        self, vocab_size: int, eos_token_ids: tuple[int, ...], kernels: Kernels | None = None
+    ) -> None:
+        """`kernels`: used where they know the logits; see `shoal.engine.choose`."""
         self._vocab_size = vocab_size
+        self._kernels = kernels
         # An id beyond the vocabulary cannot come out of the logits.
         self._eos = [token for token in eos_token_ids if token < vocab_size]
         self._slots: dict[int, int] = {}
@@ -137,65 +143,51 @@ class Sampler:
             held.pop(slot, None)
         self._free.append(slot)
 
-    def sample(self, logits: torch.Tensor, sequences: Int32Array, positions: Int32Array) -> Sampled:
+    def sample(self, rows: LogitRows, sequences: Int32Array, positions: Int32Array) -> Sampled:
         """Choose a token for each sequence.
 
         Args:
-            logits: [S, vocab], any float dtype and device; left unchanged.
+            rows: [S, vocab] logits, any float dtype and device; left unchanged.
             sequences: int32 [S], registered, each at most once.
             positions: int32 [S], how many tokens each has generated so far.
 
         Raises:
             InvalidLogitsError: a row's logits are not numbers; no state has changed.
         """
-        if logits.shape != (len(sequences), self._vocab_size):
+        if rows.shape != (len(sequences), self._vocab_size):
             raise InternalError(
-                f"logits of shape {tuple(logits.shape)} for {len(sequences)} sequences "
+                f"logits of shape {rows.shape} for {len(sequences)} sequences "
                 f"and a vocabulary of {self._vocab_size}"
             )
         slots = np.array(self._slots_of(sequences.tolist()), dtype=np.int64)
         columns = self._columns[slots]
-        token_ids = np.empty(len(slots), dtype=np.int32)
-        sound = np.empty(len(slots), dtype=np.bool_)
-        plain = not self._processed(columns, positions).any() and not columns["temperature"].any()
-        step = len(slots) if plain else rows_per_chunk(self._vocab_size)
-        for start in range(0, len(slots), max(1, step)):
-            rows = slice(start, start + step)
-            token_ids[rows], sound[rows] = self._sample_chunk(
-                logits[rows], slots[rows], positions[rows]
-            )
-        if not sound.all():
-            raise _invalid(sequences[~sound])
-        logprobs = _logprobs(logits, token_ids, columns["num_logprobs"])
+        settings = _settings(columns, positions)
+        processed = self._processed(columns, positions)
+        if processed.any():
+            token_ids = np.empty(len(slots), dtype=np.int32)
+            plain = np.flatnonzero(~processed)
+            token_ids[plain] = choose(rows.take(plain), settings.rows(plain), self._kernels)
+            for index in _chunks(np.flatnonzero(processed), rows_per_chunk(self._vocab_size)):
+                changed = self._changed(rows.take(index), slots[index], positions[index])
+                token_ids[index] = choose(changed, settings.rows(index), self._kernels)
+        else:
+            token_ids = choose(rows, settings, self._kernels)
+        unsound = token_ids == UNSOUND
+        if unsound.any():
+            raise _invalid(sequences[unsound])
+        logprobs = _logprobs(rows, token_ids, columns["num_logprobs"])
         for row in np.flatnonzero(columns["penalised"]).tolist():
             self._history[int(slots[row])].record(int(positions[row]), int(token_ids[row]))
         return Sampled(token_ids, logprobs)
-
-    def _sample_chunk(
-        self, logits: torch.Tensor, slots: Int64Array, positions: Int32Array
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-        """Tokens [S], and whether each row had a finite maximum to choose from."""
-        columns = self._columns[slots]
-        if self._processed(columns, positions).any():
-            logits = logits.to(torch.float32, copy=True).contiguous()
-            self._process(logits, slots, positions)
-        best = logits.max(dim=-1)
-        sound = best.values.isfinite().cpu().numpy()
-        tokens = best.indices
-        random = np.flatnonzero((columns["temperature"] > 0) & sound)
-        if len(random):
-            index = torch.from_numpy(random).to(logits.device)
-            warp = self._warp(columns[random], positions[random], logits.device)
-            rows = logits if len(random) == len(slots) else logits[index]
-            tokens[index] = draw(rows.float(), warp)
-        return tokens.cpu().numpy(), sound
 
     def _processed(self, columns: Columns, positions: Int32Array) -> npt.NDArray[np.bool_]:
         """Which rows have logits to change before the likeliest token is taken."""
         waiting = positions < columns["min_tokens"]
         return np.asarray(columns["biased"] | columns["penalised"] | waiting)
 
-    def _process(self, logits: torch.Tensor, slots: Int64Array, positions: Int32Array) -> None:
+    def _changed(self, rows: LogitRows, slots: Int64Array, positions: Int32Array) -> LogitRows:
+        """A float32 copy of the rows with bias, masks and penalties."""
+        logits = rows.tensor().to(torch.float32, copy=True).contiguous()
         columns = self._columns[slots]
         biased = np.flatnonzero(columns["biased"])
         if len(biased):
@@ -214,12 +206,7 @@ class Sampler:
             counts = np.concatenate([count for _, count in seen])
             penalties = [columns[name] for name in ("repetition", "frequency", "presence")]
             penalise(logits, pairs, counts, *penalties)
-
-    def _warp(self, columns: Columns, positions: Int32Array, device: torch.device) -> Warp:
-        uniforms = uniform(columns["key"], positions.astype(np.int64))
-        # Torch takes no view into a column, whose stride is that of a whole record.
-        named = [columns[name].copy() for name in ("temperature", "min_p", "top_k", "top_p")]
-        return Warp(*(torch.from_numpy(array).to(device) for array in (*named, uniforms)))
+        return LogitRows.whole(logits)
 
     def _fill(self, row: np.void, params: SamplingParams, key: int) -> None:
         penalties = (
@@ -254,17 +241,32 @@ class Sampler:
         return self._free.pop()
 
 
+def _settings(columns: Columns, positions: Int32Array) -> Settings:
+    greedy = not columns["temperature"].any()
+    # A view into a column has the stride of a whole record: hence the copies.
+    return Settings(
+        temperature=columns["temperature"].copy(),
+        min_p=columns["min_p"].copy(),
+        top_k=columns["top_k"].copy(),
+        top_p=columns["top_p"].copy(),
+        uniforms=np.zeros(len(columns)) if greedy else uniform(columns["key"], positions),
+    )
+
+
+def _chunks(index: Int64Array, step: int) -> list[Int64Array]:
+    return [index[start : start + step] for start in range(0, len(index), step)]
+
+
 def _logprobs(
-    logits: torch.Tensor, token_ids: Int32Array, nums: Int64Array
+    rows: LogitRows, token_ids: Int32Array, nums: Int64Array
 ) -> list[TokenLogprob | None]:
     asked = np.flatnonzero(nums != _NO_LOGPROBS)
     if not len(asked):
         return []
-    every = len(asked) == len(nums)
-    rows = logits if every else logits[torch.from_numpy(asked).to(logits.device)]
     found: list[TokenLogprob | None] = [None] * len(nums)
+    logits = rows.take(asked).tensor()
     for row, logprob in zip(
-        asked.tolist(), token_logprobs(rows, token_ids[asked], nums[asked]), strict=True
+        asked.tolist(), token_logprobs(logits, token_ids[asked], nums[asked]), strict=True
     ):
         found[row] = logprob
     return found

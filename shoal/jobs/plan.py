@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shoal.config import EngineOptions
+from shoal.engine.calibrate import DEFAULT_TOKEN_BUDGET, remembered_budget
 from shoal.engine.description import ModelDescription
 from shoal.engine.engine import scored_requests
 from shoal.errors import InvalidRequestError
@@ -75,9 +76,8 @@ def plan_job(
     )
     saved = savings(forest)
     planned = time.perf_counter()
-    peak = expected_peak_kv(
-        plan, table, token_budget=options.token_budget, capacity_tokens=capacity
-    )
+    budget = options.token_budget or remembered_budget(description) or DEFAULT_TOKEN_BUDGET
+    peak = expected_peak_kv(plan, table, token_budget=budget, capacity_tokens=capacity)
     return PlannedJob(
         description, table, plan, saved, rejected, peak, capacity, read - began, planned - read
     )

@@ -17,7 +17,7 @@ DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 class Store(ctypes.Structure):
     """`ShoalStore`."""
 
-    _fields_ = [  # noqa: RUF012 -- ctypes reads a plain list
+    _fields_ = [
         ("dtype", c_int32),
         ("kv_heads", c_int32),
         ("key_dim", c_int32),
@@ -41,7 +41,7 @@ class Store(ctypes.Structure):
 class Work(ctypes.Structure):
     """`ShoalWork`."""
 
-    _fields_ = [  # noqa: RUF012 -- ctypes reads a plain list
+    _fields_ = [
         ("rows", c_int64),
         ("items", c_int64),
         ("row_first", c_void_p),
@@ -56,7 +56,7 @@ class Work(ctypes.Structure):
 class Shape(ctypes.Structure):
     """`ShoalShape`."""
 
-    _fields_ = [  # noqa: RUF012 -- ctypes reads a plain list
+    _fields_ = [
         ("dtype", c_int32),
         ("isa", c_int32),
         ("heads", c_int32),
@@ -70,7 +70,7 @@ class Shape(ctypes.Structure):
 class Attention(ctypes.Structure):
     """`ShoalAttention`."""
 
-    _fields_ = [  # noqa: RUF012 -- ctypes reads a plain list
+    _fields_ = [
         ("query", c_void_p),
         ("query_head", c_int64),
         ("query_row", c_int64),
@@ -83,11 +83,97 @@ class Attention(ctypes.Structure):
     ]
 
 
+class Sample(ctypes.Structure):
+    """`ShoalSample`."""
+
+    _fields_ = [
+        ("dtype", c_int32),
+        ("isa", c_int32),
+        ("threads", c_int32),
+        ("rows", c_int64),
+        ("vocab", c_int64),
+        ("logits", c_void_p),
+        ("temperature", c_void_p),
+        ("min_p", c_void_p),
+        ("top_k", c_void_p),
+        ("top_p", c_void_p),
+        ("uniform", c_void_p),
+        ("tokens", c_void_p),
+    ]
+
+
+class RmsNorm(ctypes.Structure):
+    """`ShoalRmsNorm`."""
+
+    _fields_ = [
+        ("dtype", c_int32),
+        ("isa", c_int32),
+        ("threads", c_int32),
+        ("rows", c_int64),
+        ("width", c_int64),
+        ("x", c_void_p),
+        ("x_row", c_int64),
+        ("weight", c_void_p),
+        ("offset", c_float),
+        ("eps", c_float),
+        ("out", c_void_p),
+    ]
+
+
+class Gated(ctypes.Structure):
+    """`ShoalGated`."""
+
+    _fields_ = [
+        ("dtype", c_int32),
+        ("isa", c_int32),
+        ("threads", c_int32),
+        ("activation", c_int32),
+        ("rows", c_int64),
+        ("width", c_int64),
+        ("input", c_void_p),
+        ("input_row", c_int64),
+        ("out", c_void_p),
+    ]
+
+
+class Rotary(ctypes.Structure):
+    """`ShoalRotary`."""
+
+    _fields_ = [
+        ("dtype", c_int32),
+        ("isa", c_int32),
+        ("threads", c_int32),
+        ("heads", c_int32),
+        ("kv_heads", c_int32),
+        ("key_dim", c_int32),
+        ("value_dim", c_int32),
+        ("rotary_dim", c_int32),
+        ("neighbours", c_int32),
+        ("rows", c_int64),
+        ("qkv", c_void_p),
+        ("qkv_row", c_int64),
+        ("cos", c_void_p),
+        ("sin", c_void_p),
+        ("angle_row", c_int64),
+        ("query_norm", c_void_p),
+        ("key_norm", c_void_p),
+        ("offset", c_float),
+        ("eps", c_float),
+        ("slots", c_void_p),
+        ("keys", c_void_p),
+        ("values", c_void_p),
+        ("keys_head", c_int64),
+        ("values_head", c_int64),
+    ]
+
+
 def declare(lib: ctypes.CDLL) -> None:
     """Set the argument and result types of every function."""
     lib.shoal_best_isa.restype = c_int32
     lib.shoal_kv_store.argtypes = [POINTER(Store)]
     lib.shoal_kv_store.restype = None
+    lib.shoal_use_huge_pages.argtypes = [c_void_p, c_int64]
+    lib.shoal_use_huge_pages.restype = None
     lib.shoal_attention_plan.argtypes = [POINTER(Work), POINTER(Shape)]
     lib.shoal_attention_plan.restype = c_void_p
     lib.shoal_attention_free.argtypes = [c_void_p]
@@ -96,3 +182,11 @@ def declare(lib: ctypes.CDLL) -> None:
     lib.shoal_attention_tasks.restype = None
     lib.shoal_attention_run.argtypes = [c_void_p, POINTER(Attention)]
     lib.shoal_attention_run.restype = None
+    lib.shoal_sample.argtypes = [POINTER(Sample)]
+    lib.shoal_sample.restype = None
+    lib.shoal_rms_norm.argtypes = [POINTER(RmsNorm)]
+    lib.shoal_rms_norm.restype = None
+    lib.shoal_gated.argtypes = [POINTER(Gated)]
+    lib.shoal_gated.restype = None
+    lib.shoal_rotary.argtypes = [POINTER(Rotary)]
+    lib.shoal_rotary.restype = None

@@ -16,7 +16,7 @@ import torch
 
 from shoal.kernels.interface import declare
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 """Of csrc/shoal_kernels.h; a library built from other sources is not used."""
 
 

@@ -81,7 +81,8 @@ class BatchBuilder:
         sampled = np.array(samples.sequences, dtype=np.int32)
         own = self._running.sequence[chunks.owner[~chunks.shared]]
         first_users = self._segments.first_user[chunks.owner[chunks.shared]]
-        generated = [len(self._generated.get(sequence, ())) for sequence in samples.sequences]
+        samplers = self._running.slots_of(sampled)
+        generated = self._running.own_total[samplers] - self._running.own_prompt[samplers]
         batch = TokenBatch(
             token_ids=token_ids,
             positions=positions,
@@ -90,7 +91,7 @@ class BatchBuilder:
             logit_rows=np.array(samples.logit_rows, dtype=np.int64),
             sample_sequences=sampled,
             sample_source=np.array(samples.sources, dtype=np.int64),
-            sample_positions=np.array(generated, dtype=np.int32),
+            sample_positions=generated.astype(np.int32),
             retain=tuple(samples.retain),
             release=(*samples.release, *self._release),
             prompt_logits=prompt_logits,

@@ -35,8 +35,50 @@ def forecast_peak_blocks(held: Int64Array, growth: Int64Array, block_size: int) 
     # What is left over: ceil((r_j + m_i) / B) is 0, 1 or 2 for r_j = held_j mod B, m_i = growth_i
     # mod B. at_least[i, t] counts the j <= i with r_j >= t.
     left, more = held % block_size, growth % block_size
-    at_least = np.cumsum(left[:, None] >= np.arange(block_size + 2), axis=0)
+    at_least = np.cumsum(left[:, None] >= np.arange(block_size + 2), axis=0, dtype=np.int32)
     rows = np.arange(len(held))
     one = np.where(more > 0, rank, at_least[rows, 1])
     two = at_least[rows, block_size + 1 - more]
     return int((whole + one + two).max())
+
+
+class PeakForecast:
+    """Answers whether running sequences fit some blocks, as one after another is added to them.
+
+    Most answers follow from two sums: the peak is at least the blocks held now, and at most what
+    would be held if nobody left before all have grown.
+    """
+
+    def __init__(self, held: Int64Array, growth: Int64Array, block_size: int) -> None:
+        """See `forecast_peak_blocks` for the columns."""
+        self._held, self._growth, self._block_size = held, growth, block_size
+        self._more: list[tuple[int, int]] = []
+        self._least = int((-(-held // block_size)).sum())
+        self._most = int((-(-(held + growth) // block_size)).sum())
+
+    def add(self, held: int, growth: int) -> None:
+        """One more sequence."""
+        self._more.append((held, growth))
+        self._least += -(-held // self._block_size)
+        self._most += -(-(held + growth) // self._block_size)
+
+    def fits(self, blocks: int) -> bool:
+        """Whether the peak is at most `blocks`."""
+        if self._most <= blocks or self._least > blocks:
+            return self._most <= blocks
+        more = np.array(self._more, dtype=np.int64).reshape(-1, 2)
+        held = np.concatenate([self._held, more[:, 0]])
+        growth = np.concatenate([self._growth, more[:, 1]])
+        return forecast_peak_blocks(held, growth, self._block_size) <= blocks
+
+
+def remaining_growth(generated: Int64Array, expected: Int64Array, limit: Int64Array) -> Int64Array:
+    """Tokens of KV still to be stored, int64 [R].
+
+    A sequence that outlives its expected length is expected to double it, up to its limit. The
+    last token of an answer is never stored, hence the one less.
+    """
+    doublings = np.ceil(np.log2(np.maximum(generated + 1, expected) / expected))
+    estimate = np.minimum(expected * np.exp2(doublings).astype(np.int64), limit)
+    growth: Int64Array = np.maximum(estimate - 1 - generated, 0)
+    return growth

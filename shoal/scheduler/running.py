@@ -38,6 +38,7 @@ class RunningSequences:
         self.blocks: Int32Array = np.zeros((self._capacity, 8), dtype=np.int32)
         self._free = list(range(self._capacity - 1, -1, -1))
         self._active: dict[int, int] = {}
+        self._order: Int64Array | None = None
 
     def __len__(self) -> int:
         return len(self._active)
@@ -46,14 +47,20 @@ class RunningSequences:
         """The slot of a running sequence."""
         return self._active[sequence]
 
+    def slots_of(self, sequences: Int32Array) -> Int64Array:
+        """The slots of running sequences, int64 [S]."""
+        slots = map(self._active.__getitem__, sequences.tolist())
+        return np.fromiter(slots, dtype=np.int64, count=len(sequences))
+
     def __contains__(self, sequence: int) -> bool:
         return sequence in self._active
 
     def in_order(self) -> Int64Array:
-        """The active slots in the plan's order, int64 [running]."""
-        slots = np.fromiter(self._active.values(), dtype=np.int64, count=len(self._active))
-        order: Int64Array = slots[np.argsort(self.sequence[slots])]
-        return order
+        """The active slots in the plan's order, int64 [running]; not to be written to."""
+        if self._order is None:
+            slots = np.fromiter(self._active.values(), dtype=np.int64, count=len(self._active))
+            self._order = slots[np.argsort(self.sequence[slots])]
+        return self._order
 
     def add(self, sequence: int, segment: int, shared: int, own_prompt: int, own_total: int) -> int:
         """Take a slot for an admitted sequence, nothing of it computed."""
@@ -69,6 +76,7 @@ class RunningSequences:
         self.num_blocks[slot] = 0
         self.decoding[slot] = False
         self._active[sequence] = slot
+        self._order = None
         return slot
 
     def remove(self, slot: int) -> list[int]:
@@ -76,6 +84,7 @@ class RunningSequences:
         blocks: list[int] = self.blocks_of(slot).tolist()
         del self._active[int(self.sequence[slot])]
         self._free.append(slot)
+        self._order = None
         return blocks
 
     def blocks_of(self, slot: int) -> Int32Array:
@@ -98,6 +107,7 @@ class RunningSequences:
     def _grow(self) -> None:
         old = self._capacity
         self._capacity = 2 * old
+        self._order = None
         for name, value in vars(self).items():
             if isinstance(value, np.ndarray):
                 padding = [(0, old)] + [(0, 0)] * (value.ndim - 1)

@@ -19,7 +19,7 @@ from shoal.errors import InternalError
 from shoal.planner import Plan
 from shoal.scheduler.batch import TokenBatch
 from shoal.scheduler.builder import BatchBuilder
-from shoal.scheduler.forecast import forecast_peak_blocks
+from shoal.scheduler.forecast import PeakForecast, remaining_growth
 from shoal.scheduler.pool import BlockPool
 from shoal.scheduler.running import RunningSequences
 from shoal.scheduler.segments import SegmentTable
@@ -129,14 +129,11 @@ class Scheduler:
         """Take the tokens sampled for `batch.sample_sequences` back; `finished` ones leave."""
         self._commit_chunks(batch)
         self._segments.retained.update(segment for _, segment in batch.retain)
-        for sequence, token, done in zip(
-            batch.sample_sequences.tolist(), token_ids.tolist(), finished.tolist(), strict=True
-        ):
-            self._commit_token(sequence, token, done)
+        self._commit_tokens(batch.sample_sequences, token_ids, finished)
         self._segments.retained.difference_update(batch.release)
-        for sequence in batch.sequences.tolist():
-            if sequence in self._suspects:
-                self._suspects.remove(sequence)
+        if self._suspects:
+            tried = set(batch.sequences.tolist())
+            self._suspects = [s for s in self._suspects if s not in tried]
         self.stats.iterations += 1
         self.stats.tokens += batch.num_tokens
 
@@ -178,21 +175,31 @@ class Scheduler:
         own_part = np.minimum(first + count, prompt) - np.minimum(first, prompt)
         self.stats.prompt_tokens_computed += int(chunks.count[shared].sum() + own_part.sum())
 
-    def _commit_token(self, sequence: int, token: int, done: bool) -> None:
-        slot = self._running.slot_of(sequence)
-        if self._own_prompt[sequence] == 0 and sequence not in self._generated:
-            self._segments.unsampled_enders[self._segment[sequence]] -= 1
-        self.stats.generated_tokens += 1
-        if done:
-            self.pool.release(self._running.remove(slot))
+    def _commit_tokens(
+        self, sequences: Int32Array, token_ids: Int32Array, finished: BoolArray
+    ) -> None:
+        running = self._running
+        slots = running.slots_of(sequences)
+        fresh = running.own_total[slots] == 0
+        np.subtract.at(self._segments.unsampled_enders, running.segment[slots[fresh]], 1)
+        self.stats.generated_tokens += len(sequences)
+        going = slots[~finished]
+        running.own_total[going] += 1
+        running.last_token[going] = token_ids[~finished]
+        running.decoding[going] = True
+        generated, tokens = self._generated, token_ids[~finished].tolist()
+        for sequence, token in zip(sequences[~finished].tolist(), tokens, strict=True):
+            if sequence in generated:
+                generated[sequence].append(token)
+            else:
+                generated[sequence] = [token]
+        for sequence, slot in zip(
+            sequences[finished].tolist(), slots[finished].tolist(), strict=True
+        ):
+            self.pool.release(running.remove(slot))
             path = self._segments.path(int(self._segment[sequence]))
             self._segments.leave(path, finished=True)
-            self._generated.pop(sequence, None)
-            return
-        self._generated.setdefault(sequence, []).append(token)
-        self._running.own_total[slot] += 1
-        self._running.last_token[slot] = token
-        self._running.decoding[slot] = True
+            generated.pop(sequence, None)
 
     def _split(self, slots: Int64Array) -> tuple[Int64Array, Int64Array]:
         decoding = self._running.decoding[slots]
@@ -242,35 +249,36 @@ class Scheduler:
         Each counts at least one token, so there are never more sequences than the budget has.
         """
         admitted: list[int] = []
-        held, growth = self._forecast_columns()
+        if self._head() is None or not (tokens > 0 or len(self._running) == 0):
+            return admitted
+        forecast = self._forecast()
         while tokens > 0 or len(self._running) == 0:
             sequence = self._head()
             if sequence is None:
                 break
             path = self._segments.path(int(self._segment[sequence]))
-            held = np.append(held, self._own_tokens(sequence))
-            growth = np.append(growth, self._growth_of(sequence))
-            if not self._fits(path, held, growth):
+            held = self._own_tokens(sequence)
+            forecast.add(held, self._growth_of(sequence))
+            if not self._fits(path, held, forecast):
                 break
             idle = (s for s in path if self._segments.running[s] == 0)
             tokens -= sum(int(self._segments.length[s] - self._segments.computed[s]) for s in idle)
-            tokens -= max(1, int(held[-1]))
+            tokens -= max(1, held)
             admitted.append(self._enter(sequence, path))
         return admitted
 
-    def _fits(self, path: list[int], held: Int64Array, growth: Int64Array) -> bool:
+    def _fits(self, path: list[int], held: int, forecast: PeakForecast) -> bool:
         """Whether the forecast peak of the running sequences and one more stays within the pool.
 
-        The newcomer is last in `held` and `growth`. When nothing runs it is admitted if it fits
-        alone, idle segments evicted as far as it needs.
+        The newcomer, of `held` own tokens, is in the forecast. When nothing runs it is admitted if
+        it fits alone, idle segments evicted as far as it needs.
         """
-        peak = forecast_peak_blocks(held, growth, self.pool.block_size)
         missing = self._segments.missing_blocks(path)
-        if self._segments.resident_blocks + missing + peak <= self.pool.num_blocks:
+        if forecast.fits(self.pool.num_blocks - self._segments.resident_blocks - missing):
             return True
         if len(self._running) > 0:
             return False
-        needed = missing + self.pool.blocks_for(int(held[-1]))
+        needed = missing + self.pool.blocks_for(held)
         self.stats.preemptions += self._segments.evict_idle(path, wanted=needed)
         if needed > self.pool.free_blocks:
             raise InternalError(
@@ -299,14 +307,14 @@ class Scheduler:
     def _own_tokens(self, sequence: int) -> int:
         return int(self._own_prompt[sequence]) + len(self._generated.get(sequence, ()))
 
-    def _forecast_columns(self) -> tuple[Int64Array, Int64Array]:
-        """Tokens held and still to come of the running sequences."""
+    def _forecast(self) -> PeakForecast:
+        """The forecast for the running sequences."""
         slots = self._running.in_order()
         sequences = self._running.sequence[slots]
         held = self._running.own_total[slots]
         generated = held - self._running.own_prompt[slots]
         growth = remaining_growth(generated, self._expected[sequences], self._limit[sequences])
-        return held, growth
+        return PeakForecast(held, growth, self.pool.block_size)
 
     def _growth_of(self, sequence: int) -> int:
         generated = np.array([len(self._generated.get(sequence, ()))])
@@ -331,15 +339,3 @@ def _scored_sequences(plan: Plan, scored: BoolArray | None) -> BoolArray:
         return np.zeros(plan.num_sequences, dtype=np.bool_)
     wanted: BoolArray = scored[plan.sequence_request]
     return wanted
-
-
-def remaining_growth(generated: Int64Array, expected: Int64Array, limit: Int64Array) -> Int64Array:
-    """Tokens of KV still to be stored, int64 [R].
-
-    A sequence that outlives its expected length is expected to double it, up to its limit. The
-    last token of an answer is never stored, hence the one less.
-    """
-    doublings = np.ceil(np.log2(np.maximum(generated + 1, expected) / expected))
-    estimate = np.minimum(expected * np.exp2(doublings).astype(np.int64), limit)
-    growth: Int64Array = np.maximum(estimate - 1 - generated, 0)
-    return growth

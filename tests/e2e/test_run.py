@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from shoal.engine.description import bundled_model_path
+from shoal.scheduler import BLOCK_SIZE
 from tests.e2e.conftest import Shoal
 from tests.e2e.jobs import chat, completion, good, mixed
 
@@ -106,16 +107,16 @@ def test_report(shoal: Shoal) -> None:
 def test_the_smallest_kv_budget_that_holds_the_largest_request(shoal: Shoal) -> None:
     shoal.write("in.jsonl", [good(i) for i in range(40)])
     assert shoal("run", "in.jsonl", "-o", "ample.jsonl", "--quiet", *FLOAT32) == 0
-    block = 16 * json.loads(_kv_bytes_per_token())
+    block = BLOCK_SIZE * json.loads(_kv_bytes_per_token())
     largest = 0
     for record in shoal.read("ample.jsonl"):
         usage = record["response"]["body"]["usage"]
         largest = max(largest, usage["prompt_tokens"] + 6 - 1)
-    tight = ("--kv-memory", f"{-(-largest // 16) * block}B", "--summary", "s.json")
+    tight = ("--kv-memory", f"{-(-largest // BLOCK_SIZE) * block}B", "--summary", "s.json")
     assert shoal("run", "in.jsonl", "-o", "tight.jsonl", "--quiet", *tight, *FLOAT32) == 0
     assert answers(shoal.read("tight.jsonl")) == answers(shoal.read("ample.jsonl"))
     summary = json.loads(shoal.text("s.json"))
-    assert summary["peak_kv_bytes"] <= -(-largest // 16) * block
+    assert summary["peak_kv_bytes"] <= -(-largest // BLOCK_SIZE) * block
 
 
 def _kv_bytes_per_token() -> str:

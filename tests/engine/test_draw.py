@@ -11,9 +11,22 @@ from transformers import (
 )
 
 import shoal.engine.draw as module
-from shoal.engine.draw import CANDIDATES, Warp, draw
+from shoal.engine.choose import Settings, choose
+from shoal.engine.draw import CANDIDATES, Warp
+from shoal.engine.rows import LogitRows
+from shoal.kernels import available_isas, load_kernels
 
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+PLACES = ["cpu", *(["cuda"] if torch.cuda.is_available() else []), *available_isas()]
+"""Where to draw: in torch on a device, or in C++ by an instruction set."""
+
+
+def draw(logits, warp, place="cpu"):
+    """Tokens, int64 [S], by torch or by the kernels."""
+    if isinstance(place, str):
+        return module.draw(logits, warp)
+    columns = warp.temperature, warp.min_p, warp.top_k, warp.top_p, warp.uniforms
+    settings = Settings(*(np.ascontiguousarray(column) for column in columns))
+    return torch.from_numpy(choose(LogitRows.whole(logits), settings, load_kernels(), place)).long()
 
 
 def warp(uniforms, vocab, temperature=1.0, min_p=0.0, top_k=0, top_p=1.0, device="cpu"):
@@ -41,11 +54,12 @@ def transformers_probabilities(logits, temperature=1.0, min_p=0.0, top_k=0, top_
     return torch.softmax(scores.double(), dim=-1)[0].numpy()
 
 
-def interval_counts(logits, draws, device="cpu", **settings):
+def interval_counts(logits, draws, place="cpu", **settings):
     """How many of evenly spaced uniforms give each token: within 1 of draws * probability."""
     uniforms = (np.arange(draws) + 0.5) / draws
+    device = place if isinstance(place, str) else "cpu"
     rows = logits.to(device).expand(draws, -1)
-    tokens = draw(rows, warp(uniforms, len(logits), device=device, **settings)).cpu().numpy()
+    tokens = draw(rows, warp(uniforms, len(logits), device=device, **settings), place).cpu().numpy()
     return np.bincount(tokens, minlength=len(logits))
 
 
@@ -68,30 +82,34 @@ SETTINGS = [
 ]
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("chosen", SETTINGS, ids=str)
-@pytest.mark.parametrize(("vocab", "spread"), [(20, 1.5), (700, 3.0), (700, 0.1)])
-def test_the_distribution_is_that_of_transformers(vocab, spread, chosen, device):
+@pytest.mark.parametrize(("vocab", "spread"), [(20, 1.5), (700, 3.0), (700, 0.1), (5001, 2.0)])
+def test_the_distribution_is_that_of_transformers(vocab, spread, chosen, place):
     logits = spread * torch.randn(vocab, generator=torch.Generator().manual_seed(vocab))
     probabilities = transformers_probabilities(logits, **chosen)
-    counts = interval_counts(logits, 1500, device, **chosen)
+    counts = interval_counts(logits, 1500, place, **chosen)
     assert np.abs(counts - 1500 * probabilities).max() <= 1 + 1e-3
     assert (probabilities[counts > 0] > 0).all()
 
 
+@pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("top_k", [1, 2, 3])
-def test_top_k_keeps_ties_as_transformers_does(top_k):
+def test_top_k_keeps_ties_as_transformers_does(top_k, place):
     logits = torch.tensor([1.0, 3.0, 3.0, 0.0, 2.0, 3.0])
     kept = transformers_probabilities(logits, top_k=top_k) > 0
-    assert ((interval_counts(logits, 600, top_k=top_k) > 0) == kept).all()
+    assert ((interval_counts(logits, 600, place, top_k=top_k) > 0) == kept).all()
 
 
-def test_top_p_keeps_the_token_that_crosses_and_the_lower_of_equals():
+@pytest.mark.parametrize("place", PLACES)
+def test_top_p_keeps_the_token_that_crosses_and_the_lower_of_equals(place):
     logits = torch.log(torch.tensor([0.1, 0.5, 0.2, 0.2]))
-    assert (interval_counts(logits, 1000, top_p=0.45) > 0).tolist() == [False, True, False, False]
-    assert (interval_counts(logits, 1000, top_p=0.55) > 0).tolist() == [False, True, True, False]
+    kept = interval_counts(logits, 1000, place, top_p=0.45) > 0
+    assert kept.tolist() == [False, True, False, False]
+    kept = interval_counts(logits, 1000, place, top_p=0.55) > 0
+    assert kept.tolist() == [False, True, True, False]
     for size in (8, 2 * CANDIDATES):
-        kept = interval_counts(torch.zeros(size), 1000, top_p=0.25) > 0
+        kept = interval_counts(torch.zeros(size), 1000, place, top_p=0.25) > 0
         assert kept.tolist() == [True] * (size // 4) + [False] * (size - size // 4)
 
 
@@ -126,22 +144,26 @@ def test_neither_company_nor_the_number_of_candidates_matters(rows, width):
         expected = draw(logits, together)
         module.CANDIDATES = width
         assert torch.equal(draw(logits, together), expected)
-        for row in range(len(rows)):
-            index = torch.tensor([row])
-            assert draw(logits[index], together.rows(index)) == expected[row]
+        for place in PLACES:
+            for row in range(len(rows)):
+                index = torch.tensor([row])
+                alone = draw(logits[index].to(torch.float32), together.rows(index), place)
+                assert alone == expected[row]
     finally:
         module.CANDIDATES = original
 
 
+@pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("uniform", [2**-53, 0.5, 1 - 2**-53])
 @pytest.mark.parametrize("chosen", [{}, {"top_p": 0.99}, {"top_k": 4}, {"min_p": 1e-6}])
-def test_impossible_tokens_are_never_drawn(uniform, chosen):
+def test_impossible_tokens_are_never_drawn(uniform, chosen, place):
     logits = torch.full((64,), -torch.inf)
     logits[20:23] = torch.tensor([1.0, 2.0, 0.5])
-    assert 20 <= draw(logits[None], warp([uniform], 64, **chosen)) <= 22
+    assert 20 <= draw(logits[None], warp([uniform], 64, **chosen), place) <= 22
 
 
+@pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("temperature", [1e-45, 1e-30, 1e-4])
-def test_the_coldest_temperatures_take_the_likeliest(temperature):
+def test_the_coldest_temperatures_take_the_likeliest(temperature, place):
     logits = torch.tensor([[1e4, 9.9e3, -1e4], [0.0, 1.0, 2.0]])
-    assert draw(logits, warp([0.999, 0.001], 3, temperature=temperature)).tolist() == [0, 2]
+    assert draw(logits, warp([0.999, 0.001], 3, temperature=temperature), place).tolist() == [0, 2]

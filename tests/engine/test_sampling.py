@@ -4,8 +4,10 @@ import torch
 
 from shoal.engine import logprobs
 from shoal.engine.random import seeded_key
+from shoal.engine.rows import LogitRows
 from shoal.engine.sampling import Sampler, check_vocabulary
 from shoal.errors import InternalError, InvalidLogitsError, InvalidRequestError
+from shoal.kernels import load_kernels
 from shoal.types import SamplingParams
 from tests.engine.statistics import assert_fits
 
@@ -13,7 +15,18 @@ VOCAB = 12
 EOS = (10, 11)
 PROMPT = np.array([1, 2, 2], dtype=np.int32)
 LOGITS = 1.2 * torch.randn(VOCAB, generator=torch.Generator().manual_seed(4))
+KERNELS = None
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+@pytest.fixture(params=["torch", "native"], autouse=True)
+def kernels(request):
+    """Every test here runs with the C++ kernels and without."""
+    global KERNELS
+    KERNELS = load_kernels() if request.param == "native" else None
+    assert request.param == "torch" or KERNELS is not None, "the kernels must be built"
+    yield KERNELS
+    KERNELS = None
 
 
 def int32(*values):
@@ -21,7 +34,7 @@ def int32(*values):
 
 
 def sampler_with(*params, keys=None, vocab=VOCAB):
-    sampler = Sampler(vocab, EOS)
+    sampler = Sampler(vocab, EOS, KERNELS)
     for sequence, entry in enumerate(params):
         key = keys[sequence] if keys else seeded_key(sequence, PROMPT, 0)
         sampler.add(sequence, entry, key, PROMPT)
@@ -31,7 +44,8 @@ def sampler_with(*params, keys=None, vocab=VOCAB):
 def step(sampler, logits, position=0, sequences=None):
     count = len(logits)
     sequences = np.arange(count, dtype=np.int32) if sequences is None else sequences
-    return sampler.sample(logits, sequences, np.full(count, position, dtype=np.int32))
+    rows = LogitRows.whole(logits)
+    return sampler.sample(rows, sequences, np.full(count, position, dtype=np.int32))
 
 
 def forced(token, count=1):
@@ -131,7 +145,7 @@ MIXED = [
 
 def run(order, steps=6, seed=0, again=False):
     """The tokens of MIXED, batched in the given order."""
-    sampler = Sampler(VOCAB, EOS)
+    sampler = Sampler(VOCAB, EOS, KERNELS)
     for sequence in order:
         sampler.add(sequence, MIXED[sequence], seeded_key(seed, PROMPT, sequence), PROMPT)
     tokens = {sequence: [] for sequence in order}
@@ -231,7 +245,7 @@ def test_a_slot_used_again_holds_nothing_of_before():
 
 
 def test_many_sequences_and_large_ids():
-    sampler = Sampler(VOCAB, EOS)
+    sampler = Sampler(VOCAB, EOS, KERNELS)
     ids = [7 + 10_000_019 * i for i in range(200)]
     for sequence in ids:
         sampler.add(sequence, SamplingParams(temperature=0), 0, PROMPT)
@@ -242,7 +256,7 @@ def test_many_sequences_and_large_ids():
 
 
 def test_an_empty_batch():
-    sampled = step(Sampler(VOCAB, EOS), torch.zeros(0, VOCAB))
+    sampled = step(Sampler(VOCAB, EOS, KERNELS), torch.zeros(0, VOCAB))
     assert len(sampled.token_ids) == 0
 
 

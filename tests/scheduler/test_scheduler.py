@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from shoal.config import Order, Sharing
 from shoal.planner import Plan, make_plan
 from shoal.scheduler import BlockPool, Scheduler, TokenBatch
-from shoal.scheduler.scheduler import remaining_growth
+from shoal.scheduler.forecast import remaining_growth
 from tests.scheduler.fake import CheckingExecutor, answer, make_table
 
 

@@ -1,0 +1,1 @@
+"""Shoal and its peers side by side: `python -m benchmarks` (see `make bench`)."""

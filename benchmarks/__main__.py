@@ -1,0 +1,106 @@
+"""The command line: progress on standard error, one JSON line per workload on standard output."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.agreement import UnequalWorkError
+from benchmarks.models import MODELS
+from benchmarks.peers.client import CONTENDERS, OURS, ROOT, PeerError
+from benchmarks.runner import Bench, say
+from benchmarks.workloads import SPECS
+
+DEFAULT_MODEL = "llama-100m"
+DEFAULT_PEERS = "vllm,vllm-sorted"
+RESULTS = Path(__file__).parent / "results"
+RECORDS = "cpu.jsonl"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what is asked for; 0, or 1 if an engine is missing, failed or did other work."""
+    chosen = _parser().parse_args(arguments)
+    results = chosen.results or (RESULTS if chosen.scale == 1 else None)
+    try:
+        with Bench(chosen.model, chosen.peers, chosen.folder, chosen.rounds) as bench:
+            for name in chosen.workload:
+                line = json.dumps(bench.run(name, chosen.scale))
+                print(line, flush=True)
+                if results:
+                    _append(results / RECORDS, line)
+    except (PeerError, UnequalWorkError) as error:
+        say(f"error: {error}")
+        return 1
+    if results:
+        _report(results)
+    return 0
+
+
+def _append(path: Path, line: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as records:
+        records.write(line + "\n")
+
+
+def _report(results: Path) -> None:
+    try:
+        from benchmarks.report import write_report
+    except ModuleNotFoundError as missing:
+        say(f"no table and plot: {missing.name} is not installed (the extra `report`)")
+        return
+    for path in write_report(results / RECORDS):
+        say(f"wrote {path}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
+    add = parser.add_argument
+    add("--workload", type=_workloads, default="all", help=f"all, or of {', '.join(SPECS)}")
+    add("--model", choices=list(MODELS), default=DEFAULT_MODEL)
+    add("--rounds", type=_positive, default=3, help="runs of each engine, in turn (default 3)")
+    add(
+        "--peers",
+        type=_peers,
+        default=DEFAULT_PEERS,
+        help=f"none, or of {', '.join(n for n in CONTENDERS if n != OURS)} (default "
+        f"{DEFAULT_PEERS}); transformers is far slower, give it a small scale",
+    )
+    add("--scale", type=float, default=1.0, help="smaller counts and lengths, for smoke tests")
+    add("--folder", type=Path, default=ROOT / ".bench", help="models, peers, logs, caches")
+    add(
+        "--results",
+        type=Path,
+        help="where records, table and plot go (default benchmarks/results; none if scaled)",
+    )
+    return parser
+
+
+def _workloads(text: str) -> list[str]:
+    return list(SPECS) if text == "all" else _names(text, list(SPECS))
+
+
+def _peers(text: str) -> list[str]:
+    known = [name for name in CONTENDERS if name != OURS]
+    return [] if text == "none" else _names(text, known)
+
+
+def _names(text: str, known: list[str]) -> list[str]:
+    names = text.split(",")
+    for name in names:
+        if name not in known:
+            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(known)}")
+    return names
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

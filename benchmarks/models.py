@@ -1,0 +1,122 @@
+"""Models of known shape with random weights, saved like real ones."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerFast
+
+MAX_MODEL_LEN = 8192
+"""Most tokens of prompt and output together, for every model and every engine."""
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What a decoder's work depends on, in elements.
+
+    `vocabulary` counts the rows of the output head, which is tied to the embedding.
+    """
+
+    kind: str
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    intermediate: int
+    vocabulary: int
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.hidden // self.heads
+
+    @property
+    def linear_shapes(self) -> dict[str, tuple[int, int]]:
+        """(in, out) of a layer's products, with those that share their input as one."""
+        qkv = (self.heads + 2 * self.kv_heads) * self.head_dim
+        return {
+            "qkv": (self.hidden, qkv),
+            "attention output": (self.heads * self.head_dim, self.hidden),
+            "gate and up": (self.hidden, 2 * self.intermediate),
+            "down": (self.intermediate, self.hidden),
+        }
+
+    @property
+    def linear_parameters(self) -> int:
+        """Weights of all layers' products, without embedding, head and biases."""
+        return self.layers * sum(rows * columns for rows, columns in self.linear_shapes.values())
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of K and V of one token over all layers, in bfloat16."""
+        return self.layers * 2 * self.kv_heads * self.head_dim * 2
+
+
+MODELS = {
+    "llama-100m": ModelShape("Llama", 768, 12, 12, 4, 2048, 32_000),
+    "qwen-0.5b": ModelShape("Qwen2", 896, 24, 14, 2, 4864, 151_936),
+    "smoke": ModelShape("Llama", 64, 2, 4, 2, 128, 512),
+}
+"""`smoke` is for tests: its times say nothing."""
+
+
+def ensure_model(name: str, folder: Path) -> Path:
+    """The model's folder below `folder`, made on first use."""
+    path = folder / name
+    if not (path / "complete").exists():
+        shutil.rmtree(path, ignore_errors=True)
+        _save(MODELS[name], path)
+        (path / "complete").touch()
+    return path
+
+
+def make_config(shape: ModelShape) -> PreTrainedConfig:
+    """What transformers calls a model of this shape."""
+    import transformers
+
+    fields: dict[str, Any] = {
+        "hidden_size": shape.hidden,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "intermediate_size": shape.intermediate,
+        "vocab_size": shape.vocabulary,
+        "tie_word_embeddings": True,
+        "max_position_embeddings": MAX_MODEL_LEN,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
+    config: PreTrainedConfig = getattr(transformers, f"{shape.kind}Config")(**fields)
+    return config
+
+
+def _save(shape: ModelShape, path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(make_config(shape), dtype=torch.bfloat16)
+    model.save_pretrained(path)
+    make_tokenizer(shape.vocabulary).save_pretrained(path)
+
+
+def make_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer whose every id below `vocabulary` decodes to some text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<pad>", "<s>", "</s>"]
+    words = special + sorted(pre_tokenizers.ByteLevel.alphabet())
+    words += [f"\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}w{i}" for i in range(vocabulary)]
+    ids = {word: i for i, word in enumerate(words[:vocabulary])}
+    tokenizer = Tokenizer(models.BPE(vocab=ids, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=special[0], bos_token=special[1], eos_token=special[2]
+    )

@@ -1,0 +1,173 @@
+"""The runner's side of the talk: start an engine's process, ask, stop it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.workloads import Workload
+
+ROOT = Path(__file__).parents[2]
+_LOG_TAIL = 2000
+
+
+class PeerError(Exception):
+    """An engine is not installed, or failed."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A name in the results: an engine, and whether it gets the requests sorted."""
+
+    engine: str
+    sorts: bool = False
+
+
+CONTENDERS = {
+    "shoal": Contender("shoal"),
+    "vllm": Contender("vllm"),
+    "vllm-sorted": Contender("vllm", sorts=True),
+    "transformers": Contender("transformers"),
+}
+OURS = "shoal"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One timed run: seconds, ids per prompt and choice in the order sent, most memory held."""
+
+    seconds: float
+    token_ids: list[list[list[int]]]
+    peak_rss_bytes: int
+
+    @property
+    def tokens(self) -> int:
+        """Generated tokens."""
+        return sum(len(ids) for choices in self.token_ids for ids in choices)
+
+
+def python_of(engine: str, folder: Path) -> Path:
+    """The interpreter of an engine's environment.
+
+    Args:
+        folder: holds the environments, unless SHOAL_BENCH_VLLM names another place.
+
+    Raises:
+        PeerError: it is not installed.
+    """
+    if engine != "vllm":
+        return Path(sys.executable)
+    environment = Path(os.environ.get("SHOAL_BENCH_VLLM") or folder / "peers" / "vllm")
+    python = environment / "bin" / "python"
+    if not python.exists():
+        raise PeerError(
+            f"vLLM is not installed in {environment}: run `make bench-peers` (3.5 GB, a few "
+            "minutes), set SHOAL_BENCH_VLLM to an environment that has it, or leave it out with "
+            "--peers none"
+        )
+    return python
+
+
+class Worker:
+    """An engine in a process of its own. Close it, or use it as a context."""
+
+    def __init__(self, engine: str, folder: Path, threads: int) -> None:
+        """Start the process; it holds no model yet.
+
+        Args:
+            folder: for logs and caches.
+            threads: OpenMP threads.
+
+        Raises:
+            PeerError: the engine is not installed.
+        """
+        self.engine = engine
+        python = python_of(engine, folder)
+        self.log = folder / "logs" / f"{engine}.log"
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        environment = os.environ | {
+            "OMP_NUM_THREADS": str(threads),
+            "VLLM_CACHE_ROOT": str((folder / "cache" / "vllm").absolute()),
+        }
+        with self.log.open("w") as log:
+            self._process = subprocess.Popen(
+                [str(python), "-m", f"benchmarks.peers.run_{engine}"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                cwd=ROOT,
+                env=environment,
+            )
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def load(self, model: Path, kv_gib: int, max_model_len: int) -> dict[str, str]:
+        """Load a model; the versions of what the engine runs on.
+
+        Raises:
+            PeerError: the engine failed.
+        """
+        answer = self._ask(
+            op="load",
+            model=str(model.absolute()),
+            kv_gib=kv_gib,
+            max_model_len=max_model_len,
+        )
+        versions: dict[str, str] = answer["versions"]
+        return versions
+
+    def run(self, workload: Workload) -> RunResult:
+        """Run a workload in the order it has.
+
+        Raises:
+            PeerError: the engine failed.
+        """
+        answer = self._ask(
+            op="run",
+            prompts=workload.prompts,
+            outputs=workload.outputs,
+            n=workload.n,
+            temperature=workload.temperature,
+        )
+        return RunResult(**answer)
+
+    def close(self) -> None:
+        """End the process, by force if it does not end by itself."""
+        if self._process.stdin and not self._process.stdin.closed:
+            with suppress(BrokenPipeError):
+                self._process.stdin.close()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _ask(self, **request: Any) -> dict[str, Any]:
+        assert self._process.stdin
+        assert self._process.stdout
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise PeerError(f"{self.engine} ended unexpectedly; its log ends with\n{self._tail()}")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise PeerError(f"{self.engine} failed (log: {self.log}):\n{answer['error']}")
+        return answer
+
+    def _tail(self) -> str:
+        return self.log.read_text(errors="replace")[-_LOG_TAIL:]

@@ -1,0 +1,212 @@
+"""Runs workloads on all engines in turn, and makes one record of each workload."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.agreement import by_prompt, check_work, compare
+from benchmarks.models import MAX_MODEL_LEN, MODELS, ensure_model
+from benchmarks.peers.client import CONTENDERS, OURS, ROOT, RunResult, Worker, python_of
+from benchmarks.rates import RateMeter
+from benchmarks.roofline import count_flops, count_work
+from benchmarks.workloads import Workload, make_workload
+
+KV_GIB = 1
+"""KV memory of every engine."""
+WARM_UP_SCALE = 0.25
+
+Record = dict[str, Any]
+
+
+@dataclass
+class Timings:
+    """All rounds of one workload, by contender."""
+
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    peak_rss_bytes: dict[str, int] = field(default_factory=dict)
+    ids: dict[str, dict[tuple[int, ...], list[int]]] = field(default_factory=dict)
+    """Greedy ids of the last round by prompt; empty for sampled workloads."""
+
+    def add(self, name: str, workload: Workload, result: RunResult) -> None:
+        """Check and keep one run."""
+        check_work(name, workload, result)
+        self.seconds.setdefault(name, []).append(result.seconds)
+        peak = max(self.peak_rss_bytes.get(name, 0), result.peak_rss_bytes)
+        self.peak_rss_bytes[name] = peak
+        if workload.temperature == 0:
+            self.ids[name] = by_prompt(workload, result)
+
+    def median(self, name: str) -> float:
+        """Median seconds of a contender."""
+        return statistics.median(self.seconds[name])
+
+
+class Bench:
+    """One model loaded into all engines. Use it as a context."""
+
+    def __init__(self, model: str, peers: Sequence[str], folder: Path, rounds: int) -> None:
+        """Start and load the engines.
+
+        Args:
+            peers: contenders beside ours.
+            folder: for models, environments, logs and caches.
+
+        Raises:
+            PeerError: a peer is not installed, or an engine failed.
+        """
+        self.model, self.rounds = model, rounds
+        self.shape = MODELS[model]
+        self.contenders = [OURS, *peers]
+        self._threads = torch.get_num_threads()
+        self._stack = ExitStack()
+        engines = dict.fromkeys(CONTENDERS[name].engine for name in self.contenders)
+        for engine in engines:
+            python_of(engine, folder)
+        path = ensure_model(model, folder / "models")
+        self._workers: dict[str, Worker] = {}
+        self.versions: dict[str, dict[str, str]] = {}
+        try:
+            for engine in engines:
+                say(f"{model}: loading {engine}")
+                worker = self._stack.enter_context(Worker(engine, folder, self._threads))
+                self._workers[engine] = worker
+                self.versions[engine] = worker.load(path, KV_GIB, MAX_MODEL_LEN)
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def __enter__(self) -> Bench:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+    def run(self, name: str, scale: float) -> Record:
+        """Warm up, run all rounds, return the record.
+
+        Raises:
+            PeerError: an engine failed.
+            UnequalWorkError: an engine did not do the work.
+        """
+        shuffled = make_workload(name, self.shape.vocabulary, scale)
+        orders = {False: shuffled, True: shuffled.sorted()}
+        warm_up = make_workload(name, self.shape.vocabulary, scale * WARM_UP_SCALE, seed=1)
+        for engine, worker in self._workers.items():
+            say(f"{name}: warming up {engine}")
+            worker.run(warm_up)
+        timings, meter = Timings(), RateMeter(self.shape)
+        for number in range(1, self.rounds + 1):
+            for contender in self.contenders:
+                meter.measure()
+                how = CONTENDERS[contender]
+                workload = orders[how.sorts]
+                result = self._workers[how.engine].run(workload)
+                timings.add(contender, workload, result)
+                say(
+                    f"{name} round {number}/{self.rounds} {contender}: {result.seconds:.2f} s, "
+                    f"{workload.generated_tokens / result.seconds:.0f} tokens/s"
+                )
+        meter.complete()
+        return self._record(shuffled, scale, timings, meter)
+
+    def _record(
+        self, workload: Workload, scale: float, timings: Timings, meter: RateMeter
+    ) -> Record:
+        work = count_work(workload)
+        flops = count_flops(work, self.shape)
+        ours = timings.median(OURS)
+        peers = {name: timings.median(name) for name in self.contenders if name != OURS}
+        floor = flops.total / meter.matmul_flops
+        tokens = workload.generated_tokens
+        return {
+            "workload": workload.name,
+            "model": self.model,
+            "ours_seconds": rounded(ours),
+            "peers": rounded(peers),
+            "ratios": rounded({name: seconds / ours for name, seconds in peers.items()}),
+            "roofline_fraction": rounded(floor / ours),
+            "roofline_seconds": rounded(floor),
+            "tokens": tokens,
+            "work": asdict(work),
+            "flops": asdict(flops),
+            "tokens_per_second": rounded(
+                {name: tokens / timings.median(name) for name in self.contenders}
+            ),
+            "rounds": rounded(timings.seconds),
+            "agreement": {
+                name: rounded(asdict(compare(timings.ids[OURS], timings.ids[name])))
+                for name in peers
+                if name in timings.ids
+            },
+            "peer_agreement": {
+                f"{a} {b}": rounded(asdict(compare(timings.ids[a], timings.ids[b])))
+                for a, b in combinations([name for name in peers if name in timings.ids], 2)
+            },
+            "peak_rss_bytes": timings.peak_rss_bytes,
+            "matmul_gflops": rounded(meter.matmul_flops / 1e9),
+            "layer_gflops": rounded(meter.layer_flops / 1e9),
+            "copy_gb_per_second": rounded(meter.copy_bytes / 1e9),
+            "kv_gib": KV_GIB,
+            "scale": scale,
+            "cpu": cpu_name(),
+            "threads": self._threads,
+            "versions": self.versions,
+            "commit": commit(),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+
+
+def rounded(value: Any) -> Any:
+    """Numbers to four significant digits, wherever they are in it."""
+    if isinstance(value, dict):
+        return {key: rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [rounded(inner) for inner in value]
+    return float(f"{value:.4g}")
+
+
+def cpu_name() -> str:
+    """The processor's name, with the instruction sets that matter for bfloat16."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    pairs = [line.split(":", 1) for line in lines if ":" in line]
+    fields = {name.strip(): value.strip() for name, value in pairs}
+    flags = set(fields.get("flags", "").split())
+    known = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
+    name = fields.get("model name", platform.machine())
+    return f"{name}, {os.cpu_count()} cores, {' '.join(known)}"
+
+
+def commit() -> str:
+    """The repository's commit, with "+changes" if the tree differs from it."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+changes"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return described.stdout.strip()
+
+
+def say(text: str) -> None:
+    """One progress line."""
+    print(text, file=sys.stderr, flush=True)

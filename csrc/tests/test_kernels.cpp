@@ -1,0 +1,187 @@
+// Runs every kernel of this machine on random token batches against attention by its definition.
+// Built with the address and undefined behaviour sanitizers by `make sanitize`: buffers are as large as
+// the interface says and no larger, so that a read or write outside them stops the run.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <numeric>
+#include <random>
+#include <vector>
+
+#include "shoal_kernels.h"
+
+namespace {
+
+constexpr int kSlackBytes = 64;
+
+std::mt19937 rng;
+
+int pick(std::initializer_list<int> of) { return of.begin()[rng() % of.size()]; }
+
+float round_to_bf16(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, 4);
+  bits = (bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000;
+  memcpy(&x, &bits, 4);
+  return x;
+}
+
+struct Batch {
+  std::vector<int32_t> row_first, row_last, kv_tokens, blocks;
+  std::vector<uint8_t> causal;
+  std::vector<int64_t> offsets{0};
+  int64_t rows = 0;
+  int32_t num_blocks = 0;
+
+  void add(int first, int last, int tokens, bool is_causal) {
+    row_first.push_back(first);
+    row_last.push_back(last);
+    kv_tokens.push_back(tokens);
+    causal.push_back(is_causal);
+    num_blocks += (tokens + SHOAL_BLOCK - 1) / SHOAL_BLOCK;
+    offsets.push_back(num_blocks);
+  }
+};
+
+// Two levels of shared segments over chunks and decodes of odd sizes.
+Batch random_batch() {
+  Batch batch;
+  for (int group = pick({1, 2, 3}); group > 0; group--) {
+    int outer = batch.rows;
+    for (int leaf = pick({1, 2, 5}); leaf > 0; leaf--) {
+      int inner = batch.rows;
+      for (int user = pick({1, 2, 6}); user > 0; user--) {
+        int rows = pick({1, 1, 1, 2, 7, 33, 70});
+        batch.add(batch.rows, batch.rows + rows, rows + pick({0, 1, 31, 32, 100, 600}), true);
+        batch.rows += rows;
+      }
+      batch.add(inner, batch.rows, pick({0, 1, 32, 65}), false);
+    }
+    batch.add(outer, batch.rows, pick({0, 5, 700, 1100}), false);
+  }
+  batch.blocks.resize(batch.num_blocks);
+  std::iota(batch.blocks.begin(), batch.blocks.end(), 0);
+  std::shuffle(batch.blocks.begin(), batch.blocks.end(), rng);
+  return batch;
+}
+
+// T: how the kernels store a number.
+template <class T>
+T stored(float x);
+template <>
+float stored<float>(float x) { return x; }
+template <>
+uint16_t stored<uint16_t>(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, 4);
+  return bits >> 16;
+}
+float number(float x) { return x; }
+float number(uint16_t x) {
+  uint32_t bits = uint32_t(x) << 16;
+  float out;
+  memcpy(&out, &bits, 4);
+  return out;
+}
+
+template <class T>
+bool check(const Batch& batch, int32_t dtype, int32_t isa, int heads, int kv_heads, int key_dim,
+           int value_dim, int threads) {
+  std::normal_distribution<float> normal;
+  auto random = [&](int64_t n) {
+    std::vector<float> x(n);
+    for (float& value : x) value = dtype == SHOAL_BFLOAT16 ? round_to_bf16(normal(rng)) : normal(rng);
+    return x;
+  };
+  int64_t slots = int64_t(batch.num_blocks) * SHOAL_BLOCK;
+  std::vector<float> key = random(kv_heads * slots * key_dim);
+  std::vector<float> value = random(kv_heads * slots * value_dim);
+  std::vector<float> query = random(batch.rows * heads * key_dim);
+  auto as_stored = [](const std::vector<float>& from) {
+    std::vector<T> to(from.size());
+    std::transform(from.begin(), from.end(), to.begin(), stored<T>);
+    return to;
+  };
+  std::vector<T> k = as_stored(key), v = as_stored(value), q = as_stored(query);
+  std::vector<T> keys(k.size() + kSlackBytes / sizeof(T)), values(v.size() + kSlackBytes / sizeof(T));
+  std::vector<T> out(batch.rows * heads * value_dim);
+  std::vector<int64_t> places(slots);
+  std::iota(places.begin(), places.end(), 0);
+  ShoalStore store{dtype, kv_heads, key_dim, value_dim, slots, places.data(), k.data(), v.data(),
+                   slots * key_dim, key_dim, slots * value_dim, value_dim, keys.data(),
+                   values.data(), slots * key_dim, slots * value_dim, threads};
+  shoal_kv_store(&store);
+
+  ShoalWork work{batch.rows, int64_t(batch.row_first.size()), batch.row_first.data(),
+                 batch.row_last.data(), batch.kv_tokens.data(), batch.causal.data(),
+                 batch.offsets.data(), batch.blocks.data()};
+  ShoalShape shape{dtype, isa, heads, kv_heads, key_dim, value_dim, threads};
+  float scale = 1 / std::sqrt(float(key_dim));
+  void* plan = shoal_attention_plan(&work, &shape);
+  ShoalAttention call{q.data(), key_dim, int64_t(heads) * key_dim, keys.data(), values.data(),
+                      slots * key_dim, slots * value_dim, scale, out.data()};
+  shoal_attention_run(plan, &call);
+  shoal_attention_free(plan);
+
+  double worst = 0;
+  std::vector<double> weights;
+  for (int64_t row = 0; row < batch.rows; row++)
+    for (int head = 0; head < heads; head++) {
+      int kv = head / (heads / kv_heads);
+      std::vector<int64_t> seen;
+      for (size_t i = 0; i < batch.row_first.size(); i++) {
+        int first = batch.row_first[i], last = batch.row_last[i];
+        if (row < first || row >= last) continue;
+        int tokens = batch.kv_tokens[i] - (batch.causal[i] ? last - 1 - row : 0);
+        for (int t = 0; t < tokens; t++)
+          seen.push_back(int64_t(batch.blocks[batch.offsets[i] + t / SHOAL_BLOCK]) * SHOAL_BLOCK +
+                         t % SHOAL_BLOCK);
+      }
+      weights.assign(seen.size(), 0);
+      double peak = -std::numeric_limits<double>::infinity(), total = 0;
+      for (size_t j = 0; j < seen.size(); j++) {
+        double dot = 0;
+        for (int d = 0; d < key_dim; d++)
+          dot += double(query[(row * heads + head) * key_dim + d]) *
+                 key[(kv * slots + seen[j]) * key_dim + d];
+        weights[j] = dot * scale;
+        peak = std::max(peak, weights[j]);
+      }
+      for (double& w : weights) total += w = std::exp(w - peak);
+      for (int d = 0; d < value_dim; d++) {
+        double expected = 0;
+        for (size_t j = 0; j < seen.size(); j++)
+          expected += weights[j] / total * value[(kv * slots + seen[j]) * value_dim + d];
+        double got = number(out[(row * heads + head) * value_dim + d]);
+        worst = std::isnan(got) ? INFINITY : std::max(worst, std::fabs(got - expected));
+      }
+    }
+  double allowed = dtype == SHOAL_BFLOAT16 ? 3e-2 : 2e-5;
+  if (worst > allowed)
+    printf("isa %d dtype %d heads %d/%d dims %d/%d rows %ld: error %g\n", isa, dtype, heads, kv_heads,
+           key_dim, value_dim, long(batch.rows), worst);
+  return worst <= allowed;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  int rounds = argc > 1 ? atoi(argv[1]) : 4, failed = 0, checks = 0;
+  for (int round = 0; round < rounds; round++) {
+    rng.seed(round);
+    Batch batch = random_batch();
+    for (int32_t isa = 0; isa <= shoal_best_isa(); isa++) {
+      int group = pick({1, 3, 4}), kv_heads = pick({1, 2});
+      int dim = pick({8, 32, 64, 80, 128}), threads = pick({1, 2, 3});
+      failed += !check<float>(batch, SHOAL_FLOAT32, isa, group * kv_heads, kv_heads, dim, dim, threads);
+      failed += !check<uint16_t>(batch, SHOAL_BFLOAT16, isa, group * kv_heads, kv_heads, dim,
+                                 pick({dim, 48}), threads);
+      checks += 2;
+    }
+  }
+  printf("%d of %d checks failed\n", failed, checks);
+  return failed != 0;
+}

@@ -1,0 +1,7 @@
+"""Fused products, norms, rotations and activations in place of a model's own, proved at load."""
+
+from shoal.engine.fusion.fuse import Fusion, traced_modules
+from shoal.engine.fusion.proof import models_agree
+from shoal.engine.fusion.trial import Trial
+
+__all__ = ["Fusion", "Trial", "models_agree", "traced_modules"]

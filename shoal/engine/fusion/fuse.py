@@ -1,0 +1,134 @@
+"""Replaces a loaded model's modules by fused ones, each proved equal before it is used."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from shoal.engine.fusion.attention import attention_candidates
+from shoal.engine.fusion.layer import layer_candidates
+from shoal.engine.fusion.linear import Product, can_pack
+from shoal.engine.fusion.mlp import mlp_candidates
+from shoal.engine.fusion.norm import norm_candidates
+from shoal.engine.fusion.proof import agree, hidden_input, norm_input, residual_input
+from shoal.engine.fusion.trial import Call, Trial
+from shoal.kernels import Kernels
+
+
+@dataclass
+class Fusion:
+    """Replaces modules of one model in place; an original is let go as soon as it is replaced.
+
+    Attributes:
+        layers: (kv_heads, key_dim, value_dim) of each attention layer.
+        trial: has recorded how the model calls `traced_modules`.
+        done: modules replaced so far, by kind.
+    """
+
+    module: nn.Module
+    layers: list[tuple[int, int, int]]
+    trial: Trial
+    done: Counter[str] = field(default_factory=Counter)
+
+    def run(self, kernels: Kernels | None) -> None:
+        """Replace what can be, from the inside out; without kernels only pack weights."""
+        if kernels is not None:
+            self._norms(kernels)
+            self._mlps(kernels)
+            self._attention(kernels)
+            self._layers()
+        if can_pack(next(self.module.parameters()).dtype):
+            self._linears()
+
+    def _norms(self, kernels: Kernels) -> None:
+        for place in _places(self.module):
+            weight = getattr(place.module, "weight", None)
+            if isinstance(weight, torch.Tensor) and weight.dim() == 1:
+                x = norm_input(len(weight), weight.dtype)
+                self._replace(place, "norm", norm_candidates(place.module, kernels), _given(x))
+
+    def _mlps(self, kernels: Kernels) -> None:
+        for place in _places(self.module):
+            down = getattr(place.module, "down_proj", None)
+            if isinstance(down, nn.Linear):
+                x = norm_input(down.out_features, down.weight.dtype)
+                self._replace(place, "mlp", mlp_candidates(place.module, kernels), _given(x))
+
+    def _attention(self, kernels: Kernels) -> None:
+        for place in _places(self.module):
+            call = self.trial.calls.get(place.module)
+            layer = getattr(place.module, "layer_idx", None)
+            if call is not None and layer in self.trial.scales:
+                shape, scale = self.layers[layer], self.trial.scales[layer]
+                candidates = attention_candidates(place.module, layer, shape, scale, kernels)
+                run = _as_in(call, hidden_input(call.hidden))
+                self._replace(place, "attention", candidates, run)
+
+    def _layers(self) -> None:
+        for place in _places(self.module):
+            call = self.trial.calls.get(place.module)
+            if call is not None:
+                run = _as_in(call, residual_input(call.hidden))
+                self._replace(place, "layer", layer_candidates(place.module), run)
+
+    def _linears(self) -> None:
+        for place in _places(self.module):
+            linear = place.module
+            if type(linear) is nn.Linear:
+                x = norm_input(linear.in_features, linear.weight.dtype)
+                self._replace(place, "linear", (Product(layer) for layer in [linear]), _given(x))
+
+    def _replace(
+        self,
+        place: _Place,
+        kind: str,
+        candidates: Iterable[nn.Module],
+        run: Callable[[nn.Module], object],
+    ) -> None:
+        """Put the first candidate whose output agrees in the original's place, if there is one."""
+        expected = None
+        with self.trial.step():
+            for candidate in candidates:
+                expected = run(place.module) if expected is None else expected
+                if agree(run(candidate), expected):
+                    setattr(place.owner, place.name, candidate)
+                    self.done[kind] += 1
+                    return
+
+
+def traced_modules(module: nn.Module) -> list[nn.Module]:
+    """Modules whose arguments a trial must record: attention, and what holds it."""
+    return [
+        part
+        for part in module.modules()
+        if hasattr(part, "layer_idx") or hasattr(part, "self_attn")
+    ]
+
+
+@dataclass(frozen=True)
+class _Place:
+    owner: nn.Module
+    name: str
+    module: nn.Module
+
+
+def _places(module: nn.Module) -> list[_Place]:
+    """Every module below `module` and where it hangs, inner ones first."""
+    found = [
+        _Place(owner, name, child)
+        for owner in module.modules()
+        for name, child in owner.named_children()
+    ]
+    return found[::-1]
+
+
+def _given(x: torch.Tensor) -> Callable[[nn.Module], object]:
+    return lambda module: module(x)
+
+
+def _as_in(call: Call, hidden: torch.Tensor) -> Callable[[nn.Module], object]:
+    return lambda module: call.run(module, hidden)

@@ -1,0 +1,35 @@
+"""RMSNorm in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from shoal.kernels import Kernels
+from shoal.kernels.ops import RmsNormOp
+
+
+class FusedNorm(nn.Module):
+    """An RMSNorm with weights w + offset."""
+
+    def __init__(self, weight: torch.Tensor, eps: float, offset: float, kernels: Kernels) -> None:
+        super().__init__()
+        self.weight, self.eps, self.offset = weight.detach().contiguous(), eps, offset
+        self._op = RmsNormOp(kernels, self.weight, eps, offset)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: [..., width]"""
+        return self._op(x)
+
+
+def norm_candidates(module: nn.Module, kernels: Kernels) -> Iterator[FusedNorm]:
+    """What `module` may be if it is an RMSNorm; nothing if it does not look like one."""
+    weight = getattr(module, "weight", None)
+    eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
+    if list(dict(module.named_parameters())) != ["weight"] or not isinstance(eps, float):
+        return
+    if isinstance(weight, torch.Tensor) and weight.dim() == 1:
+        for offset in (0.0, 1.0):
+            yield FusedNorm(weight, eps, offset, kernels)

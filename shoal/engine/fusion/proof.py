@@ -1,0 +1,62 @@
+"""Proof by trial that a replacement computes what the original does.
+
+Both run on the same random input at load. What they may differ by is rounding: the fused ops round
+once where a chain of torch ops rounds after each.
+"""
+
+from __future__ import annotations
+
+import torch
+
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+"""Largest relative distance |a - b| / |b| (Frobenius) taken for rounding."""
+
+MODEL_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5}
+"""The same for a row of logits after all layers; see `models_agree`."""
+
+
+def agree(found: object, expected: object) -> bool:
+    """Whether two outputs are equal up to rounding; of tuples, the first element counts."""
+    if isinstance(found, tuple) and isinstance(expected, tuple):
+        found, expected = found[0], expected[0]
+    if not isinstance(found, torch.Tensor) or not isinstance(expected, torch.Tensor):
+        return False
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        return False
+    distance = (found.float() - expected.float()).norm()
+    # Negated so that NaN is no agreement.
+    return bool(distance <= TOLERANCE[expected.dtype] * expected.float().norm())
+
+
+def models_agree(found: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Whether logits [T, vocabulary] are those of the same model.
+
+    The median row is compared, loosely in bfloat16: rounding grows through the layers, and where it
+    turns a router's choice for one row, the rows after it change too. What this finds is parts
+    that do not fit together.
+    """
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        return False
+    distance = (found.float() - expected.float()).norm(dim=1)
+    relative = distance / expected.float().norm(dim=1).clamp(min=1e-30)
+    return bool(relative.median() <= MODEL_TOLERANCE[expected.dtype])
+
+
+def norm_input(width: int, dtype: torch.dtype, rows: int = 19) -> torch.Tensor:
+    """[1, rows, width], of a mean that is not 0: RMSNorm and LayerNorm differ."""
+    return _random(rows, width).add_(0.5).to(dtype)
+
+
+def hidden_input(like: torch.Tensor) -> torch.Tensor:
+    """Hidden states of the shape and dtype of `like`, as they come out of a norm."""
+    return _random(*like.shape[1:]).to(like.dtype)
+
+
+def residual_input(like: torch.Tensor) -> torch.Tensor:
+    """Hidden states so small that what a layer adds to them stands out."""
+    return _random(*like.shape[1:]).mul_(0.02).to(like.dtype)
+
+
+def _random(*shape: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(1, *shape, generator=generator)

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.peers.client import ROOT
+from benchmarks.report import markdown, newest
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bench")
+
+
+def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks", "--model", "smoke", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+
+
+@pytest.fixture(scope="module")
+def records(folder: Path) -> list[dict[str, Any]]:
+    """Shoal alone, two workloads, small."""
+    done = bench(
+        *("--workload", "shared-2k,n-best", "--scale", "0.1", "--peers", "none"),
+        *("--rounds", "2", "--folder", folder, "--results", folder / "results"),
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert (folder / "results" / "cpu.jsonl").read_text().splitlines() == lines
+    assert "shared-2k round 2/2 shoal" in done.stderr
+    return [json.loads(line) for line in lines]
+
+
+def test_one_record_per_workload(records: list[dict[str, Any]]) -> None:
+    assert [record["workload"] for record in records] == ["shared-2k", "n-best"]
+    for record in records:
+        assert record["model"] == "smoke"
+        assert record["peers"] == record["ratios"] == record["agreement"] == {}
+        assert len(record["rounds"]["shoal"]) == 2
+        assert record["ours_seconds"] > 0
+        assert 0 < record["roofline_fraction"] < 1
+        assert record["matmul_gflops"] >= record["layer_gflops"] > 0
+        assert record["copy_gb_per_second"] > 0
+        assert record["peak_rss_bytes"]["shoal"] > 2**20
+        assert record["versions"]["shoal"]["shoal"]
+    assert [record["tokens"] for record in records] == [1 * 3 * 6, 2 * 2 * 13]
+
+
+def test_scaled_records_stay_out_of_the_table(records: list[dict[str, Any]]) -> None:
+    assert newest(records) == []
+
+
+def test_table_and_plot(records: list[dict[str, Any]], folder: Path) -> None:
+    from benchmarks.report import write_report
+
+    old = records[0] | {"scale": 1, "ours_seconds": 99.0}
+    peers = {"peers": {"vllm": 6.0}, "ratios": {"vllm": 1.5}, "agreement": {}}
+    peers |= {"peer_agreement": {"vllm vllm-sorted": {"equal": 0.5, "common_prefix": 0.75}}}
+    full = [record | peers | {"scale": 1, "ours_seconds": 4.0} for record in records]
+    path = folder / "full.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in [old, full[1], full[0]]))
+    table, png, svg = write_report(path)
+    rows = [line.split(" | ") for line in table.read_text().splitlines() if line.startswith("| ")]
+    assert [row[0] for row in rows] == ["| workload", "| ---", "| shared-2k", "| n-best"]
+    assert rows[2][1:3] == ["4.0", "6.0 (1.50)"]
+    assert "vllm 1.50" in markdown(full)
+    assert "vllm and vllm-sorted 75%" in markdown(full)
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert b"<svg" in svg.read_bytes()
+
+
+def test_a_missing_peer_is_named_before_anything_runs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SHOAL_BENCH_VLLM", raising=False)
+    done = bench("--workload", "none", "--folder", folder / "empty")
+    assert done.returncode == 1
+    assert "make bench-peers" in done.stderr
+    assert done.stdout == ""
+
+
+def test_wrong_names_are_refused() -> None:
+    assert "'many' is none of" in bench("--workload", "many").stderr
+    assert "'shoal' is none of" in bench("--peers", "shoal").stderr

@@ -1,0 +1,109 @@
+"""The token budget: chosen by measurement, remembered."""
+
+from pathlib import Path
+
+import pytest
+
+from shoal import LLM
+from shoal.config import EngineOptions
+from shoal.engine import calibrate
+from shoal.engine.calibrate import (
+    CANDIDATES,
+    DEFAULT_TOKEN_BUDGET,
+    MOST_SECONDS,
+    cache_path,
+    choose,
+    remembered_budget,
+)
+from shoal.engine.description import ModelDescription
+from tests.models import save_model
+
+
+def test_takes_the_budget_after_which_nothing_is_gained() -> None:
+    seconds = {512: 1.0, 1024: 1.5, 2048: 2.6, 4096: 5.2}
+    measured: list[int] = []
+
+    def measure(tokens: int) -> float:
+        measured.append(tokens)
+        return seconds[tokens] / 100
+
+    assert choose(CANDIDATES, measure) == 2048
+    assert measured == [512, 1024, 2048, 4096]
+
+
+def test_slow_models_are_not_measured_for_long() -> None:
+    spent = 0.0
+
+    def measure(tokens: int) -> float:
+        nonlocal spent
+        took = float((tokens / 1000) ** 0.9)
+        spent += 2 * took
+        return took
+
+    budget = choose(CANDIDATES, measure)
+    assert budget == 1024
+    assert spent < MOST_SECONDS
+
+
+def test_a_model_too_slow_for_any_second_try_gets_the_first_budget() -> None:
+    assert choose(CANDIDATES, lambda tokens: 60.0) == CANDIDATES[0]
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_is_measured_once_and_remembered(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = str(save_model(tmp_path, "llama"))
+    description = ModelDescription.load(folder, EngineOptions())
+    assert remembered_budget(description) is None
+    first = LLM(folder, dtype="float32", kv_memory="16MiB")
+    assert first.token_budget in CANDIDATES
+    assert cache_path(description).is_relative_to(cache)
+    assert remembered_budget(description) == first.token_budget
+    monkeypatch.setattr(calibrate, "choose", pytest.fail)
+    assert LLM(folder, dtype="float32", kv_memory="16MiB").token_budget == first.token_budget
+
+
+def test_depends_on_the_model_and_the_dtype(tmp_path: Path, cache: Path) -> None:
+    folder = str(save_model(tmp_path / "a", "llama"))
+    other = str(save_model(tmp_path / "b", "llama", intermediate_size=64))
+    paths = {
+        cache_path(ModelDescription.load(model, EngineOptions(dtype=dtype)))
+        for model in (folder, other)
+        for dtype in ("float32", "bfloat16")
+    }
+    assert len(paths) == 4
+
+
+@pytest.mark.parametrize("damage", ["", "{", '{"token_budget": 7}', "[]"])
+def test_a_damaged_memory_is_measured_anew(tmp_path: Path, cache: Path, damage: str) -> None:
+    folder = str(save_model(tmp_path, "llama"))
+    path = cache_path(ModelDescription.load(folder, EngineOptions()))
+    path.parent.mkdir(parents=True)
+    path.write_text(damage)
+    assert LLM(folder, dtype="float32", kv_memory="16MiB").token_budget in CANDIDATES
+    assert path.read_text() != damage
+
+
+def test_a_cache_that_cannot_be_written_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    folder = str(save_model(tmp_path, "llama"))
+    assert LLM(folder, dtype="float32", kv_memory="16MiB").token_budget in CANDIDATES
+
+
+def test_small_pools_and_given_budgets_are_not_measured(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibrate, "choose", pytest.fail)
+    folder = str(save_model(tmp_path, "llama"))
+    small = LLM(folder, dtype="float32", kv_memory="1MiB")
+    assert small.token_budget == DEFAULT_TOKEN_BUDGET
+    assert LLM(folder, dtype="float32", token_budget=33).token_budget == 33

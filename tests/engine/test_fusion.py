@@ -1,0 +1,228 @@
+"""Fused modules: which models get them, and that nothing unproved is used."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from shoal import LLM, SamplingParams
+from shoal.attention.reference import ReferenceAttention
+from shoal.config import EngineOptions
+from shoal.engine import model as loading
+from shoal.engine.description import ModelDescription
+from shoal.engine.fusion import fuse, linear, mlp, trial
+from shoal.engine.fusion.fuse import Fusion, traced_modules
+from shoal.engine.fusion.proof import TOLERANCE, agree, models_agree
+from shoal.engine.model import LoadedModel, load_model, prepare_model
+from shoal.kernels import load_kernels
+from shoal.kernels.ops import Activation
+from tests.models import ARCHITECTURES, forest_of_prompts, greedy, save_model
+
+needs_kernels = pytest.mark.skipif(load_kernels() is None, reason="the C++ kernels are not built")
+needs_packing = pytest.mark.skipif(
+    not linear.can_pack(torch.bfloat16), reason="oneDNN has no bfloat16 products here"
+)
+
+WHOLE = {"norm": 5, "mlp": 2, "attention": 2, "layer": 2}
+FUSED = {
+    "llama": WHOLE,
+    "qwen2": WHOLE,
+    "qwen3": {**WHOLE, "norm": 9},
+    "mistral": WHOLE,
+    "phi3": WHOLE,
+    "gemma": WHOLE,
+    # Norms of whole queries and keys, after attention and MLP instead of before.
+    "olmo2": {"norm": 9, "mlp": 2},
+    # Residuals are multiplied.
+    "granite": {"norm": 5, "mlp": 2, "attention": 2},
+    # Products that are no linear layers, or of interleaved heads.
+    "gpt2": {},
+    "gpt_neox": {},
+    # Experts are left as they are.
+    "mixtral": {"norm": 5, "attention": 2, "layer": 2},
+    "qwen3_moe": {"norm": 9, "attention": 2, "layer": 2},
+    "qwen2_moe": WHOLE,
+    "smollm3": WHOLE,
+    # LayerNorms; an MLP without gate.
+    "starcoder2": {"attention": 2, "layer": 2},
+    # LayerNorms; attention and MLP side by side.
+    "cohere": {"mlp": 2, "attention": 2},
+    # LayerNorms.
+    "stablelm": {"mlp": 2, "attention": 2, "layer": 2},
+}
+PACKED = {"olmo2": 9, "gpt_neox": 9, "qwen2_moe": 3, "starcoder2": 5}
+"""Linear layers packed on their own, in bfloat16; of the others only the head."""
+
+ROUTED = {"mixtral", "qwen3_moe", "qwen2_moe"}
+"""A router's choice may turn on a rounding, and then logits are not near."""
+
+
+def description_of(folder: Path, dtype: str) -> ModelDescription:
+    return ModelDescription.load(str(folder), EngineOptions(dtype=dtype, device="cpu"))
+
+
+def unfused(folder: Path, dtype: str) -> tuple[LoadedModel, ModelDescription]:
+    description = description_of(folder, dtype)
+    return prepare_model(loading._read_weights(description), description), description
+
+
+def logits(model: LoadedModel, description: ModelDescription) -> torch.Tensor:
+    with torch.inference_mode():
+        return trial.Trial(model.layers, description.vocab_size, 256, description.dtype).run(
+            model.logits
+        )
+
+
+@needs_kernels
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_what_is_fused_in_float32(tmp_path: Path, architecture: str) -> None:
+    model = load_model(description_of(save_model(tmp_path, architecture), "float32"))
+    assert model.fused == FUSED[architecture]
+
+
+@needs_kernels
+@needs_packing
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_what_is_fused_in_bfloat16(tmp_path: Path, architecture: str) -> None:
+    """And its logits are about as near to float32's as those of the unfused model."""
+    folder = save_model(tmp_path, architecture)
+    description = description_of(folder, "bfloat16")
+    model = load_model(description)
+    assert model.fused == {**FUSED[architecture], "linear": PACKED.get(architecture, 1)}
+    if architecture in ROUTED:
+        return
+    exact = logits(*unfused(folder, "float32"))
+    plain = logits(*unfused(folder, "bfloat16"))
+    error, before = (
+        float((found.float() - exact).norm()) for found in (logits(model, description), plain)
+    )
+    assert error < 1.25 * before
+
+
+@needs_kernels
+def test_layers_without_positions_are_fused(tmp_path: Path) -> None:
+    folder = save_model(tmp_path, "smollm3", no_rope_layers=[1, 0])
+    assert load_model(description_of(folder, "float32")).fused == WHOLE
+    prompt = list(range(2, 40))
+    out = LLM(str(folder), dtype="float32").generate(
+        [prompt], SamplingParams(temperature=0.0, max_tokens=8), progress=False
+    )
+    assert list(out[0].choices[0].token_ids) == greedy(folder, prompt, 8)
+
+
+@needs_kernels
+def test_fused_attention_runs_on_any_backend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "select_backend", lambda *_: ReferenceAttention())
+    monkeypatch.setattr("shoal.engine.engine.select_backend", lambda *_: ReferenceAttention())
+    folder = save_model(tmp_path, "llama")
+    llm = LLM(str(folder), dtype="float32", kv_memory="4MiB")
+    prompts = forest_of_prompts(2)
+    params = SamplingParams(temperature=0.0, max_tokens=6)
+    outputs = llm.generate(prompts, params, progress=False)
+    expected = [greedy(folder, prompt, 6) for prompt in prompts]
+    assert [list(out.choices[0].token_ids) for out in outputs] == expected
+
+
+class Wrong(nn.Module):
+    """Something else than what it wraps, by a factor."""
+
+    def __init__(self, module: nn.Module, factor: float) -> None:
+        super().__init__()
+        self.module, self.factor = module, factor
+
+    def forward(self, *args: Any, **keywords: Any) -> Any:
+        out = self.module(*args, **keywords)
+        if isinstance(out, tuple):
+            return out[0] * self.factor, *out[1:]
+        return out * self.factor
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", ["norm", "mlp", "attention", "layer"])
+def test_a_wrong_replacement_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, kind: str
+) -> None:
+    name, folder = f"{kind}_candidates", save_model(tmp_path, "llama")
+    right = getattr(fuse, name)
+    factor = 1 + 5 * TOLERANCE[getattr(torch, dtype)]
+    monkeypatch.setattr(fuse, name, lambda *args: (Wrong(found, factor) for found in right(*args)))
+    model = load_model(description_of(folder, dtype))
+    assert kind not in model.fused
+    assert not any(isinstance(part, Wrong) for part in model.module.modules())
+    plain, description = unfused(folder, dtype)
+    assert models_agree(logits(model, description), logits(plain, description))
+
+
+@needs_kernels
+def test_the_first_right_candidate_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = fuse.norm_candidates
+
+    def wrong_then_right(*args: Any) -> Any:
+        for found in right(*args):
+            yield Wrong(found, 1.1)
+            yield found
+
+    monkeypatch.setattr(fuse, "norm_candidates", wrong_then_right)
+    assert load_model(description_of(save_model(tmp_path, "gemma"), "float32")).fused == WHOLE
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_nan_is_no_agreement(dtype: torch.dtype) -> None:
+    x = torch.ones(2, 3, dtype=dtype)
+    assert agree(x, x.clone())
+    assert not agree(x * torch.nan, x)
+    assert not agree(x, x * torch.nan)
+    assert not agree(x[:1], x)
+    assert not agree(x.double(), x)
+    assert not models_agree(x * torch.nan, x)
+
+
+def test_activations_are_told_apart() -> None:
+    assert mlp._activation(nn.SiLU()) is Activation.silu
+    assert mlp._activation(nn.GELU(approximate="tanh")) is Activation.gelu_tanh
+    assert mlp._activation(nn.GELU()) is None
+    assert mlp._activation(nn.ReLU()) is None
+    assert mlp._activation(None) is None
+
+
+def test_a_model_that_does_not_fit_together_runs_unfused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """For instance one that reads the weight of a linear layer which was replaced."""
+
+    def spoil(self: Fusion, kernels: object) -> None:
+        for layer in self.module.model.layers:
+            layer.mlp = nn.Identity()
+
+    monkeypatch.setattr(Fusion, "run", spoil)
+    folder = save_model(tmp_path, "llama")
+    with caplog.at_level(logging.WARNING):
+        model = load_model(description_of(folder, "float32"))
+    assert "without fused modules" in caplog.text
+    assert model.fused == {}
+    plain, description = unfused(folder, "float32")
+    assert torch.equal(logits(model, description), logits(plain, description))
+
+
+@needs_packing
+def test_replaced_weights_are_let_go(tmp_path: Path) -> None:
+    """Each weight is held once, packed; an embedding is a table, which a tied head packs again."""
+    model = load_model(description_of(save_model(tmp_path, "llama"), "bfloat16"))
+    names = {name for name, _ in model.module.named_parameters()}
+    assert names == {"model.embed_tokens.weight"}
+
+
+def test_attention_and_layers_are_traced(tmp_path: Path) -> None:
+    model, _ = unfused(save_model(tmp_path, "llama"), "float32")
+    kinds = [type(part).__name__ for part in traced_modules(model.module)]
+    assert kinds == ["LlamaDecoderLayer", "LlamaAttention"] * 2
