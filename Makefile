@@ -9,7 +9,7 @@ PEER_PYTHON ?= python3.11
 comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help install kernels sanitize demo test test-slow bench bench-peers lint format types docs check clean
+.PHONY: help install kernels sanitize demo test test-slow bench bench-attention bench-peers lint format types docs check clean
 
 help:  ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14

@@ -172,7 +172,9 @@ def main() -> None:
             )
             for _ in range(options.rounds)
         ]
-        own, torchs, product, copy = (statistics.median(column) for column in zip(*rounds, strict=True))
+        own, torchs, product, copy = (
+            statistics.median(column) for column in zip(*rounds, strict=True)
+        )
         read = shape.kv_bytes / (shape.flops / own / 1e9) / 1e9
         result = {
             "shape": shape.name,
