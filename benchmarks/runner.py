@@ -22,11 +22,16 @@ from benchmarks.models import MAX_MODEL_LEN, MODELS, ensure_model
 from benchmarks.peers.client import CONTENDERS, OURS, ROOT, RunResult, Worker, python_of
 from benchmarks.rates import RateMeter
 from benchmarks.roofline import count_flops, count_work
+from benchmarks.stolen import StolenTime
 from benchmarks.workloads import Workload, make_workload
 
 KV_GIB = 1
 """KV memory of every engine."""
 WARM_UP_SCALE = 0.25
+MOST_STOLEN = 0.03
+"""Share of the cores' time that a host may take from a run that counts."""
+MOST_REPEATS = 4
+"""How often a disturbed run is repeated; then the least disturbed one counts, and says so."""
 
 Record = dict[str, Any]
 
@@ -36,14 +41,17 @@ class Timings:
     """All rounds of one workload, by contender."""
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
+    stolen: dict[str, list[float]] = field(default_factory=dict)
+    """Share of the cores' time that the host took from each run."""
     peak_rss_bytes: dict[str, int] = field(default_factory=dict)
     ids: dict[str, dict[tuple[int, ...], list[int]]] = field(default_factory=dict)
     """Greedy ids of the last round by prompt; empty for sampled workloads."""
 
-    def add(self, name: str, workload: Workload, result: RunResult) -> None:
+    def add(self, name: str, workload: Workload, result: RunResult, stolen: float) -> None:
         """Check and keep one run."""
         check_work(name, workload, result)
         self.seconds.setdefault(name, []).append(result.seconds)
+        self.stolen.setdefault(name, []).append(stolen)
         peak = max(self.peak_rss_bytes.get(name, 0), result.peak_rss_bytes)
         self.peak_rss_bytes[name] = peak
         if workload.temperature == 0:
@@ -113,14 +121,29 @@ class Bench:
                 meter.measure()
                 how = CONTENDERS[contender]
                 workload = orders[how.sorts]
-                result = self._workers[how.engine].run(workload)
-                timings.add(contender, workload, result)
+                result, stolen = self._undisturbed(self._workers[how.engine], workload)
+                timings.add(contender, workload, result, stolen)
                 say(
                     f"{name} round {number}/{self.rounds} {contender}: {result.seconds:.2f} s, "
-                    f"{workload.generated_tokens / result.seconds:.0f} tokens/s"
+                    f"{workload.generated_tokens / result.seconds:.0f} tokens/s, "
+                    f"{stolen:.1%} stolen"
                 )
         meter.complete()
         return self._record(shuffled, scale, timings, meter)
+
+    def _undisturbed(self, worker: Worker, workload: Workload) -> tuple[RunResult, float]:
+        """A run from which the host took little, or the best of several; and what it took."""
+        best: tuple[RunResult, float] | None = None
+        for _ in range(1 + MOST_REPEATS):
+            with StolenTime() as time:
+                result = worker.run(workload)
+            if best is None or time.fraction < best[1]:
+                best = result, time.fraction
+            if time.fraction <= MOST_STOLEN:
+                break
+            say(f"again: the host took {time.fraction:.1%} of a run of {result.seconds:.2f} s")
+        assert best is not None
+        return best
 
     def _record(
         self, workload: Workload, scale: float, timings: Timings, meter: RateMeter
@@ -146,6 +169,7 @@ class Bench:
                 {name: tokens / timings.median(name) for name in self.contenders}
             ),
             "rounds": rounded(timings.seconds),
+            "stolen": rounded(timings.stolen),
             "agreement": {
                 name: rounded(asdict(compare(timings.ids[OURS], timings.ids[name])))
                 for name in peers

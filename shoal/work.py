@@ -22,7 +22,8 @@ class SegmentWork:
         row_first, row_last: int32 [I].
         kv_tokens: int32 [I], at least 0.
         causal: bool [I]; of a causal item with n rows, row i sees kv_tokens - n + i + 1 tokens.
-        block_offsets: int64 [I + 1]; item i's tokens fill blocks[block_offsets[i]:] in order.
+        block_offsets: int64 [I + 1]; item i's tokens fill blocks[block_offsets[i]:] in order, and
+            the last is the number of blocks.
         blocks: int32; block b holds the pool's slots b * block_size ... + block_size - 1.
         block_size: token slots per block.
     """
@@ -46,3 +47,29 @@ class SegmentWork:
         blocks = self.blocks[self.block_offsets[item] + token // self.block_size]
         slots: Int64Array = blocks.astype(np.int64) * self.block_size + token % self.block_size
         return slots
+
+    def only(self, rows: Int64Array) -> SegmentWork:
+        """The same attention for some of the rows, which are numbered anew.
+
+        Args:
+            rows: int64 [R], ascending, all different.
+        """
+        first, last = np.searchsorted(rows, self.row_first), np.searchsorted(rows, self.row_last)
+        # A causal item becomes one item per row: what is left of a chunk has gaps.
+        copies = np.where(self.causal, last - first, last > first)
+        item = np.repeat(np.arange(len(self)), copies)
+        place = np.arange(len(item)) - np.repeat(np.cumsum(copies) - copies, copies)
+        causal = self.causal[item]
+        row_first = np.where(causal, first[item] + place, first[item])
+        row_last = np.where(causal, row_first + 1, last[item])
+        unseen = np.where(causal, self.row_last[item] - 1 - rows[row_first], 0)
+        return SegmentWork(
+            num_rows=len(rows),
+            row_first=row_first.astype(np.int32),
+            row_last=row_last.astype(np.int32),
+            kv_tokens=(self.kv_tokens[item] - unseen).astype(np.int32),
+            causal=causal,
+            block_offsets=np.append(self.block_offsets[item], len(self.blocks)),
+            blocks=self.blocks,
+            block_size=self.block_size,
+        )

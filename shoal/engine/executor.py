@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from shoal.engine.description import ModelDescription
-from shoal.engine.hook import AttentionStep, attention_step
+from shoal.engine.hook import AttentionStep, WantedRows, attention_step
 from shoal.engine.kv import KVPool
 from shoal.engine.logprobs import prompt_logprobs
 from shoal.engine.model import LoadedModel
@@ -90,17 +90,26 @@ class TorchExecutor:
         """Logits [R, vocabulary] of the rows asked for."""
         if batch.num_tokens == 0:
             return torch.empty(0, device=self._device)
+        backend = self._kv.backend
         step = AttentionStep(
             kv=self._kv,
             slots=self._tensor(batch.slots),
-            prepared=self._kv.backend.prepare(batch.attention, self._device),
+            prepared=backend.prepare(batch.attention, self._device),
         )
+        rows, places = np.unique(batch.logit_rows, return_inverse=True)
+        selects = self._model.selects_rows and 0 < len(rows) < batch.num_tokens
+        if selects:
+            prepared = backend.prepare(batch.attention.only(rows), self._device)
+            step.wanted = WantedRows(self._tensor(rows), prepared)
         with attention_step(step):
-            return self._model.logits(
+            logits = self._model.logits(
                 self._tensor(batch.token_ids),
                 self._tensor(batch.positions),
-                self._tensor(batch.logit_rows),
+                None if selects else self._tensor(batch.logit_rows),
             )
+        if selects and not np.array_equal(places, np.arange(len(rows))):
+            return logits[self._tensor(places)]
+        return logits
 
     def _sample(self, batch: TokenBatch, logits: torch.Tensor) -> Sampled:
         if len(batch.sample_sequences) == 0:

@@ -26,6 +26,19 @@ ATTENTION_NAME = "shoal_segments"
 
 
 @dataclass
+class WantedRows:
+    """The rows of a batch whose logits are wanted: all that the last layer has to compute.
+
+    Attributes:
+        rows: int64 [R], ascending.
+        prepared: the attention of these rows alone.
+    """
+
+    rows: torch.Tensor
+    prepared: object
+
+
+@dataclass
 class AttentionStep:
     """What the attention layers need to know about the token batch they run in."""
 
@@ -33,6 +46,8 @@ class AttentionStep:
     slots: torch.Tensor
     """int64 [T], the pool slot each row's key and value go to."""
     prepared: object
+    wanted: WantedRows | None = None
+    """None: the last layer computes every row."""
 
 
 @dataclass

@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from shoal.engine.description import ModelDescription
 from shoal.engine.features import refuse_unknown_keyword
-from shoal.engine.fusion import Fusion, Trial, models_agree, traced_modules
+from shoal.engine.fusion import FusedLayer, Fusion, Trial, models_agree, traced_modules
 from shoal.engine.hook import ATTENTION_NAME, AttentionProbe, attention_step
 from shoal.errors import ModelLoadError, UnsupportedModelError
 from shoal.kernels import load_kernels
@@ -31,31 +31,35 @@ class LoadedModel:
     Attributes:
         layers: (kv_heads, head_dim, value_dim) of each attention layer, by layer index.
         fused: how many of its modules were replaced by fused ones, by kind.
+        selects_rows: whether its last layer can be told which rows are wanted (`WantedRows`).
     """
 
     module: torch.nn.Module
     layers: list[tuple[int, int, int]]
     selects_logits: bool
     fused: dict[str, int] = field(default_factory=dict)
+    selects_rows: bool = False
 
     def logits(
-        self, token_ids: torch.Tensor, positions: torch.Tensor, rows: torch.Tensor
+        self, token_ids: torch.Tensor, positions: torch.Tensor, rows: torch.Tensor | None
     ) -> torch.Tensor:
         """Run T packed tokens inside an `attention_step`; logits of some of them.
 
         Args:
             token_ids, positions: int64 [T].
-            rows: int64 [R], rows whose logits are wanted.
+            rows: int64 [R], rows whose logits are wanted; None: those that the last layer
+                computes, which are all, or the step's `WantedRows`.
 
         Returns:
             [R, vocabulary].
         """
-        keywords: dict[str, Any] = {"logits_to_keep": rows} if self.selects_logits else {}
+        select = self.selects_logits and rows is not None
+        keywords: dict[str, Any] = {"logits_to_keep": rows} if select else {}
         out = self.module(
             input_ids=token_ids[None], position_ids=positions[None], use_cache=False, **keywords
         )
         logits: torch.Tensor = out.logits[0]
-        return logits if self.selects_logits else logits[rows]
+        return logits if select or rows is None else logits[rows]
 
 
 @contextmanager
@@ -126,9 +130,11 @@ def _fuse(model: LoadedModel, description: ModelDescription) -> LoadedModel | No
     fusion = Fusion(model.module, model.layers, trial)
     try:
         fusion.run(load_kernels())
-        if models_agree(trial.run(model.logits), expected):
+        found = trial.run(model.logits)
+        if models_agree(found, expected):
             _log.info("fused modules: %s", dict(fusion.done))
-            return replace(model, fused=dict(fusion.done))
+            fused = replace(model, fused=dict(fusion.done))
+            return replace(fused, selects_rows=_select_rows(fused, trial, found))
         reason = "its logits change"
     except Exception as error:
         _log.debug("fusing failed", exc_info=True)
@@ -139,6 +145,18 @@ def _fuse(model: LoadedModel, description: ModelDescription) -> LoadedModel | No
         reason,
     )
     return None
+
+
+def _select_rows(model: LoadedModel, trial: Trial, expected: torch.Tensor) -> bool:
+    """Let the last layer compute only the rows wanted, if the model is none the worse for it."""
+    last = max(range(len(model.layers)), default=-1)
+    for layer in model.module.modules():
+        if isinstance(layer, FusedLayer) and layer.self_attn.layer_idx == last:
+            layer.is_last = True
+            found = trial.run_some(model.logits)
+            layer.is_last = models_agree(found, expected[trial.some_rows])
+            return layer.is_last
+    return False
 
 
 def _probe(model: LoadedModel, description: ModelDescription) -> list[tuple[int, int, int]]:

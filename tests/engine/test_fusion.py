@@ -58,6 +58,9 @@ FUSED = {
 PACKED = {"olmo2": 9, "gpt_neox": 9, "qwen2_moe": 3, "starcoder2": 5}
 """Linear layers packed on their own, in bfloat16; of the others only the head."""
 
+SELECTS_ROWS = {name for name, fused in FUSED.items() if "layer" in fused}
+"""Models whose last layer computes only the rows whose logits are wanted."""
+
 ROUTED = {"mixtral", "qwen3_moe", "qwen2_moe"}
 """A router's choice may turn on a rounding, and then logits are not near."""
 
@@ -83,6 +86,7 @@ def logits(model: LoadedModel, description: ModelDescription) -> torch.Tensor:
 def test_what_is_fused_in_float32(tmp_path: Path, architecture: str) -> None:
     model = load_model(description_of(save_model(tmp_path, architecture), "float32"))
     assert model.fused == FUSED[architecture]
+    assert model.selects_rows == (architecture in SELECTS_ROWS)
 
 
 @needs_kernels
@@ -102,6 +106,29 @@ def test_what_is_fused_in_bfloat16(tmp_path: Path, architecture: str) -> None:
         float((found.float() - exact).norm()) for found in (logits(model, description), plain)
     )
     assert error < 1.25 * before
+
+
+@needs_kernels
+def test_the_last_layer_skips_rows_nobody_wants(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a prompt's rows only the one sampled from; of a scored prompt every row."""
+    rows: list[tuple[int, int]] = []
+    forward = mlp.FusedMLP.forward
+
+    def count(self: mlp.FusedMLP, x: torch.Tensor, add: torch.Tensor | None = None) -> Any:
+        rows.append((id(self), x.shape[1]))
+        return forward(self, x, add)
+
+    llm = LLM(str(save_model(tmp_path, "llama")), dtype="float32", kv_memory="4MiB")
+    monkeypatch.setattr(mlp.FusedMLP, "forward", count)
+    prompt = list(range(2, 42))
+    llm.generate([prompt], SamplingParams(temperature=0.0, max_tokens=1), progress=False)
+    assert [number for _, number in rows] == [40, 1]
+    rows.clear()
+    scored = SamplingParams(temperature=0.0, max_tokens=1, echo=True, logprobs=1)
+    llm.generate([prompt], scored, progress=False)
+    assert [number for _, number in rows] == [40, 40]
 
 
 @needs_kernels

@@ -1,7 +1,8 @@
 """Fused products, norms, rotations and activations in place of a model's own, proved at load."""
 
 from shoal.engine.fusion.fuse import Fusion, traced_modules
+from shoal.engine.fusion.layer import FusedLayer
 from shoal.engine.fusion.proof import models_agree
 from shoal.engine.fusion.trial import Trial
 
-__all__ = ["Fusion", "Trial", "models_agree", "traced_modules"]
+__all__ = ["FusedLayer", "Fusion", "Trial", "models_agree", "traced_modules"]

@@ -12,7 +12,7 @@ from torch import nn
 from shoal.attention.native import NativeAttention
 from shoal.engine.fusion.linear import Product, linear_children
 from shoal.engine.fusion.norm import FusedNorm
-from shoal.engine.hook import current_step
+from shoal.engine.hook import WantedRows, current_step
 from shoal.kernels import Kernels
 from shoal.kernels.ops import HeadNorm, Heads, RotaryOp
 
@@ -44,10 +44,13 @@ class FusedAttention(nn.Module):
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
         *args: Any,
         add: torch.Tensor | None = None,
+        wanted: WantedRows | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, None]:
         """hidden_states: [1, T, hidden]; position_embeddings: two [1, T, rotary_dim]; add: a
-        residual [1, T, hidden]. What else a model hands down is about masks and caches."""
+        residual [1, T, hidden]. With `wanted`, every row's key and value are stored, but only
+        those R rows attend, and `add` and the result have R rows. What else a model hands down
+        is about masks and caches."""
         step, heads = current_step(), self._heads
         backend, pool = step.kv.backend, step.kv[self.layer_idx]
         qkv = self.qkv(hidden_states)[0]
@@ -68,9 +71,12 @@ class FusedAttention(nn.Module):
                 key.view(rows, heads.kv_heads, -1).transpose(0, 1),
                 value.view(rows, heads.kv_heads, -1).transpose(0, 1),
             )
-        query = qkv[:, :queries].view(rows, heads.heads, heads.key_dim).transpose(0, 1)
-        attended = backend(query, pool, step.prepared, self._scale)
-        return self.out(attended.view(1, rows, -1), add), None
+        query, prepared = qkv[:, :queries], step.prepared
+        if wanted is not None:
+            query, prepared = query[wanted.rows], wanted.prepared
+        query = query.view(len(query), heads.heads, heads.key_dim).transpose(0, 1)
+        attended = backend(query, pool, prepared, self._scale)
+        return self.out(attended.view(1, len(attended), -1), add), None
 
 
 def attention_candidates(

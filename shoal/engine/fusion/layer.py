@@ -1,4 +1,7 @@
-"""A decoder layer whose residuals are added by the products that precede them."""
+"""A decoder layer whose residuals are added by the products that precede them.
+
+The last layer computes only the rows whose logits are wanted: of a prompt, that is one row.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from torch import nn
 
 from shoal.engine.fusion.attention import FusedAttention
 from shoal.engine.fusion.mlp import FusedMLP
+from shoal.engine.hook import current_step
 
 
 class FusedLayer(nn.Module):
@@ -19,6 +23,7 @@ class FusedLayer(nn.Module):
         self, attention: FusedAttention, mlp: nn.Module, norm1: nn.Module, norm2: nn.Module
     ) -> None:
         super().__init__()
+        self.is_last = False
         self.input_layernorm, self.self_attn = norm1, attention
         self.post_attention_layernorm, self.mlp = norm2, mlp
 
@@ -29,9 +34,12 @@ class FusedLayer(nn.Module):
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """hidden_states: [1, T, hidden]"""
+        """hidden_states: [1, T, hidden]; returns the same, or [1, R, hidden] of the rows wanted
+        if this is the last layer and the batch says which they are."""
+        wanted = current_step().wanted if self.is_last else None
+        add = hidden_states if wanted is None else hidden_states[:, wanted.rows]
         x, _ = self.self_attn(
-            self.input_layernorm(hidden_states), position_embeddings, add=hidden_states
+            self.input_layernorm(hidden_states), position_embeddings, add=add, wanted=wanted
         )
         normed = self.post_attention_layernorm(x)
         out: torch.Tensor = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from shoal.attention import select_backend
-from shoal.engine.hook import AttentionProbe, AttentionStep, attention_step
+from shoal.engine.hook import AttentionProbe, AttentionStep, WantedRows, attention_step
 from shoal.engine.kv import KVPool
 from shoal.scheduler import BLOCK_SIZE
+from shoal.types import Int64Array
 from shoal.work import SegmentWork
 
 _TOKENS = BLOCK_SIZE + 5
@@ -45,6 +46,7 @@ class Trial:
     """A batch of one short sequence: its attention step, and how modules are called in it.
 
     Attributes:
+        some_rows: int64, a few of the batch's rows.
         scales: the factor on the scores, by attention layer.
         calls: how each module asked for was called.
     """
@@ -72,9 +74,11 @@ class Trial:
         )
         kv = KVPool(backend, layers, len(blocks), BLOCK_SIZE, dtype, cpu)
         slots = torch.from_numpy(work.slots(0))
+        self._work = work
         self._step = AttentionStep(kv, slots, backend.prepare(work, cpu))
         generator = torch.Generator().manual_seed(0)
         self._ids = torch.randint(vocabulary, (self.tokens,), generator=generator)
+        self.some_rows: Int64Array = np.unique([1 % self.tokens, self.tokens // 2, self.tokens - 1])
         self.scales: dict[int, float] = {}
         self.calls: dict[nn.Module, Call] = {}
 
@@ -97,6 +101,17 @@ class Trial:
         """Logits of all rows, with real attention."""
         with self.step():
             return forward(*self._inputs())
+
+    def run_some(self, forward: Callable[..., torch.Tensor]) -> torch.Tensor:
+        """Logits of `some_rows`, of a last layer that computes no others."""
+        rows = self.some_rows
+        backend = self._step.kv.backend
+        wanted = WantedRows(
+            torch.from_numpy(rows), backend.prepare(self._work.only(rows), torch.device("cpu"))
+        )
+        ids, positions, _ = self._inputs()
+        with attention_step(replace(self._step, wanted=wanted)):
+            return forward(ids, positions, None)
 
     def _inputs(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         rows = torch.arange(self.tokens)
