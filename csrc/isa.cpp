@@ -12,7 +12,7 @@ bool amx_permitted() {
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 
-int32_t best() {
+int32_t highest() {
   __builtin_cpu_init();
   if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return SHOAL_NONE;
   if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
@@ -26,11 +26,19 @@ int32_t best() {
   return SHOAL_AVX512_BF16;
 }
 
+// Intel's cores with AVX512-BF16 multiply pairs at half the rate of single float32 numbers; with AMX
+// they need not, and AMD's multiply them at twice that rate (measured: docs/lab-notes.md).
+int32_t fastest(int32_t isa) {
+  return isa == SHOAL_AVX512_BF16 && __builtin_cpu_is("intel") ? SHOAL_AVX512 : isa;
+}
+
 }  // namespace
 
-int32_t shoal_abi_version() { return 2; }
+int32_t shoal_abi_version() { return 3; }
 
-int32_t shoal_best_isa() {
-  static const int32_t isa = best();
+int32_t shoal_highest_isa() {
+  static const int32_t isa = highest();
   return isa;
 }
+
+int32_t shoal_fastest_isa() { return fastest(shoal_highest_isa()); }

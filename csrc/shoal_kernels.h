@@ -23,8 +23,10 @@ constexpr int32_t SHOAL_BLOCK = 32;
 
 SHOAL_API int32_t shoal_abi_version();
 
-// The best instruction set of this machine that was built, or SHOAL_NONE.
-SHOAL_API int32_t shoal_best_isa();
+// The highest instruction set that this machine has, or SHOAL_NONE; and the fastest for bfloat16,
+// which may be a lower one.
+SHOAL_API int32_t shoal_highest_isa();
+SHOAL_API int32_t shoal_fastest_isa();
 
 // ---- The KV pool -----------------------------------------------------------------------------
 // One layer's keys are [kv_heads][blocks][block], a block being SHOAL_BLOCK tokens laid out as dot

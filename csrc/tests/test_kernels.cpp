@@ -173,7 +173,7 @@ int main(int argc, char** argv) {
   for (int round = 0; round < rounds; round++) {
     rng.seed(round);
     Batch batch = random_batch();
-    for (int32_t isa = 0; isa <= shoal_best_isa(); isa++) {
+    for (int32_t isa = 0; isa <= shoal_highest_isa(); isa++) {
       int group = pick({1, 3, 4}), kv_heads = pick({1, 2});
       int dim = pick({8, 32, 64, 80, 128}), threads = pick({1, 2, 3});
       failed += !check<float>(batch, SHOAL_FLOAT32, isa, group * kv_heads, kv_heads, dim, dim, threads);

@@ -53,7 +53,7 @@ class NativeAttention:
     name = "native"
 
     def __init__(self, kernels: Kernels, isa: Isa | None = None) -> None:
-        """`isa`: an instruction set below the machine's best, for tests and comparisons."""
+        """`isa`: another than the machine's fastest, for tests and comparisons."""
         self._lib = kernels.lib
         self.isa = kernels.isa if isa is None else isa
 

@@ -15,7 +15,14 @@ from transformers.utils import logging as transformers_logging
 
 from shoal.engine.description import ModelDescription
 from shoal.engine.features import refuse_unknown_keyword
-from shoal.engine.fusion import FusedLayer, Fusion, Trial, models_agree, traced_modules
+from shoal.engine.fusion import (
+    FusedLayer,
+    Fusion,
+    Trial,
+    models_agree,
+    product_dtype,
+    traced_modules,
+)
 from shoal.engine.hook import ATTENTION_NAME, AttentionProbe, attention_step
 from shoal.errors import ModelLoadError, UnsupportedModelError
 from shoal.kernels import load_kernels
@@ -127,9 +134,10 @@ def _fuse(model: LoadedModel, description: ModelDescription) -> LoadedModel | No
     )
     trial.record(traced_modules(model.module), model.logits)
     expected = trial.run(model.logits)
-    fusion = Fusion(model.module, model.layers, trial)
+    kernels = load_kernels()
+    fusion = Fusion(model.module, model.layers, trial, product_dtype(model.module, kernels))
     try:
-        fusion.run(load_kernels())
+        fusion.run(kernels)
         found = trial.run(model.logits)
         if models_agree(found, expected):
             _log.info("fused modules: %s", dict(fusion.done))

@@ -169,7 +169,8 @@ class Rotary(ctypes.Structure):
 
 def declare(lib: ctypes.CDLL) -> None:
     """Set the argument and result types of every function."""
-    lib.shoal_best_isa.restype = c_int32
+    lib.shoal_highest_isa.restype = c_int32
+    lib.shoal_fastest_isa.restype = c_int32
     lib.shoal_kv_store.argtypes = [POINTER(Store)]
     lib.shoal_kv_store.restype = None
     lib.shoal_use_huge_pages.argtypes = [c_void_p, c_int64]

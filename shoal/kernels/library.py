@@ -16,7 +16,7 @@ import torch
 
 from shoal.kernels.interface import declare
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 """Of csrc/shoal_kernels.h; a library built from other sources is not used."""
 
 
@@ -34,11 +34,12 @@ class Kernels:
 
     Attributes:
         lib: its functions, declared as in csrc/shoal_kernels.h.
-        isa: the best instruction set of this machine.
+        isa: the instruction set that is fastest on this machine.
+        highest: the highest one it has.
     """
 
-    def __init__(self, lib: ctypes.CDLL, isa: Isa) -> None:
-        self.lib, self.isa = lib, isa
+    def __init__(self, lib: ctypes.CDLL, isa: Isa, highest: Isa) -> None:
+        self.lib, self.isa, self.highest = lib, isa, highest
 
 
 @cache
@@ -53,9 +54,9 @@ def missing_note() -> str | None:
 
 
 def available_isas() -> list[Isa]:
-    """Every instruction set that can be asked for here, slowest first."""
+    """Every instruction set that can be asked for here, lowest first."""
     kernels = load_kernels()
-    return [] if kernels is None else [isa for isa in Isa if isa <= kernels.isa]
+    return [] if kernels is None else [isa for isa in Isa if isa <= kernels.highest]
 
 
 @cache
@@ -79,10 +80,10 @@ def _load() -> tuple[Kernels | None, str | None]:
             f"{ABI_VERSION}; attention runs in torch. Reinstall shoal."
         )
     declare(lib)
-    best = lib.shoal_best_isa()
-    if best < 0:
+    highest = lib.shoal_highest_isa()
+    if highest < 0:
         return None, "this processor has no AVX2, so attention runs in torch."
-    return Kernels(lib, Isa(best)), None
+    return Kernels(lib, Isa(lib.shoal_fastest_isa()), Isa(highest)), None
 
 
 def _places() -> Iterator[Path]:

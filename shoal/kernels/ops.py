@@ -34,7 +34,7 @@ class RmsNormOp:
         offset: float = 0.0,
         isa: Isa | None = None,
     ) -> None:
-        """`weight`: [width], dense. `isa`: one below the machine's best, for tests."""
+        """`weight`: [width], dense. `isa`: another than the machine's fastest, for tests."""
         assert weight.is_contiguous()
         self._run, self._weight = kernels.lib.shoal_rms_norm, weight
         self._call = RmsNorm(

@@ -25,7 +25,7 @@ from tests.models import ARCHITECTURES, forest_of_prompts, greedy, save_model
 
 needs_kernels = pytest.mark.skipif(load_kernels() is None, reason="the C++ kernels are not built")
 needs_packing = pytest.mark.skipif(
-    not linear.can_pack(torch.bfloat16), reason="oneDNN has no bfloat16 products here"
+    not linear.can_pack(torch.bfloat16, torch.bfloat16), reason="oneDNN has no bfloat16 products here"
 )
 
 WHOLE = {"norm": 5, "mlp": 2, "attention": 2, "layer": 2}

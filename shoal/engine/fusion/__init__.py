@@ -2,7 +2,8 @@
 
 from shoal.engine.fusion.fuse import Fusion, traced_modules
 from shoal.engine.fusion.layer import FusedLayer
+from shoal.engine.fusion.precision import product_dtype
 from shoal.engine.fusion.proof import models_agree
 from shoal.engine.fusion.trial import Trial
 
-__all__ = ["FusedLayer", "Fusion", "Trial", "models_agree", "traced_modules"]
+__all__ = ["FusedLayer", "Fusion", "Trial", "models_agree", "product_dtype", "traced_modules"]

@@ -85,6 +85,7 @@ def attention_candidates(
     shape: tuple[int, int, int],
     scale: float,
     kernels: Kernels,
+    held: torch.dtype,
 ) -> Iterator[FusedAttention]:
     """What `module` may be; nothing if it does not look like an attention we know.
 
@@ -92,6 +93,7 @@ def attention_candidates(
         layer: its index.
         shape: (kv_heads, key_dim, value_dim) it calls its attention function with.
         scale: on the scores.
+        held: format of the weights.
     """
     qkv = linear_children(module, "q_proj", "k_proj", "v_proj") or linear_children(
         module, "qkv_proj"
@@ -105,7 +107,7 @@ def attention_candidates(
     heads = Heads(rest // key_dim, kv_heads, key_dim, value_dim)
     if heads.heads * value_dim != out[0].in_features or rest % key_dim:
         return
-    products = Product(*qkv), Product(*out)
+    products = Product(*qkv, held=held), Product(*out, held=held)
     dtype = out[0].weight.dtype
     for turns, neighbours in ((True, False), (True, True), (False, False)):
         rotary = RotaryOp(kernels, heads, dtype, neighbours=neighbours, norm=norm)

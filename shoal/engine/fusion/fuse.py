@@ -26,12 +26,14 @@ class Fusion:
     Attributes:
         layers: (kv_heads, key_dim, value_dim) of each attention layer.
         trial: has recorded how the model calls `traced_modules`.
+        held: format of the weights of matrix products, see `product_dtype`.
         done: modules replaced so far, by kind.
     """
 
     module: nn.Module
     layers: list[tuple[int, int, int]]
     trial: Trial
+    held: torch.dtype
     done: Counter[str] = field(default_factory=Counter)
 
     def run(self, kernels: Kernels | None) -> None:
@@ -41,8 +43,7 @@ class Fusion:
             self._mlps(kernels)
             self._attention(kernels)
             self._layers()
-        if can_pack(next(self.module.parameters()).dtype):
-            self._linears()
+        self._linears()
 
     def _norms(self, kernels: Kernels) -> None:
         for place in _places(self.module):
@@ -56,7 +57,9 @@ class Fusion:
             down = getattr(place.module, "down_proj", None)
             if isinstance(down, nn.Linear):
                 x = norm_input(down.out_features, down.weight.dtype)
-                self._replace(place, "mlp", mlp_candidates(place.module, kernels), _given(x))
+                self._replace(
+                    place, "mlp", mlp_candidates(place.module, kernels, self.held), _given(x)
+                )
 
     def _attention(self, kernels: Kernels) -> None:
         for place in _places(self.module):
@@ -64,7 +67,9 @@ class Fusion:
             layer = getattr(place.module, "layer_idx", None)
             if call is not None and layer in self.trial.scales:
                 shape, scale = self.layers[layer], self.trial.scales[layer]
-                candidates = attention_candidates(place.module, layer, shape, scale, kernels)
+                candidates = attention_candidates(
+                    place.module, layer, shape, scale, kernels, self.held
+                )
                 run = _as_in(call, hidden_input(call.hidden))
                 self._replace(place, "attention", candidates, run)
 
@@ -78,9 +83,14 @@ class Fusion:
     def _linears(self) -> None:
         for place in _places(self.module):
             linear = place.module
-            if type(linear) is nn.Linear:
+            if type(linear) is nn.Linear and can_pack(linear.weight.dtype, self.held):
                 x = norm_input(linear.in_features, linear.weight.dtype)
-                self._replace(place, "linear", (Product(layer) for layer in [linear]), _given(x))
+                self._replace(
+                    place,
+                    "linear",
+                    (Product(layer, held=self.held) for layer in [linear]),
+                    _given(x),
+                )
 
     def _replace(
         self,

@@ -22,11 +22,13 @@ class FusedMLP(nn.Module):
 
     def forward(self, x: torch.Tensor, add: torch.Tensor | None = None) -> torch.Tensor:
         """x: [..., hidden]; add: a residual [..., hidden] or None."""
-        out: torch.Tensor = self.down(self._gated(self.gate_up(x)), add)
-        return out
+        # Between the products numbers keep the format the products are in.
+        gate_up = self.gate_up(x.to(self.gate_up.held))
+        out: torch.Tensor = self.down(self._gated(gate_up), add)
+        return out.to(x.dtype)
 
 
-def mlp_candidates(module: nn.Module, kernels: Kernels) -> Iterator[FusedMLP]:
+def mlp_candidates(module: nn.Module, kernels: Kernels, held: torch.dtype) -> Iterator[FusedMLP]:
     """What `module` may be if it is a gated MLP; nothing if it does not look like one."""
     gate_up = linear_children(module, "gate_proj", "up_proj") or linear_children(
         module, "gate_up_proj"
@@ -36,9 +38,9 @@ def mlp_candidates(module: nn.Module, kernels: Kernels) -> Iterator[FusedMLP]:
     activation = _activation(act)
     if gate_up is None or down is None or activation is None:
         return
-    gated = GatedOp(kernels, activation, down[0].weight.dtype)
+    gated = GatedOp(kernels, activation, held)
     if sum(layer.out_features for layer in gate_up) == 2 * down[0].in_features:
-        yield FusedMLP(Product(*gate_up), Product(*down), gated)
+        yield FusedMLP(Product(*gate_up, held=held), Product(*down, held=held), gated)
 
 
 def _activation(function: object) -> Activation | None:
