@@ -181,6 +181,7 @@ class Bench:
             },
             "peak_rss_bytes": timings.peak_rss_bytes,
             "matmul_gflops": rounded(meter.matmul_flops / 1e9),
+            "matmul_dtype": str(meter.matmul_dtype).removeprefix("torch."),
             "layer_gflops": rounded(meter.layer_flops / 1e9),
             "copy_gb_per_second": rounded(meter.copy_bytes / 1e9),
             "kv_gib": KV_GIB,

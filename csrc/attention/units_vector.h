@@ -6,11 +6,13 @@
 namespace shoal {
 namespace {
 
-// acc[r][v] += one step (a pair or a single) of R rows times NV vectors of columns.
+// acc[r][v] += one step (a pair or a single) of R rows times NV vectors of columns. `kRows` rows times
+// two vectors fill the registers; the more rows, the less it weighs to load and widen the columns.
 struct PairsByDotProduct {  // bfloat16 x bfloat16, AVX512-BF16
   using A = uint16_t;
   using B = uint16_t;
   static constexpr int pack = 2;
+  static constexpr int kRows = 6;  // x 2 vectors of columns
 #if defined(__AVX512BF16__)
   template <int R, int NV>
   static inline void step(vf (&acc)[R][NV], const A* a, int64_t lda, const B* b) {
@@ -30,6 +32,7 @@ struct PairsByFma {  // float32 x bfloat16, the pairs widened in registers
   using A = float;
   using B = uint16_t;
   static constexpr int pack = 2;
+  static constexpr int kRows = VL == 16 ? 12 : 4;
   template <int R, int NV>
   static inline void step(vf (&acc)[R][NV], const A* a, int64_t lda, const B* b) {
     vf low[NV], high[NV];
@@ -48,6 +51,7 @@ struct SinglesByFma {  // float32 x float32
   using A = float;
   using B = float;
   static constexpr int pack = 1;
+  static constexpr int kRows = VL == 16 ? 12 : 4;
   template <int R, int NV>
   static inline void step(vf (&acc)[R][NV], const A* a, int64_t lda, const B* b) {
     vf right[NV];
@@ -64,8 +68,8 @@ struct VectorUnit {
   using A = typename Step::A;
   using B = typename Step::B;
   static constexpr int pack = Step::pack;
-  static constexpr int kRows = VL == 16 ? 6 : 4;  // x 2 vectors of columns: fits the registers
-  static constexpr int kSubRows = 12;             // rows whose scores are kept at a time
+  static constexpr int kRows = Step::kRows;
+  static constexpr int kSubRows = 12;  // rows whose scores are kept at a time
   static constexpr int kPadRows = 1;
 
   static void begin() {}

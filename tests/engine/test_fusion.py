@@ -25,7 +25,8 @@ from tests.models import ARCHITECTURES, forest_of_prompts, greedy, save_model
 
 needs_kernels = pytest.mark.skipif(load_kernels() is None, reason="the C++ kernels are not built")
 needs_packing = pytest.mark.skipif(
-    not linear.can_pack(torch.bfloat16, torch.bfloat16), reason="oneDNN has no bfloat16 products here"
+    not linear.can_pack(torch.bfloat16, torch.bfloat16),
+    reason="oneDNN has no bfloat16 products here",
 )
 
 WHOLE = {"norm": 5, "mlp": 2, "attention": 2, "layer": 2}
@@ -91,9 +92,14 @@ def test_what_is_fused_in_float32(tmp_path: Path, architecture: str) -> None:
 
 @needs_kernels
 @needs_packing
+@pytest.mark.parametrize("held", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_what_is_fused_in_bfloat16(tmp_path: Path, architecture: str) -> None:
-    """And its logits are about as near to float32's as those of the unfused model."""
+def test_what_is_fused_in_bfloat16(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str, held: torch.dtype
+) -> None:
+    """And its logits are about as near to float32's as those of the unfused model, whichever
+    format the weights are held in."""
+    monkeypatch.setattr(loading, "product_dtype", lambda *_: held)
     folder = save_model(tmp_path, architecture)
     description = description_of(folder, "bfloat16")
     model = load_model(description)
