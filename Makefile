@@ -9,7 +9,7 @@ PEER_PYTHON ?= python3.11
 comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help install kernels sanitize demo test test-slow bench bench-attention bench-peers lint format types docs check clean
+.PHONY: help install kernels sanitize demo test test-slow bench bench-attention bench-planner bench-peers lint format types docs check clean
 
 help:  ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -57,6 +57,9 @@ bench-peers:  ## Install vLLM's CPU build into .bench/peers (3.5 GB, a few minut
 
 bench-attention: install  ## Compare the attention kernel with torch's and with a matrix product
 	$(BIN)/python -m benchmarks.attention
+
+bench-planner: install  ## Measure the planner on N requests, or draw the curve over 10^3 to 10^7
+	$(BIN)/python -m benchmarks.planner $(if $(N),--requests $(N))
 
 lint: install  ## Check format and style
 	$(BIN)/ruff format --check .

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from shoal.requests.columns import TokenColumns
 from shoal.types import Choice, Completion, RunSummary, SamplingParams, TokenLogprob
 
 if TYPE_CHECKING:
     from shoal.llm import LLM
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "Choice", "Completion", "RunSummary", "SamplingParams", "TokenLogprob"]
+__all__ = [
+    "LLM",
+    "Choice",
+    "Completion",
+    "RunSummary",
+    "SamplingParams",
+    "TokenColumns",
+    "TokenLogprob",
+]
 
 
 def __getattr__(name: str) -> Any:

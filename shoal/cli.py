@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import orjson
 import typer
@@ -16,9 +16,13 @@ from rich.console import Console
 from shoal.config import EngineOptions, option_help
 from shoal.errors import Interrupted, OptionError, ShoalError
 
+if TYPE_CHECKING:
+    from shoal.jobs import FieldOrder
+
 METAVARS = {"kv_memory": "SIZE", "token_budget": "N", "max_model_len": "N"}
 MOST_ERRORS = 5
 """Invalid lines that `shoal plan` shows."""
+WHICH_INPUT = "give either INPUT.jsonl, or --table together with --template."
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 app = typer.Typer(
@@ -30,6 +34,12 @@ app = typer.Typer(
 )
 
 Input = Annotated[Path, typer.Argument(metavar="INPUT.jsonl", help="Batch API request lines.")]
+PlanInput = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="INPUT.jsonl|arrow|npy", help="Batch API request lines, or prompts as token ids."
+    ),
+]
 Model = Annotated[
     str | None,
     typer.Option(metavar="PATH|HUB_ID", help="The model; the bundled shoal-tiny if not given."),
@@ -44,6 +54,22 @@ Names = Annotated[
 ]
 
 
+BatchFile = Annotated[
+    Path | None,
+    typer.Argument(metavar="INPUT.jsonl", help="Batch API request lines; or give --table."),
+]
+TableFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--table",
+        metavar="FILE.parquet|csv",
+        help="A table, one request per row, instead of INPUT.jsonl.",
+    ),
+]
+TemplateFile = Annotated[
+    Path | None,
+    typer.Option("--template", metavar="FILE.toml", help="How a row of the table is asked about."),
+]
 Restart = Annotated[bool, typer.Option("--restart", help="Start over instead of resuming.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 
@@ -100,11 +126,13 @@ def with_engine_options(command: Callable[..., None]) -> Callable[..., None]:
 @app.command()
 @with_engine_options
 def run(
-    input: Input,
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="OUTPUT.jsonl", help="Where results go.")
     ],
     options: EngineOptions,
+    input: BatchFile = None,
+    table: TableFile = None,
+    template: TemplateFile = None,
     errors: Annotated[
         Path | None,
         typer.Option(
@@ -122,9 +150,9 @@ def run(
         Path | None, typer.Option(metavar="DIR", help="Write an HTML report with pictures here.")
     ] = None,
 ) -> None:
-    """Run every request of a batch file. Interrupted, the same command resumes."""
+    """Run every request of a batch file or table. Interrupted, the same command resumes."""
     from shoal.engine.engine import Engine
-    from shoal.jobs import run_job
+    from shoal.jobs import run_job, run_table_job
     from shoal.report.figures import require_matplotlib
     from shoal.report.page import write_report
     from shoal.report.summary import summary_table
@@ -132,17 +160,20 @@ def run(
 
     if report is not None:
         require_matplotlib()  # before the run, not after it
-    result = run_job(
-        input,
-        output,
-        errors,
-        engine=Engine,
-        model=model,
-        options=options,
-        served_names=served_model_name or (),
-        restart=restart,
-        quiet=quiet,
-    )
+    settings: dict[str, Any] = {
+        "engine": Engine,
+        "model": model,
+        "options": options,
+        "served_names": served_model_name or (),
+        "restart": restart,
+        "quiet": quiet,
+    }
+    if table is not None and template is not None and input is None:
+        result = run_table_job(table, template, output, errors, **settings)
+    elif input is not None and table is None and template is None:
+        result = run_job(input, output, errors, **settings)
+    else:
+        raise OptionError(WHICH_INPUT)
     if summary is not None:
         summary.write_bytes(orjson.dumps(result.summary.to_dict(), option=orjson.OPT_INDENT_2))
     if report is not None and result.run is None:
@@ -150,7 +181,7 @@ def run(
     elif report is not None and result.run is not None:
         write_report(
             report,
-            title=input.name,
+            title=(table or input or output).name,
             summary=result.summary,
             plan=result.run.plan,
             prompt_lengths=result.run.prompt_lengths,
@@ -170,40 +201,89 @@ def run(
 @app.command()
 @with_engine_options
 def plan(
-    input: Input,
     options: EngineOptions,
+    input: PlanInput = None,
+    table: TableFile = None,
+    template: TemplateFile = None,
     model: Model = None,
     served_model_name: Names = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="Write the explanation as a page too.")
+    ] = None,
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.jsonl",
+            help="Results of an earlier run, to compare max_tokens with what was generated.",
+        ),
+    ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Most tokens each answer may have; for a file of token ids only."
+        ),
+    ] = None,
 ) -> None:
-    """Explain a job before it runs: prefixes, savings, memory. Loads no weights."""
+    """Explain a job before it runs: prefixes, savings, memory, mistakes. Loads no weights."""
     from shoal.engine.detokenize import Detokenizer
     from shoal.jobs import plan_job
     from shoal.report.explain import PlanReport
+    from shoal.report.plan_facts import PlanFacts
+    from shoal.report.plan_page import write_plan_page
 
-    job = plan_job(input, model, options, served_model_name or ())
+    with _planned_input(input, table, template) as (path, field_order):
+        job = plan_job(path, model, options, served_model_name or (), results, max_tokens)
     detokenizer = Detokenizer(job.description.tokenizer)
     report = PlanReport(
         table=job.table,
         plan=job.plan,
-        savings=job.savings,
+        facts=PlanFacts(
+            requests=len(job.table),
+            invalid=len(job.rejected),
+            savings=job.savings,
+            kv_bytes_per_token=job.description.kv_bytes_per_token,
+            kv_peak_tokens=job.kv_peak_tokens,
+            kv_capacity_tokens=job.kv_capacity_tokens,
+            orders=job.orders,
+            read_seconds=job.read_seconds,
+            plan_seconds=job.plan_seconds,
+            diagnose_seconds=job.diagnose_seconds,
+        ),
+        diagnoses=job.diagnoses,
         decode=lambda ids: detokenizer.text(ids, skip_special_tokens=False),
-        invalid=len(job.rejected),
-        kv_bytes_per_token=job.description.kv_bytes_per_token,
-        kv_peak_tokens=job.kv_peak_tokens,
-        kv_capacity_tokens=job.kv_capacity_tokens,
-        read_seconds=job.read_seconds,
-        plan_seconds=job.plan_seconds,
     )
+    if html is not None:
+        write_plan_page(html, (table or path).name, report)
     if json:
-        typer.echo(orjson.dumps(report.summary()).decode())
+        known = {} if field_order is None else {"field_order": asdict(field_order)}
+        typer.echo(orjson.dumps(report.summary() | known).decode())
         return
     console = Console()
     console.print(report)
+    if field_order is not None:
+        text = f"Fields: {field_order}"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
     for line, error in sorted(job.rejected, key=lambda rejected: rejected[0])[:MOST_ERRORS]:
         console.print(f"line {line}: {error}", markup=False, highlight=False, soft_wrap=True)
     if len(job.rejected) > MOST_ERRORS:
         console.print(f"... and {len(job.rejected) - MOST_ERRORS:,} more invalid lines")
+
+
+@contextmanager
+def _planned_input(
+    input: Path | None, table: Path | None, template: Path | None
+) -> Iterator[tuple[Path, FieldOrder | None]]:
+    """The file to plan: the one given, or one that is rendered from a table for the while."""
+    from shoal.jobs import rendered_requests
+
+    if table is not None and template is not None and input is None:
+        with rendered_requests(table, template) as rendered:
+            yield rendered
+    elif input is not None and table is None and template is None:
+        yield input, None
+    else:
+        raise OptionError(WHICH_INPUT)
 
 
 def main() -> None:

@@ -44,6 +44,16 @@ class Sharing(StrEnum):
 class Order(StrEnum):
     """In which order groups run (see `shoal.planner.order`)."""
 
+    blend = "blend"
+    ratio = "ratio"
+    input = "input"
+
+
+class OrderOption(StrEnum):
+    """An `Order`, or `auto`: the one that is fastest against a clock (`shoal.simulate`)."""
+
+    auto = "auto"
+    blend = "blend"
     ratio = "ratio"
     input = "input"
 
@@ -84,7 +94,9 @@ class EngineOptions:
         int | None, "Longest prompt plus output in tokens; the model's own limit if not given."
     ] = None
     sharing: Annotated[Sharing, "Which shared prefixes are computed once."] = Sharing.forest
-    order: Annotated[Order, "In which order prefix groups run."] = Order.ratio
+    order: Annotated[
+        OrderOption, "In which order prefix groups run; auto takes the fastest in a simulation."
+    ] = OrderOption.auto
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))

@@ -15,6 +15,7 @@ from shoal.engine.engine import Engine, Run
 from shoal.engine.progress import ProgressState, make_reporter
 from shoal.engine.sampling import check_vocabulary
 from shoal.errors import InvalidRequestError, OptionError
+from shoal.requests.columns import TokenColumns
 from shoal.requests.lengths import LengthRules
 from shoal.requests.prompts import ChatPrompt
 from shoal.requests.render import Renderer
@@ -29,6 +30,7 @@ from shoal.types import (
 )
 
 Params = SamplingParams | Sequence[SamplingParams] | None
+Prompts = Sequence[str | Sequence[int]]
 
 
 class LLM:
@@ -61,7 +63,7 @@ class LLM:
 
     def generate(
         self,
-        prompts: Sequence[str | Sequence[int]],
+        prompts: Prompts | TokenColumns | Any,
         params: Params = None,
         *,
         progress: bool = True,
@@ -69,7 +71,8 @@ class LLM:
         """Complete prompts, all planned together.
 
         Args:
-            prompts: texts, or lists of token ids.
+            prompts: texts, or lists of token ids. Millions of prompts are better given as
+                `shoal.TokenColumns` or as an Arrow column of list<int32>, which are not copied.
             params: for all prompts or one for each; None takes the model's defaults.
             progress: show it on standard error.
 
@@ -81,7 +84,14 @@ class LLM:
         """
         if isinstance(prompts, str):
             raise OptionError("generate takes a list of prompts; put this one in a list")
-        return self._run(list(prompts), params, progress)
+        began = time.perf_counter()
+        if hasattr(prompts, "__arrow_c_array__") or hasattr(prompts, "__arrow_c_stream__"):
+            prompts = TokenColumns.from_arrow(prompts)
+        if isinstance(prompts, TokenColumns):
+            table = self._column_table(prompts, params)
+        else:
+            table = self._table(list(prompts), params, add_special_tokens=True)
+        return self._run(table, began, progress)
 
     def chat(
         self,
@@ -94,8 +104,10 @@ class LLM:
 
         Otherwise like `generate`.
         """
+        began = time.perf_counter()
         texts = [self._rendered(i, messages) for i, messages in enumerate(conversations)]
-        return self._run(texts, params, progress, add_special_tokens=False)
+        table = self._table(texts, params, add_special_tokens=False)
+        return self._run(table, began, progress)
 
     def _rendered(self, index: int, messages: Sequence[Mapping[str, str]]) -> str | list[int]:
         if isinstance(messages, Mapping):
@@ -105,16 +117,7 @@ class LLM:
         except InvalidRequestError as error:
             raise _invalid(f"conversations[{index}]", str(error)) from error
 
-    def _run(
-        self,
-        prompts: Sequence[str | Sequence[int]],
-        params: Params,
-        progress: bool,
-        *,
-        add_special_tokens: bool = True,
-    ) -> list[Completion]:
-        began = time.perf_counter()
-        table = self._table(prompts, self._params(params, len(prompts)), add_special_tokens)
+    def _run(self, table: RequestTable, began: float, progress: bool) -> list[Completion]:
         run = self._engine.run(table)
         planned = time.perf_counter()
         completions = _collect(run, table, progress)
@@ -132,25 +135,35 @@ class LLM:
         return completions
 
     def _params(self, params: Params, count: int) -> list[SamplingParams]:
+        """One for all prompts, or one for each."""
         if params is None:
             params = SamplingParams.create(self._description.generation_defaults)
         if isinstance(params, SamplingParams):
-            return [params] * count
+            return [params]
         if len(params) != count:
             raise OptionError(f"{len(params)} sampling parameters for {count} prompts")
         return list(params)
 
-    def _table(
-        self,
-        prompts: Sequence[str | Sequence[int]],
-        params: list[SamplingParams],
-        add_special_tokens: bool,
-    ) -> RequestTable:
-        rules = LengthRules(self._description.max_model_len, self._engine.kv_capacity_tokens)
+    @property
+    def _rules(self) -> LengthRules:
+        return LengthRules(self._description.max_model_len, self._engine.kv_capacity_tokens)
+
+    def _column_table(self, columns: TokenColumns, params: Params) -> RequestTable:
+        wanted = self._params(params, len(columns))
+        for index, distinct in {id(p): (i, p) for i, p in enumerate(wanted)}.values():
+            check_vocabulary(distinct, self._description.vocab_size, f"params[{index}].")
+        columns.check_vocabulary(self._description.vocab_size)
+        return columns.table(wanted, self._rules, job_seed=secrets.randbits(62))
+
+    def _table(self, prompts: Prompts, params: Params, *, add_special_tokens: bool) -> RequestTable:
+        wanted_params = self._params(params, len(prompts))
+        if len(wanted_params) != len(prompts):
+            wanted_params *= len(prompts)
+        rules = self._rules
         builder = TableBuilder()
         keys: dict[int, bytes] = {}
         tokenised = self._tokenise(prompts, add_special_tokens)
-        for index, (ids, wanted) in enumerate(zip(tokenised, params, strict=True)):
+        for index, (ids, wanted) in enumerate(zip(tokenised, wanted_params, strict=True)):
             where = f"prompts[{index}]"
             if len(ids) == 0:
                 raise _invalid(where, "is empty; give at least one token.")

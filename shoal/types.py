@@ -297,6 +297,23 @@ class PhaseSeconds:
 
 
 @dataclass
+class LengthCounts:
+    """How the lengths of answers were predicted, of those that could end before their limit.
+
+    `within_10`, `within_50` and `within_90` are the shares of answers at most as long as the 10,
+    50 and 90 % quantiles predicted when they began: near 0.1, 0.5 and 0.9 if the predictions were
+    right.
+    """
+
+    answers: int = 0
+    pilots: int = 0
+    """Sequences run first, as a sample."""
+    within_10: float = 0.0
+    within_50: float = 0.0
+    within_90: float = 0.0
+
+
+@dataclass
 class RunSummary:
     """What a run did: the object behind `--summary` and `LLM.last_run`."""
 
@@ -310,6 +327,7 @@ class RunSummary:
     preemptions: int = 0
     """Sequences and idle segments that gave way when memory ran out, and were computed again."""
     mean_tokens_per_iteration: float = 0.0
+    lengths: LengthCounts = field(default_factory=LengthCounts)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, ready for JSON."""

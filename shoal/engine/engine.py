@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from shoal.attention import select_backend
 from shoal.config import EngineOptions
-from shoal.engine.calibrate import calibrated_budget
+from shoal.engine.calibrate import calibrated, costs_of, token_budget_of
+from shoal.engine.calibration_cache import remembered
 from shoal.engine.description import ModelDescription
 from shoal.engine.detokenize import Detokenizer
 from shoal.engine.executor import Executor, PromptScores, StepResult, TorchExecutor
@@ -20,11 +21,13 @@ from shoal.engine.model import load_model
 from shoal.engine.outputs import OutputProcessor
 from shoal.engine.trace import IterationTrace
 from shoal.errors import InternalError, InvalidRequestError, ModelFailedError
-from shoal.planner import Plan, make_plan
+from shoal.planner import LengthModel, Pilot, Plan, fixed_lengths, make_plan, pilot_first
 from shoal.scheduler import BLOCK_SIZE, BlockPool, Scheduler, TokenBatch
+from shoal.simulate import in_order
 from shoal.types import (
     BoolArray,
     Completion,
+    LengthCounts,
     RequestTable,
     RunSummary,
     TokenCounts,
@@ -50,6 +53,7 @@ class RunStats:
     kv_bytes_in_use: int = 0
     peak_kv_bytes: int = 0
     preemptions: int = 0
+    lengths: LengthCounts = field(default_factory=LengthCounts)
 
     def summarise(self, plan: Plan, summary: RunSummary) -> None:
         """Fill in what the run did. `summary.seconds` must be set; requests are the caller's."""
@@ -63,6 +67,7 @@ class RunStats:
         summary.peak_kv_bytes = self.peak_kv_bytes
         summary.iterations = self.iterations
         summary.preemptions = self.preemptions
+        summary.lengths = self.lengths
         summary.mean_tokens_per_iteration = self.tokens / max(self.iterations, 1)
 
 
@@ -83,9 +88,13 @@ class Engine:
         dtype, device, layers = description.dtype, description.device, self._model.layers
         backend = select_backend(dtype, device, layers)
         self._kv = KVPool(backend, layers, self.num_blocks, BLOCK_SIZE, dtype, device)
-        self.token_budget = options.token_budget or calibrated_budget(
-            self._model, description, self._kv, self.num_blocks, BLOCK_SIZE
+        calibration = (
+            remembered(description)
+            if options.token_budget
+            else calibrated(self._model, description, self._kv, self.num_blocks, BLOCK_SIZE)
         )
+        self.token_budget = options.token_budget or token_budget_of(calibration)
+        self.costs = costs_of(description, calibration)
         self._detokenizer = Detokenizer(description.tokenizer)
 
     @property
@@ -99,17 +108,24 @@ class Engine:
         plan = make_plan(
             table,
             sharing=self.options.sharing,
-            order=self.options.order,
             exclusive=scored,
             block_size=BLOCK_SIZE,
             capacity_blocks=self.num_blocks,
+            costs=self.costs,
         )
+        order, budget, blocks = self.options.order, self.token_budget, self.num_blocks
+        plan, _ = in_order(table, plan, order, self.costs, budget, blocks)
+        lengths = None if fixed_lengths(table).all() else LengthModel(plan, table)
+        plan, num_pilots = pilot_first(plan, table)
+        pilot = Pilot(table, lengths, num_pilots) if lengths and num_pilots else None
         pool = BlockPool(self.num_blocks, BLOCK_SIZE)
         executor = TorchExecutor(self._model, self._kv, self.description, table, plan)
         outputs = OutputProcessor(table, self._detokenizer, self.description.eos_token_ids)
-        scheduler = Scheduler(table, plan, pool, self.token_budget, scored)
+        scheduler = Scheduler(table, plan, pool, self.token_budget, scored, lengths)
         block_bytes = BLOCK_SIZE * self.description.kv_bytes_per_token
-        return Run(table, plan, scheduler, executor, outputs, block_bytes, self.token_budget)
+        run = Run(table, plan, scheduler, executor, outputs, block_bytes, self.token_budget, pilot)
+        run.stats.lengths.pilots = num_pilots
+        return run
 
 
 def scored_requests(table: RequestTable) -> BoolArray:
@@ -131,7 +147,9 @@ class Run:
         outputs: OutputProcessor,
         block_bytes: int,
         token_budget: int,
+        pilot: Pilot | None = None,
     ) -> None:
+        """`pilot`: where the plan begins with one; then the rest is ordered anew at its end."""
         self.plan = plan
         self.stats = RunStats()
         self.trace = IterationTrace()
@@ -139,6 +157,7 @@ class Run:
         self.prompt_lengths = table.lengths
         self._table, self._scheduler, self._executor = table, scheduler, executor
         self._outputs, self._block_bytes = outputs, block_bytes
+        self._pilot = pilot
         self._added: set[int] = set()
         self._failures = 0
         self._scored = scored_requests(table)
@@ -185,6 +204,10 @@ class Run:
         self._scheduler.commit(batch, result.sampled.token_ids, finished)
         self._executor.finish(batch.sample_sequences[finished].tolist())
         self._added.difference_update(batch.sample_sequences[finished].tolist())
+        if self._pilot is not None and self._pilot.ended(batch.sample_sequences[finished]):
+            self.plan = self._pilot.replan(self.plan, self._scheduler.first_untouched)
+            self._scheduler.replan(self.plan)
+            self._executor.replan(self.plan)
 
     def _begin(self, sequence: int) -> None:
         request = int(self.plan.sequence_request[sequence])
@@ -232,6 +255,8 @@ class Run:
         stats.preemptions = counts.preemptions
         stats.finished_requests += len(completions)
         stats.running_sequences = self._scheduler.num_running
+        if self._scheduler.calibration is not None:
+            self._scheduler.calibration.report(stats.lengths)
         stats.kv_bytes_in_use = self._scheduler.pool.used_blocks * self._block_bytes
         stats.peak_kv_bytes = self._scheduler.pool.peak_blocks * self._block_bytes
         return completions

@@ -51,6 +51,9 @@ class Executor(Protocol):
     def finish(self, sequences: list[int]) -> None:
         """Forget sequences that get no more tokens."""
 
+    def replan(self, plan: Plan) -> None:
+        """Sequences that were never asked for have other numbers from now on."""
+
 
 class TorchExecutor:
     """Runs batches through a transformers model, segment attention and the sampler."""
@@ -85,6 +88,10 @@ class TorchExecutor:
         for sequence in self._registered.intersection(sequences):
             self._registered.remove(sequence)
             self._sampler.remove(sequence)
+
+    def replan(self, plan: Plan) -> None:
+        """See `Executor`."""
+        self._plan = plan
 
     def _forward(self, batch: TokenBatch) -> torch.Tensor:
         """Logits [R, vocabulary] of the rows asked for."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +70,17 @@ class LineIndex:
                 "run the command again, or start over with --restart."
             )
         return LineName(custom_id, str(content.get("url")))
+
+    def lines_of(self, custom_ids: Iterable[str]) -> Int64Array:
+        """The line that has each custom_id, the first one of several; -1: none."""
+        wanted = np.frombuffer(b"".join(map(_digest, custom_ids)), dtype=np.uint64).reshape(-1, 2)
+        digests = np.frombuffer(self._digests, dtype=np.uint64).reshape(-1, 2)
+        if not len(digests):
+            return np.full(len(wanted), -1, dtype=np.int64)
+        order = np.argsort(digests[:, 0], kind="stable")
+        place = np.searchsorted(digests[order, 0], wanted[:, 0])
+        line = order[np.minimum(place, len(order) - 1)]
+        return np.where((digests[line] == wanted).all(axis=1), line, -1)
 
     def duplicates(self) -> tuple[Int64Array, Int64Array]:
         """Lines whose custom_id an earlier line has, in order, and that first line for each."""

@@ -7,6 +7,7 @@ copied prompts, and each shared token read about once (ALGORITHMS.md, section 1)
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from itertools import pairwise
 
 import numpy as np
 
@@ -15,8 +16,13 @@ from shoal.types import BoolArray, Int32Array, Int64Array
 
 _FIRST_WIDTH = 16
 """Tokens a new group is compared over at first: most groups that differ do so soon."""
-_LAST_WIDTH = 256
+_LAST_WIDTH = 1 << 16
 _WIDTH_GROWTH = 4
+"""So a node of n tokens takes about log n rounds, and no member is read over more than
+5·n + 16 tokens. All widths are powers of two, which keeps them few (see `common_length`)."""
+_BATCH_MEMBERS = 1 << 18
+"""Groups are refined in batches of so many requests: work arrays of a few megabytes stay in cache
+and are used again, where those of a whole job would be taken from the system each time."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +120,19 @@ class _Groups:
         place = columns.pop("place")[np.repeat(chosen, self.size)]
         return _Groups(place, **{name: column[chosen] for name, column in columns.items()})
 
+    def batches(self) -> list[_Groups]:
+        """The groups in batches of about `_BATCH_MEMBERS`; larger only where one group is."""
+        if not len(self.size):
+            return []
+        columns = [getattr(self, f.name) for f in fields(self)][1:]
+        end = np.cumsum(self.size)
+        cuts = np.flatnonzero(np.diff((end - self.size) // _BATCH_MEMBERS)) + 1
+        batches = []
+        for first, last in pairwise([0, *cuts.tolist(), len(end)]):
+            place = self.place[end[first] - self.size[first] : end[last - 1]]
+            batches.append(_Groups(place, *(column[first:last] for column in columns)))
+        return batches
+
     def joined(self, other: _Groups) -> _Groups:
         names = [f.name for f in fields(self)]
         return _Groups(*(np.concatenate([getattr(self, n), getattr(other, n)]) for n in names))
@@ -122,10 +141,10 @@ class _Groups:
 class _Refinement:
     """Sorts the requests token run by token run, most significant first.
 
-    All requests start as one group. In each round every group is compared over its next few
-    tokens (more of them the longer it has agreed). Where all members agree the group moves on;
-    where they part, or one ends, its node is complete: the members are sorted by their next token
-    inside the places they hold, and each token that two sequences share is a new group.
+    All requests start as one group. In each round every group of a batch is compared over its
+    next few tokens (more of them the longer it has agreed). Where all members agree the group
+    moves on; where they part, or one ends, its node is complete: the members are sorted by their
+    next token inside the places they hold, and each token that two sequences share is a new group.
     """
 
     def __init__(
@@ -162,50 +181,70 @@ class _Refinement:
             level=zero,
             width=zero + _FIRST_WIDTH,
         )
-        while len(groups.size):
-            groups = self._round(groups)
+        waiting = [groups]
+        while waiting:
+            waiting += self._round(waiting.pop()).batches()
 
     def _round(self, groups: _Groups) -> _Groups:
-        request = self._order[groups.place]
-        start = self._offsets[request] + np.repeat(groups.depth, groups.size)
-        left = self._offsets[request + 1] - start
-        shortest = np.minimum.reduceat(left, np.cumsum(groups.size) - groups.size)
-        common = common_length(self._tokens, start, groups.size, groups.width)
-        common = np.minimum(common, shortest)
+        common = self._common(groups)
         groups.depth = groups.depth + common
         ended = common < groups.width
         going = groups.select(~ended)
         going.width = np.minimum(going.width * _WIDTH_GROWTH, _LAST_WIDTH)
         return going.joined(self._split(groups.select(ended)))
 
+    def _common(self, groups: _Groups) -> Int64Array:
+        """How many of their next `width` tokens the members of each group share, int64 [G]."""
+        request = self._order[groups.place]
+        start = self._offsets[request]
+        start += np.repeat(groups.depth, groups.size)
+        request += 1
+        left = self._offsets[request]
+        left -= start
+        shortest = np.minimum.reduceat(left, np.cumsum(groups.size) - groups.size)
+        del request, left
+        # Where a member ends soon, little needs to be read.
+        width = np.minimum(groups.width, _power_of_two(shortest))
+        return np.minimum(common_length(self._tokens, start, groups.size, width), shortest)
+
     def _split(self, groups: _Groups) -> _Groups:
         """Complete the groups' nodes and return the groups below them."""
         node = self._add_nodes(groups)
         group = np.repeat(np.arange(len(groups.size)), groups.size)
         request = self._order[groups.place]
-        following = self._offsets[request] + groups.depth[group]
-        over = following == self._offsets[request + 1]
-        token = self._tokens[np.minimum(following, len(self._tokens) - 1)].astype(np.int64)
-        key = (group << 32) | np.where(over, 0, token + 1)  # a prompt's end sorts first
+        key = self._following(request, groups.depth[group])
+        key |= group << 32
         by_key = np.argsort(key, kind="stable")
         key, request = key[by_key], request[by_key]
+        del by_key
         self._order[groups.place] = request
         self._node_at[groups.place] = node[group]
 
         head = np.flatnonzero(np.diff(key, prepend=-1))
         size = np.diff(head, append=len(key))
-        origin = group[head]  # sorting keeps members within their group's places
         users = np.add.reduceat(self._choices[request], head) if len(head) else head
-        below = _Groups(
-            place=groups.place,
-            size=size,
+        shared = (users >= 2) & ((key[head] & 0xFFFFFFFF) > 0)
+        origin = group[head[shared]]  # sorting keeps members within their group's places
+        return _Groups(
+            place=groups.place[np.repeat(shared, size)],
+            size=size[shared],
             start=groups.depth[origin],
             depth=groups.depth[origin] + 1,
             node=node[origin],
             level=groups.level[origin] + (groups.depth > groups.start)[origin],
-            width=np.full(len(head), _FIRST_WIDTH),
+            width=np.full(len(origin), _FIRST_WIDTH),
         )
-        return below.select((users >= 2) & ((key[head] & 0xFFFFFFFF) > 0))
+
+    def _following(self, request: Int64Array, depth: Int64Array) -> Int64Array:
+        """1 + the token after the first `depth`; 0 where the prompt ends: that sorts first."""
+        at = self._offsets[request]
+        at += depth
+        over = at == self._offsets[request + 1]
+        np.minimum(at, len(self._tokens) - 1, out=at)
+        following = self._tokens[at].astype(np.int64)
+        following += 1
+        following[over] = 0
+        return following
 
     def _add_nodes(self, groups: _Groups) -> Int64Array:
         """Record the groups' nodes and return their ids.
@@ -251,3 +290,10 @@ class _Refinement:
             rank=rank,
             choices=self._choices,
         )
+
+
+def _power_of_two(count: Int64Array) -> Int64Array:
+    """The least power of two that is no less, or 0 for 0."""
+    mantissa, exponent = np.frexp(count)
+    power: Int64Array = np.where(count > 0, 1 << (exponent - (mantissa == 0.5)).astype(np.int64), 0)
+    return power

@@ -23,7 +23,7 @@ def common_length(
         tokens: int32 [total].
         start: int64 [M], where each member's next token stands, group after group.
         size: int64 [G], members of each group.
-        width: int64 [G], most tokens to compare.
+        width: int64 [G], most tokens to compare, of few distinct values; 0 reads nothing.
 
     Returns:
         int64 [G]: at most `width` for a group of several, unlimited for a group of one.
@@ -31,6 +31,9 @@ def common_length(
     unlimited = np.iinfo(np.int64).max
     common = np.empty(len(size), dtype=np.int64)
     for w in np.unique(width):
+        if w == 0:
+            common[width == 0] = 0
+            continue
         chosen = width == w
         sizes = size[chosen]
         heads = np.cumsum(sizes) - sizes
@@ -46,7 +49,7 @@ def _match_previous(tokens: Int32Array, start: Int64Array, width: int) -> Int64A
     Neighbours suffice: the least of a group's neighbour matches is what the whole group shares.
     """
     match = np.full(len(start), width, dtype=np.int64)
-    step = _CHUNK_TOKENS // width
+    step = max(1, _CHUNK_TOKENS // width)
     for begin in range(1, len(start), step):
         window = _windows(tokens, start[begin - 1 : begin + step], width)
         differs = window[1:] != window[:-1]

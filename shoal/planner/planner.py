@@ -6,10 +6,13 @@ import numpy as np
 
 from shoal.config import Order, Sharing
 from shoal.errors import InternalError
+from shoal.planner.costs import Costs
+from shoal.planner.folding import FoldCost
 from shoal.planner.forest import Forest, build_forest, split_by_level
-from shoal.planner.order import Arrangement, arrange
+from shoal.planner.order import arrange
 from shoal.planner.plan import Plan
-from shoal.planner.sharing import FoldCost, Segments, choose_segments
+from shoal.planner.sharing import Segments, choose_segments
+from shoal.planner.tree import Arrangement, Tree
 from shoal.types import BoolArray, Int32Array, Int64Array, RequestTable
 
 
@@ -21,6 +24,7 @@ def make_plan(
     exclusive: BoolArray | None = None,
     block_size: int = 16,
     capacity_blocks: int | None = None,
+    costs: Costs | None = None,
     fold_cost: FoldCost | None = None,
     forest: Forest | None = None,
 ) -> Plan:
@@ -32,7 +36,9 @@ def make_plan(
         capacity_blocks: KV blocks in the pool. A segment takes whole blocks, so a long sequence
             may fit by itself but not behind its segments: such requests become exclusive.
             None: no limit.
-        fold_cost: what a segment costs beyond its tokens; None: the default.
+        costs: what the model costs on the machine: decides which segments are folded, and weighs
+            the work for `Order.blend`. None: segments cost nothing, and none is folded.
+        fold_cost: what a segment costs beyond its tokens, instead of what `costs` says.
         forest: the forest of this table and `exclusive` when there is one already.
 
     Raises:
@@ -40,10 +46,12 @@ def make_plan(
     """
     if exclusive is None:
         exclusive = np.zeros(len(table), dtype=np.bool_)
+    if fold_cost is None and costs is not None:
+        fold_cost = FoldCost.of(costs)
     while True:
         if forest is None:
             forest = build_forest(table.tokens, table.offsets, table.choices, exclusive)
-        segments = choose_segments(forest, sharing, fold_cost)
+        segments = choose_segments(forest, sharing, fold_cost, table.expected_new_tokens)
         if capacity_blocks is None:
             break
         too_large = _blocks_needed(table, segments, block_size) > capacity_blocks
@@ -57,8 +65,11 @@ def make_plan(
             )
         exclusive = exclusive | too_large
         forest = None
-    places = arrange(table, forest, segments, order)
-    return _assemble(table, forest, segments, places, sharing, order)
+    tree = Tree.of_segments(table, forest, segments)
+    capacity = None if capacity_blocks is None else capacity_blocks * block_size
+    places = arrange(tree, order, costs, capacity)
+    request = forest.request[segments.node]
+    return _assemble(table, tree, places, request, sharing, order)
 
 
 def _blocks_needed(table: RequestTable, segments: Segments, block_size: int) -> Int64Array:
@@ -77,37 +88,59 @@ def _blocks_needed(table: RequestTable, segments: Segments, block_size: int) -> 
 
 def _assemble(
     table: RequestTable,
-    forest: Forest,
-    segments: Segments,
+    tree: Tree,
     places: Arrangement,
+    segment_request: Int64Array,
     sharing: Sharing,
     order: Order,
 ) -> Plan:
-    """Number segments and sequences in the order to run."""
-    by_place = np.lexsort((segments.level, places.segment_first))
-    number = np.full(len(by_place) + 1, -1, dtype=np.int64)
-    number[by_place] = np.arange(len(by_place))
+    """The plan of an arrangement.
 
+    Args:
+        tree: its requests' `index` are those of the table.
+        segment_request: int64 [S], a request that begins with each segment of the tree.
+    """
     by_first = np.argsort(places.request_first)
-    choices = table.choices[by_first]
+    choices = tree.choices[by_first]
     request = np.repeat(by_first, choices)
     choice = np.arange(len(request)) - np.repeat(places.request_first[by_first], choices)
-    prompt_tokens = int((table.lengths * table.choices).sum())
+    prompt_tokens = int((tree.prompt * tree.choices).sum())
+    length = tree.length[places.source]
     return Plan(
-        segment_parent=_int32(number[segments.parent[by_place]]),
-        segment_start=_int32(segments.start[by_place]),
-        segment_length=_int32((segments.end - segments.start)[by_place]),
-        segment_request=_int32(forest.request[segments.node[by_place]]),
-        segment_first=_int32(places.segment_first[by_place]),
-        segment_last=_int32((places.segment_first + segments.users)[by_place]),
-        sequence_request=_int32(request),
+        segment_parent=_int32(places.parent),
+        segment_start=_int32(tree.start[places.source]),
+        segment_length=_int32(length),
+        segment_request=_int32(segment_request[places.source]),
+        segment_first=_int32(places.first),
+        segment_last=_int32(places.last),
+        sequence_request=_int32(tree.index[request]),
         sequence_choice=_int32(choice),
-        sequence_segment=_int32(number[segments.request_segment[request]]),
+        sequence_segment=_int32(places.leaf[request]),
         sharing=sharing,
         order=order,
         prompt_tokens=prompt_tokens,
-        computed_prompt_tokens=prompt_tokens - segments.saved_tokens,
+        computed_prompt_tokens=prompt_tokens
+        - int((length * (places.last - places.first - 1)).sum()),
     )
+
+
+def reordered(
+    plan: Plan,
+    table: RequestTable,
+    order: Order,
+    costs: Costs | None = None,
+    capacity_tokens: int | None = None,
+) -> Plan:
+    """The plan in another order; where that leaves a choice, in its own.
+
+    Args:
+        plan: one that has not been cut into pieces, so not one ordered by `blend`.
+        costs, capacity_tokens: see `shoal.planner.order.arrange`.
+    """
+    tree = Tree.of_plan(table, plan)
+    places = arrange(tree, order, costs, capacity_tokens)
+    request = plan.segment_request.astype(np.int64)
+    return _assemble(table, tree, places, request, plan.sharing, order)
 
 
 def _int32(values: Int64Array) -> Int32Array:

@@ -15,26 +15,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 
 from shoal.config import Sharing
+from shoal.planner.folding import FoldCost, NodeWeights, fold_weights, token_weights
 from shoal.planner.forest import Forest
 from shoal.types import BoolArray, Int32Array, Int64Array
-
-FloatArray = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class FoldCost:
-    """What a segment costs beyond its tokens, in tokens of prefill.
-
-    Attributes:
-        per_segment: once per segment: one block's rounding of its KV.
-        per_use: once per sequence that uses it: one more partial attention result to merge.
-    """
-
-    per_segment: float = 16.0
-    per_use: float = 2.0
 
 
 @dataclass(frozen=True)
@@ -76,23 +61,35 @@ class Savings:
 
 
 def choose_segments(
-    forest: Forest, sharing: Sharing, fold_cost: FoldCost | None = None
+    forest: Forest,
+    sharing: Sharing,
+    fold_cost: FoldCost | None = None,
+    output_tokens: Int32Array | None = None,
 ) -> Segments:
-    """The segments that `sharing` asks for. `fold_cost` matters for `forest` alone."""
+    """The segments that `sharing` asks for.
+
+    Args:
+        fold_cost: what a segment costs; matters for `forest` alone. None: nothing.
+        output_tokens: int32 [N], expected of each choice; None: nothing is generated.
+    """
     match sharing:
         case Sharing.none:
             return _flat(forest, np.full(len(forest), -1, dtype=np.int64))
         case Sharing.paper:
             return _flat(forest, _paper_rule(forest))
         case Sharing.single:
-            return _flat(forest, _nearest(forest, _best_single(forest)))
+            chosen = _best_nodes(forest, token_weights(forest), nested=False)
+            return _flat(forest, _nearest(forest, chosen))
         case Sharing.forest:
-            return _nested(forest, _best_forest(forest, fold_cost or FoldCost()))
+            weights = fold_weights(forest, fold_cost or FoldCost(), output_tokens)
+            return _nested(forest, _best_nodes(forest, weights, nested=True))
 
 
-def savings(forest: Forest, fold_cost: FoldCost | None = None) -> Savings:
-    """What each mode would save on this forest."""
-    saved = {s: choose_segments(forest, s, fold_cost).saved_tokens for s in Sharing}
+def savings(
+    forest: Forest, fold_cost: FoldCost | None = None, output_tokens: Int32Array | None = None
+) -> Savings:
+    """What each mode would save on this forest; the arguments are those of `choose_segments`."""
+    saved = {s: choose_segments(forest, s, fold_cost, output_tokens).saved_tokens for s in Sharing}
     everything = int(((forest.end - forest.start) * (forest.users - 1)).sum())
     return Savings(
         none=saved[Sharing.none],
@@ -103,37 +100,40 @@ def savings(forest: Forest, fold_cost: FoldCost | None = None) -> Savings:
     )
 
 
-def _best_single(forest: Forest) -> BoolArray:
-    return _best_nodes(forest, taken=forest.end * (forest.direct - 1.0), inherits=0)
-
-
-def _best_forest(forest: Forest, cost: FoldCost) -> BoolArray:
-    overhead = cost.per_segment + cost.per_use * forest.users
-    return _best_nodes(forest, taken=forest.end * (forest.direct - 1.0) - overhead, inherits=1)
-
-
-def _best_nodes(forest: Forest, taken: FloatArray, inherits: int) -> BoolArray:
+def _best_nodes(forest: Forest, weights: NodeWeights, *, nested: bool) -> BoolArray:
     """The choice of nodes that saves most, bool [V].
 
-    With a the end of the nearest chosen node above v (0: none) and c the children,
+    Let a be the end of the nearest chosen node above v (0: none) and c the children. A token of a
+    chosen v weighs kept_v, one that v's direct sequences keep for themselves direct_v in all, and
+    choosing v costs overhead_v. Against a run without segments, v's subtree saves at best
 
-        f(v, a) = max( direct_v·a + Σ_c f(c, a),                  not chosen
-                       taken_v + inherits·a + Σ_c f(c, end_v) )   chosen
+        f(v, a) = max( direct_v·a + Σ_c f(c, a)                                      not chosen
+                       direct_v·end_v + Σ_c f(c, end_v) - kept_v·(end_v - a) - overhead_v )
+
+    where a segment that is not `nested` begins at the first token: then kept_v·end_v is due.
 
     Solved a level at a time from below; at level k the states are k + 1 columns: no node above,
-    then the k ancestors. Not choosing gains more with a than choosing does (v has two sequences
-    or more below; by induction f grows at least by `inherits` with a). So v is chosen in its
-    first columns only, and their number is all there is to remember. In a tie v is not chosen:
-    a segment that saves nothing would only cost.
+    then the k ancestors. Not choosing gains more with a than choosing does, if keeping a token
+    once never weighs more than giving a copy to each part below,
+
+        kept_v <= direct_v + Σ_c kept_c,
+
+    which holds for `fold_weights`: kept is 1 + max(r·T, p·O), where O is a sum over the users and
+    T a maximum, so no more than the sum of the parts; and there are two parts or more. By
+    induction f(c, ·) grows at least by kept_c. So v is chosen in its first columns only, and their
+    number is all there is to remember. In a tie v is not chosen: a segment that saves nothing
+    would only cost.
     """
     levels = forest.by_level()
     ancestor_ends = _ancestor_ends(forest, levels)
+    taken = (weights.direct - weights.kept) * forest.end - weights.overhead
+    inherited = weights.kept if nested else 0 * weights.kept
     chosen_columns = np.zeros(len(forest), dtype=np.int64)
     below = np.zeros((0, len(levels) + 1))
     for k in reversed(range(len(levels))):
         nodes = levels[k]
         depths = ancestor_ends.pop()
-        leave = forest.direct[nodes, None].astype(np.float64) * depths
+        leave = weights.direct[nodes, None] * depths
         take = taken[nodes]
         if len(below):
             above = forest.parent[levels[k + 1]]
@@ -142,7 +142,7 @@ def _best_nodes(forest: Forest, taken: FloatArray, inherits: int) -> BoolArray:
             children = np.add.reduceat(below, heads, axis=0)
             leave[rows] += children[:, :-1]
             take[rows] += children[:, -1]
-        value = take[:, None] + inherits * depths
+        value = take[:, None] + inherited[nodes, None] * depths
         chosen_columns[nodes] = np.count_nonzero(value > leave, axis=1)
         below = np.maximum(value, leave)
     return _follow(forest, levels, chosen_columns)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
-import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from shoal.planner import Plan, Savings
-from shoal.report.units import plural, readable_bytes
+from shoal.planner import Plan
+from shoal.planner.diagnose import Diagnoses
+from shoal.report.excerpts import Decode, Excerpts
+from shoal.report.plan_advice import Advice, all_advice, render_advice
+from shoal.report.plan_facts import PlanFacts, fact_rows, mode_rows
+from shoal.report.plan_tree import Branch, plan_tree, render_tree
+from shoal.report.plan_words import explanation
 from shoal.types import RequestTable
-
-_PREFIXES = 8
-_EXCERPT_TOKENS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,121 +26,84 @@ class PlanReport:
     """A plan and what is known around it; print it with rich, or take `summary()` as data.
 
     Attributes:
-        savings: what each sharing mode would save on this job.
         decode: text of token ids.
-        invalid: lines that cannot run and are no part of the plan.
-        kv_bytes_per_token: KV bytes of one token in all layers.
-        kv_peak_tokens: see `shoal.planner.expected_peak_kv`.
-        kv_capacity_tokens: tokens the KV pool holds; None: unknown.
-        read_seconds, plan_seconds: what reading the input and planning took.
     """
 
     table: RequestTable
     plan: Plan
-    savings: Savings
-    decode: Callable[[Sequence[int]], str]
-    invalid: int
-    kv_bytes_per_token: int
-    kv_peak_tokens: int
-    kv_capacity_tokens: int | None
-    read_seconds: float
-    plan_seconds: float
+    facts: PlanFacts
+    diagnoses: Diagnoses
+    decode: Decode
+
+    @property
+    def excerpts(self) -> Excerpts:
+        """Shows parts of the prompts."""
+        return Excerpts(self.table, self.decode)
+
+    @cached_property
+    def tree(self) -> Branch:
+        """The branches of the forest that save most."""
+        return plan_tree(self.plan, self.excerpts)
+
+    @cached_property
+    def advice(self) -> list[Advice]:
+        """The diagnoses in words."""
+        return all_advice(self.diagnoses, self.excerpts, self.plan.prompt_tokens)
+
+    @cached_property
+    def explanation(self) -> str:
+        """Where the savings come from."""
+        return explanation(self.plan)
 
     def summary(self) -> dict[str, Any]:
         """As plain data, ready for JSON. `requests` counts those that will run."""
-        saved = asdict(self.savings)
+        facts, plan = self.facts, self.plan
+        saved = asdict(facts.savings)
         del saved["none"]
         return {
-            "requests": len(self.table),
-            "invalid": self.invalid,
-            "groups": len(self.plan.groups) - 1,
-            "tokens": {"prompt": self.plan.prompt_tokens, "saved": saved},
-            "kv_peak_bytes": self.kv_peak_tokens * self.kv_bytes_per_token,
-            "seconds": {"read": self.read_seconds, "plan": self.plan_seconds},
+            "requests": facts.requests,
+            "invalid": facts.invalid,
+            "groups": len(plan.groups) - 1,
+            "tokens": {"prompt": plan.prompt_tokens, "saved": saved},
+            "kv_peak_bytes": facts.kv_peak_tokens * facts.kv_bytes_per_token,
+            "seconds": {
+                "read": facts.read_seconds,
+                "plan": facts.plan_seconds,
+                "diagnose": facts.diagnose_seconds,
+            },
+            "order": plan.order.value,
+            "orders": {order.value: seconds for order, seconds in facts.orders.items()},
+            "explanation": self.explanation,
+            "diagnoses": [item.summary() for item in self.advice],
         }
 
     def __rich__(self) -> RenderableType:
-        parts: list[RenderableType] = [self._facts(), "", self._modes()]
+        parts: list[RenderableType] = [self._facts(), "", Text(self.explanation), "", self._modes()]
         if self.plan.num_segments:
-            parts += ["", self._prefixes()]
+            parts += ["", render_tree(self.tree)]
+        if self.advice:
+            parts += ["", render_advice(self.advice)]
         return Group(*parts)
 
     def _facts(self) -> Table:
         facts = Table.grid(padding=(0, 3))
         facts.add_column(style="dim", no_wrap=True)
         facts.add_column()
-        for name, value in self._fact_rows():
+        for name, value in fact_rows(self.plan, self.facts):
             facts.add_row(name, value)
         return facts
-
-    def _fact_rows(self) -> Iterator[tuple[str, str]]:
-        plan = self.plan
-        invalid = f", and {self.invalid:,} invalid that will not" if self.invalid else ""
-        yield "Requests", f"{len(self.table):,} will run{invalid}"
-        if plan.num_sequences != len(self.table):
-            yield "Sequences", f"{plan.num_sequences:,} with n > 1 counted"
-        yield (
-            "Prompt tokens",
-            f"{plan.prompt_tokens:,}, of which {plan.computed_prompt_tokens:,} to compute",
-        )
-        alone = int(np.count_nonzero(plan.sequence_segment < 0))
-        shared = len(plan.groups) - 1 - alone
-        yield "Prefix groups", f"{shared:,}, and {alone:,} {plural('sequence', alone)} alone"
-        if plan.num_segments:
-            degree = np.average(plan.segment_users, weights=plan.segment_length)
-            yield "Sharing degree", f"{degree:,.1f} sequences use a shared token"
-        yield "Expected KV peak", self._kv_peak()
-        yield "Time", f"{self.read_seconds:.2f} s reading, {self.plan_seconds:.2f} s planning"
-
-    def _kv_peak(self) -> str:
-        size = readable_bytes(self.kv_peak_tokens * self.kv_bytes_per_token)
-        full = (
-            self.kv_capacity_tokens is not None and self.kv_peak_tokens >= self.kv_capacity_tokens
-        )
-        return f"{size} ({self.kv_peak_tokens:,} tokens)" + (", fills the pool" if full else "")
 
     def _modes(self) -> Table:
         table = Table(title="Prompt tokens saved by sharing", title_justify="left", box=SIMPLE_HEAD)
         table.add_column("Mode")
-        table.add_column("Saved", justify="right")
-        table.add_column("Of all", justify="right")
-        table.add_column("To compute", justify="right")
-        total = self.plan.prompt_tokens
-        for mode, saved in asdict(self.savings).items():
-            ours = mode == self.plan.sharing
+        for name in ("Saved", "Of all", "To compute"):
+            table.add_column(name, justify="right")
+        for row in mode_rows(self.plan, self.facts.savings):
             table.add_row(
-                {"forest_max": "forest, nothing folded"}.get(mode, mode) + (" ◂" if ours else ""),
-                f"{saved:,}",
-                f"{saved / max(total, 1):.1%}",
-                f"{total - saved:,}",
-                style="bold" if ours else "",
+                row.name + (" ◂" if row.planned else ""),
+                f"{row.saved:,}",
+                f"{row.share:.1%}",
+                f"{row.computed:,}",
+                style="bold" if row.planned else "",
             )
         return table
-
-    def _prefixes(self) -> Table:
-        plan = self.plan
-        saved = plan.segment_length.astype(np.int64) * (plan.segment_users - 1)
-        largest = np.argsort(-saved, kind="stable")[:_PREFIXES]
-        table = Table(title="Largest prefixes", title_justify="left", box=SIMPLE_HEAD)
-        numbers = {
-            "Sequences": [f"{plan.segment_users[s]:,}" for s in largest],
-            "Tokens": [f"{plan.segment_length[s]:,}" for s in largest],
-            "Saved": [f"{saved[s]:,}" for s in largest],
-        }
-        for name, cells in numbers.items():
-            # On a narrow terminal the text gives way, never a number.
-            width = max(len(name), *map(len, cells))
-            table.add_column(name, justify="right", no_wrap=True, min_width=width)
-        table.add_column("Begins with", no_wrap=True, overflow="ellipsis", ratio=1)
-        for *cells, segment in zip(*numbers.values(), largest, strict=True):
-            table.add_row(*cells, Text(self._excerpt(int(segment))))
-        return table
-
-    def _excerpt(self, segment: int) -> str:
-        """How the segment's own tokens begin, on one line and safe to print."""
-        start, length = self.plan.segment_start[segment], self.plan.segment_length[segment]
-        shown = min(int(length), _EXCERPT_TOKENS)
-        prompt = self.table.prompt(int(self.plan.segment_request[segment]))
-        text = self.decode(prompt[start : start + shown].tolist())
-        line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-        return ("…" if start else "") + line + ("…" if shown < length else "")

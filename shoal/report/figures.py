@@ -15,7 +15,7 @@ from shoal.engine.trace import IterationTrace
 from shoal.errors import OptionError
 from shoal.planner import Plan
 from shoal.report.icicle import Boxes, Float64Array, Icicle, make_icicle
-from shoal.report.units import plural
+from shoal.report.units import TIMES, plural
 from shoal.types import Int64Array
 
 if TYPE_CHECKING:
@@ -46,7 +46,6 @@ _LEGEND: dict[str, Any] = {
 }
 _CHARACTER_WIDTH, _CHARACTER_HEIGHT = 0.0095, 0.05
 """Of the plan's width and height."""
-_TIMES = "\N{MULTIPLICATION SIGN}"
 _LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 
 
@@ -259,7 +258,7 @@ def _label_segments(axes: Axes, plan: Plan, icicle: Icicle, colors: Float64Array
     for (left, right, top, bottom), segment, color in zip(
         boxes, icicle.segment_ids, colors, strict=True
     ):
-        text = f"{plan.segment_length[segment]:,} {_TIMES} {plan.segment_users[segment]:,}"
+        text = f"{plan.segment_length[segment]:,} {TIMES} {plan.segment_users[segment]:,}"
         wide = (right - left) / plan.num_sequences > _CHARACTER_WIDTH * (len(text) + 1)
         if wide and (bottom - top) / depth > _CHARACTER_HEIGHT:
             ink = "white" if color[:3] @ _LUMINANCE < 0.6 else _INK
@@ -270,7 +269,7 @@ def _label_segments(axes: Axes, plan: Plan, icicle: Icicle, colors: Float64Array
 def _explain_boxes(axes: Axes) -> None:
     from matplotlib.patches import Patch
 
-    shared = Patch(color=_saved_colors()(0.5), label=f"shared prefix (tokens {_TIMES} sequences)")
+    shared = Patch(color=_saved_colors()(0.5), label=f"shared prefix (tokens {TIMES} sequences)")
     own = Patch(color=_TAIL, label="a sequence's own part")
     axes.legend(handles=[shared, own], ncols=2, **_LEGEND)
 

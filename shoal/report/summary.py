@@ -43,6 +43,10 @@ def summary_rows(summary: RunSummary) -> Iterator[tuple[str, str]]:
     )
     preempted = f"{summary.preemptions:,} {plural('preemption', summary.preemptions)}"
     yield "KV peak", f"{readable_bytes(summary.peak_kv_bytes)}, {preempted}"
+    if summary.lengths.answers:
+        of = summary.lengths
+        held = "/".join(f"{100 * w:.0f}" for w in (of.within_10, of.within_50, of.within_90))
+        yield "Answer lengths", f"predicted 10/50/90% quantiles held {held}% of them"
     phases = (
         f"plan {readable_seconds(seconds.plan)}, load {readable_seconds(seconds.load)}, "
         f"run {readable_seconds(seconds.run)}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+TIMES = "\N{MULTIPLICATION SIGN}"
+
 
 def plural(noun: str, count: int) -> str:
     """The noun, with an s unless there is exactly one."""

@@ -9,6 +9,7 @@ from typing import Any, cast
 from transformers import PreTrainedTokenizerBase
 
 from shoal.errors import InvalidRequestError
+from shoal.requests.pieces import PieceTokenizer
 from shoal.requests.prompts import ChatPrompt, Prompt
 from shoal.requests.refusals import unsupported
 
@@ -18,8 +19,10 @@ TokenIds = Sequence[int]
 class Renderer:
     """Renders and tokenises prompts for one model.
 
-    `text` runs Python code and holds the GIL; `tokenize` of a fast tokenizer releases it and
-    uses all cores, so the two overlap when they run in two threads.
+    `text` runs Python code and holds the GIL; `tokenize` of a fast tokenizer mostly releases it
+    and uses all cores, so the two overlap when they run in two threads. Text that prompts share is
+    tokenised once where the tokenizer allows it (`pieces.py`); `tokenize` is for one thread at a
+    time.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -28,6 +31,11 @@ class Renderer:
         if self._backend is not None:
             self._backend.no_truncation()
             self._backend.no_padding()
+        self._pieces = (
+            None
+            if self._backend is None
+            else PieceTokenizer.create(self._backend, _special_tokens_of_prompts(tokenizer))
+        )
         self._reserved = _parameters_of_rendering(tokenizer)
 
     def text(self, prompt: Prompt) -> str | list[int]:
@@ -90,8 +98,19 @@ class Renderer:
         if self._backend is None:
             encoded = self._tokenizer(list(texts), add_special_tokens=special)
             return cast("list[TokenIds]", encoded["input_ids"])
+        if self._pieces is not None:
+            return list(self._pieces.encode(texts, add_special_tokens=special))
         encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=special)
         return [encoding.ids for encoding in encodings]
+
+
+def _special_tokens_of_prompts(tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    """The added tokens that the chat template writes, or that have a role such as BOS."""
+    templates = tokenizer.chat_template or ""
+    written = "".join(templates.values()) if isinstance(templates, dict) else templates
+    with_role = set(tokenizer.special_tokens_map.values())
+    contents = (token.content for token in tokenizer.added_tokens_decoder.values())
+    return {content for content in contents if content in with_role or content in written}
 
 
 def _parameters_of_rendering(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:

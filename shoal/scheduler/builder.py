@@ -54,16 +54,21 @@ class BatchBuilder:
         block_size: int,
         scored: BoolArray,
     ) -> None:
-        """`scored`: bool [sequences], whose prompts' logits are wanted; they share nothing."""
+        """`scored`: bool [N], requests whose prompts' logits are wanted; they share nothing."""
         self._table = table
-        self._scored = scored
-        self._segment_request = plan.segment_request
-        self._sequence_request = plan.sequence_request
+        self._scored_requests = scored
+        self.replan(plan)
         self._running = running
         self._segments = segments
         self._generated = generated
         self._block_size = block_size
         self._release: list[int] = []
+
+    def replan(self, plan: Plan) -> None:
+        """Sequences and segments not yet begun have other numbers from now on."""
+        self._segment_request = plan.segment_request
+        self._sequence_request = plan.sequence_request
+        self._scored: BoolArray = self._scored_requests[plan.sequence_request]
 
     def ender_gone(self, segment: int) -> None:
         """A sequence that would have sampled from this segment's last logits was cancelled."""

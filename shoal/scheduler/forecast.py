@@ -7,6 +7,8 @@ blocks exactly, so that nothing is lost to rounding and nothing is promised twic
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from shoal.types import Int64Array
@@ -47,23 +49,33 @@ class PeakForecast:
 
     Most answers follow from two sums: the peak is at least the blocks held now, and at most what
     would be held if nobody left before all have grown.
+
+    Where growths are guesses, `caution` of their root sum of squares is kept in reserve: the error
+    of a sum of independent guesses grows like that, and admission until the forecast is full would
+    otherwise overdraw it as often as not.
     """
 
-    def __init__(self, held: Int64Array, growth: Int64Array, block_size: int) -> None:
+    def __init__(
+        self, held: Int64Array, growth: Int64Array, block_size: int, caution: float = 0.0
+    ) -> None:
         """See `forecast_peak_blocks` for the columns."""
         self._held, self._growth, self._block_size = held, growth, block_size
+        self._caution = caution
         self._more: list[tuple[int, int]] = []
         self._least = int((-(-held // block_size)).sum())
         self._most = int((-(-(held + growth) // block_size)).sum())
+        self._squares = int((growth * growth).sum())
 
     def add(self, held: int, growth: int) -> None:
         """One more sequence."""
         self._more.append((held, growth))
         self._least += -(-held // self._block_size)
         self._most += -(-(held + growth) // self._block_size)
+        self._squares += growth * growth
 
     def fits(self, blocks: int) -> bool:
-        """Whether the peak is at most `blocks`."""
+        """Whether the peak, and what is kept in reserve, is at most `blocks`."""
+        blocks -= math.ceil(self._caution * math.sqrt(self._squares) / self._block_size)
         if self._most <= blocks or self._least > blocks:
             return self._most <= blocks
         more = np.array(self._more, dtype=np.int64).reshape(-1, 2)

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from shoal.errors import InternalError
-from shoal.planner import Plan
+from shoal.planner import LengthModel, Plan
 from shoal.scheduler.batch import TokenBatch
 from shoal.scheduler.builder import BatchBuilder
-from shoal.scheduler.forecast import PeakForecast, remaining_growth
+from shoal.scheduler.forecast import PeakForecast
+from shoal.scheduler.growth import Calibration, LearntGrowth, StatedGrowth
 from shoal.scheduler.pool import BlockPool
 from shoal.scheduler.running import RunningSequences
 from shoal.scheduler.segments import SegmentTable
@@ -53,24 +54,25 @@ class Scheduler:
         pool: BlockPool,
         token_budget: int,
         scored: BoolArray | None = None,
+        lengths: LengthModel | None = None,
     ) -> None:
-        """`scored`: bool [N], requests whose prompts are scored; see `PromptLogits`.
+        """Begin a run of the plan.
 
-        The plan must have them share nothing.
+        Args:
+            scored: bool [N], requests whose prompts are scored; see `PromptLogits`. The plan must
+                have them share nothing.
+            lengths: learns from the answers that end, and memory is forecast by it; None: by
+                each request's expected length.
         """
         self.stats = SchedulerStats()
         self.pool = pool
+        self._table = table
         self._budget = token_budget
-        self._request = plan.sequence_request
-        self._segment = plan.sequence_segment
-        self._shared = plan.shared_length.astype(np.int64)
-        self._own_prompt: Int64Array = table.lengths[self._request] - self._shared
-        self._limit = table.max_new_tokens[self._request].astype(np.int64)
-        self._expected = table.expected_new_tokens[self._request].astype(np.int64)
-        enders = self._segment[(self._own_prompt == 0) & (self._segment >= 0)]
-        self._segments = SegmentTable(
-            plan, pool, np.bincount(enders, minlength=plan.num_segments).astype(np.int64)
-        )
+        self._scored = np.zeros(len(table), dtype=np.bool_) if scored is None else scored
+        self._learnt = None if lengths is None else LearntGrowth(plan, lengths)
+        self._growth = self._learnt or StatedGrowth(table, plan)
+        self._take_columns(plan)
+        self._segments = SegmentTable(plan, pool, self._enders(plan))
         self._running = RunningSequences()
         self._generated: dict[int, list[int]] = {}
         self._next = 0
@@ -84,8 +86,38 @@ class Scheduler:
             self._segments,
             self._generated,
             pool.block_size,
-            _scored_sequences(plan, scored),
+            self._scored,
         )
+
+    def _take_columns(self, plan: Plan) -> None:
+        """What is known of each sequence, by its place in the plan."""
+        self._request = plan.sequence_request
+        self._segment = plan.sequence_segment
+        self._shared = plan.shared_length.astype(np.int64)
+        self._own_prompt: Int64Array = self._table.lengths[self._request] - self._shared
+
+    def _enders(self, plan: Plan) -> Int64Array:
+        """Sequences that end with each segment's last token, int64 [segments]."""
+        enders = self._segment[(self._own_prompt == 0) & (self._segment >= 0)]
+        return np.bincount(enders, minlength=plan.num_segments).astype(np.int64)
+
+    def replan(self, plan: Plan) -> None:
+        """Go on with another plan, the same up to `first_untouched`; from there, other groups."""
+        first = self.first_untouched
+        self._take_columns(plan)
+        self._segments.replan(plan, self._enders(plan), first)
+        self._build.replan(plan)
+        self._growth.replan(plan)
+
+    @property
+    def first_untouched(self) -> int:
+        """The first place in the plan from which on no sequence was ever admitted or cancelled."""
+        return max(self._next, max(self._cancelled, default=-1) + 1)
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """How the learnt lengths fared; None without them."""
+        return None if self._learnt is None else self._learnt.calibration
 
     @property
     def num_running(self) -> int:
@@ -187,6 +219,9 @@ class Scheduler:
         running.own_total[going] += 1
         running.last_token[going] = token_ids[~finished]
         running.decoding[going] = True
+        ended = slots[finished]
+        lengths = running.own_total[ended] - running.own_prompt[ended] + 1
+        self._growth.finished(running.sequence[ended], lengths)
         generated, tokens = self._generated, token_ids[~finished].tolist()
         for sequence, token in zip(sequences[~finished].tolist(), tokens, strict=True):
             if sequence in generated:
@@ -258,7 +293,8 @@ class Scheduler:
                 break
             path = self._segments.path(int(self._segment[sequence]))
             held = self._own_tokens(sequence)
-            forecast.add(held, self._growth_of(sequence))
+            generated = len(self._generated.get(sequence, ()))
+            forecast.add(held, self._growth.waiting(sequence, generated))
             if not self._fits(path, held, forecast):
                 break
             idle = (s for s in path if self._segments.running[s] == 0)
@@ -291,6 +327,7 @@ class Scheduler:
         if self._preempted and self._preempted[0] == sequence:
             heapq.heappop(self._preempted)
         else:
+            self._growth.admitted(sequence)
             self._next += 1
         total = self._own_tokens(sequence)
         self._segments.enter(path)
@@ -313,13 +350,11 @@ class Scheduler:
         sequences = self._running.sequence[slots]
         held = self._running.own_total[slots]
         generated = held - self._running.own_prompt[slots]
-        growth = remaining_growth(generated, self._expected[sequences], self._limit[sequences])
-        return PeakForecast(held, growth, self.pool.block_size)
-
-    def _growth_of(self, sequence: int) -> int:
-        generated = np.array([len(self._generated.get(sequence, ()))])
-        expected, limit = self._expected[[sequence]], self._limit[[sequence]]
-        return int(remaining_growth(generated, expected, limit)[0])
+        waiting = np.array(self._preempted, dtype=np.int64)
+        ages = np.array([len(self._generated.get(s, ())) for s in self._preempted], dtype=np.int64)
+        self._growth.refresh(np.append(sequences, waiting), np.append(generated, ages), self._next)
+        growth = self._growth.running(sequences, generated)
+        return PeakForecast(held, growth, self.pool.block_size, self._growth.caution)
 
     def _pending_prefill(self, slots: Int64Array) -> int:
         """Prefill tokens the admitted sequences still wait for, shared segments counted once."""
@@ -332,10 +367,3 @@ class Scheduler:
         return own + sum(
             int(self._segments.length[s] - self._segments.computed[s]) for s in segments
         )
-
-
-def _scored_sequences(plan: Plan, scored: BoolArray | None) -> BoolArray:
-    if scored is None:
-        return np.zeros(plan.num_sequences, dtype=np.bool_)
-    wanted: BoolArray = scored[plan.sequence_request]
-    return wanted

@@ -19,10 +19,7 @@ class SegmentTable:
 
     def __init__(self, plan: Plan, pool: BlockPool, enders: Int64Array) -> None:
         """`enders`: int64 [segments], sequences without own prompt tokens that end with each."""
-        self.parent = plan.segment_parent
-        self.start = plan.segment_start
-        self.length = plan.segment_length
-        self.first_user = plan.segment_first
+        self._take_columns(plan)
         self.computed: Int64Array = np.zeros(plan.num_segments, dtype=np.int64)
         self.unfinished: Int64Array = (plan.segment_last - plan.segment_first).astype(np.int64)
         self.running: Int64Array = np.zeros(plan.num_segments, dtype=np.int64)
@@ -31,6 +28,22 @@ class SegmentTable:
         self.blocks: dict[int, Int32Array] = {}
         self.resident_blocks = 0
         self._pool = pool
+
+    def _take_columns(self, plan: Plan) -> None:
+        self.parent = plan.segment_parent
+        self.start = plan.segment_start
+        self.length = plan.segment_length
+        self.first_user = plan.segment_first
+
+    def replan(self, plan: Plan, enders: Int64Array, begin: int) -> None:
+        """Take another plan, the same up to sequence `begin`, where a group begins.
+
+        The segments of the groups from there on, which nobody has used, have other numbers.
+        """
+        self._take_columns(plan)
+        first = int(np.searchsorted(plan.segment_first, begin))
+        self.unfinished[first:] = plan.segment_users[first:]
+        self.unsampled_enders[first:] = enders[first:]
 
     def path(self, segment: int) -> list[int]:
         """Segment ids from the top level down to `segment`; [] for -1."""

@@ -1,5 +1,7 @@
-"""The token budget: chosen by measurement, remembered."""
+"""The token budget and the rates: measured, remembered."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -11,11 +13,12 @@ from shoal.engine.calibrate import (
     CANDIDATES,
     DEFAULT_TOKEN_BUDGET,
     MOST_SECONDS,
-    cache_path,
     choose,
-    remembered_budget,
 )
+from shoal.engine.calibration_cache import VERSION, Calibration, cache_path, remember, remembered
+from shoal.engine.costs import Rates, default_costs, model_costs
 from shoal.engine.description import ModelDescription
+from shoal.engine.engine import Engine
 from tests.models import save_model
 
 
@@ -60,11 +63,13 @@ def test_is_measured_once_and_remembered(
 ) -> None:
     folder = str(save_model(tmp_path, "llama"))
     description = ModelDescription.load(folder, EngineOptions())
-    assert remembered_budget(description) is None
+    assert remembered(description) is None
     first = LLM(folder, dtype="float32", kv_memory="16MiB")
     assert first.token_budget in CANDIDATES
     assert cache_path(description).is_relative_to(cache)
-    assert remembered_budget(description) == first.token_budget
+    known = remembered(description)
+    assert known is not None
+    assert known.token_budget == first.token_budget
     monkeypatch.setattr(calibrate, "choose", pytest.fail)
     assert LLM(folder, dtype="float32", kv_memory="16MiB").token_budget == first.token_budget
 
@@ -80,14 +85,50 @@ def test_depends_on_the_model_and_the_dtype(tmp_path: Path, cache: Path) -> None
     assert len(paths) == 4
 
 
-@pytest.mark.parametrize("damage", ["", "{", '{"token_budget": 7}', "[]"])
+RATES = Rates(1e11, 1e10, 1e-3, 1e-5, 1e-6)
+SAVED = {"version": VERSION, "token_budget": 512, "rates": asdict(RATES)}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "",
+        "{",
+        "[]",
+        '{"token_budget": 512}',
+        json.dumps(SAVED | {"version": VERSION - 1}),
+        json.dumps(SAVED | {"token_budget": 0}),
+        json.dumps(SAVED | {"token_budget": "512"}),
+        json.dumps(SAVED | {"rates": {"flops_per_second": 1e11}}),
+        json.dumps(SAVED | {"rates": asdict(RATES) | {"bytes_per_second": 0.0}}),
+        json.dumps(SAVED | {"rates": asdict(RATES) | {"use_seconds": float("nan")}}),
+        json.dumps(SAVED | {"rates": asdict(RATES) | {"segment_seconds": -1e-6}}),
+    ],
+)
 def test_a_damaged_memory_is_measured_anew(tmp_path: Path, cache: Path, damage: str) -> None:
     folder = str(save_model(tmp_path, "llama"))
-    path = cache_path(ModelDescription.load(folder, EngineOptions()))
+    description = ModelDescription.load(folder, EngineOptions())
+    path = cache_path(description)
     path.parent.mkdir(parents=True)
     path.write_text(damage)
     assert LLM(folder, dtype="float32", kv_memory="16MiB").token_budget in CANDIDATES
     assert path.read_text() != damage
+    assert remembered(description) is not None
+
+
+def test_what_was_measured_comes_back(tmp_path: Path, cache: Path) -> None:
+    description = ModelDescription.load(str(save_model(tmp_path, "llama")), EngineOptions())
+    remember(description, Calibration(1024, RATES))
+    assert remembered(description) == Calibration(1024, RATES)
+
+
+def test_runs_and_plans_use_what_was_measured(tmp_path: Path, cache: Path) -> None:
+    folder = str(save_model(tmp_path, "llama"))
+    options = EngineOptions(dtype="float32", kv_memory="1MiB", token_budget=64)
+    description = ModelDescription.load(folder, options)
+    assert Engine(description, options).costs == default_costs(description)
+    remember(description, Calibration(1024, RATES))
+    assert Engine(description, options).costs == model_costs(description, RATES)
 
 
 def test_a_cache_that_cannot_be_written_stops_nothing(

@@ -127,7 +127,7 @@ class FakeEngine:
 
 class FakeRun:
     def __init__(self, engine: FakeEngine, table: RequestTable) -> None:
-        self.plan = make_plan(table, sharing=engine.options.sharing, order=engine.options.order)
+        self.plan = make_plan(table, sharing=engine.options.sharing)
         self.stats = RunStats()
         self._engine, self._table = engine, table
         self._detokenizer = Detokenizer(engine.description.tokenizer)

@@ -6,9 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.config import Order, Sharing
+from shoal.planner.folding import FoldCost
 from shoal.planner.forest import Forest
 from shoal.planner.order import arrange
-from shoal.planner.sharing import FoldCost, Segments, choose_segments
+from shoal.planner.sharing import Segments, choose_segments
+from shoal.planner.tree import Tree
 from tests.planner.jobs import Job, jobs
 from tests.planner.test_forest import build
 
@@ -59,18 +61,23 @@ class Naive:
 
 
 @settings(deadline=None)
-@given(jobs(max_requests=20), st.sampled_from(Sharing), st.sampled_from(Order), st.booleans())
+@given(
+    jobs(max_requests=20),
+    st.sampled_from(Sharing),
+    st.sampled_from([Order.ratio, Order.input]),
+    st.booleans(),
+)
 def test_order_is_the_plain_recursion(job: Job, sharing: Sharing, order: Order, fold: bool) -> None:
     forest = build(job)
-    segments = choose_segments(forest, sharing, FoldCost() if fold else FoldCost(0, 0))
-    places = arrange(job.table, forest, segments, order)
+    segments = choose_segments(forest, sharing, FoldCost(16, 2) if fold else FoldCost())
+    places = arrange(Tree.of_segments(job.table, forest, segments), order)
     naive = Naive(job, forest, segments, order)
     expected, place = [-1] * len(job.prompts), 0
     for request in naive.walk():
         expected[request] = place
         place += job.choices[request]
     assert places.request_first.tolist() == expected
-    for s, first in enumerate(places.segment_first):
+    for s, first in zip(places.source, places.first, strict=True):
         assert first == min(expected[r] for r in naive.requests(("segment", s)))
 
 
@@ -83,8 +90,8 @@ def test_decode_heavy_groups_go_first() -> None:
     forest = build(job)
     segments = choose_segments(forest, Sharing.forest)
     assert len(segments.node) == 2
-    ratio = arrange(job.table, forest, segments, Order.ratio)
+    ratio = arrange(Tree.of_segments(job.table, forest, segments), Order.ratio)
     # heavy 110/32, then the short one 4/2, light 5/32, the long one 1/40; inside, larger first
     assert ratio.request_first.tolist() == [4, 3, 1, 0, 5, 2]
-    given_order = arrange(job.table, forest, segments, Order.input)
+    given_order = arrange(Tree.of_segments(job.table, forest, segments), Order.input)
     assert given_order.request_first.tolist() == [0, 1, 2, 3, 4, 5]

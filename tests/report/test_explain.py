@@ -1,46 +1,18 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import orjson
 import pytest
 from rich.console import Console
 
-from shoal.config import Sharing
-from shoal.planner import build_forest, expected_peak_kv, make_plan, savings
+from shoal.config import Order, Sharing
 from shoal.report.explain import PlanReport
 from tests.planner.jobs import Job
-
-POLICY = "Route each ticket to a team.\nBe [bold]brief[/bold]\x1b[31m. "
-RULES = [f"{POLICY}For desk {desk} these extra rules hold too: {'x' * 50}" for desk in "ab"]
-
-
-def tokens(text: str) -> list[int]:
-    return [ord(c) for c in text]
-
-
-def make_report(job: Job, sharing: Sharing = Sharing.forest) -> PlanReport:
-    table = job.table
-    forest = build_forest(table.tokens, table.offsets, table.choices)
-    plan = make_plan(table, sharing=sharing, forest=forest)
-    return PlanReport(
-        table=table,
-        plan=plan,
-        savings=savings(forest),
-        decode=lambda ids: "".join(map(chr, ids)),
-        invalid=3,
-        kv_bytes_per_token=1024,
-        kv_peak_tokens=expected_peak_kv(plan, table, token_budget=10_000),
-        kv_capacity_tokens=None,
-        read_seconds=0.25,
-        plan_seconds=0.5,
-    )
+from tests.report.plans import RULES, desks, make_report, tokens, with_facts, with_ids
 
 
 @pytest.fixture
 def report() -> PlanReport:
-    prompts = [tokens(f"{RULES[i % 2]}{chr(65 + i)}") for i in range(20)]
-    return make_report(Job([*prompts, tokens("alone")], choices=[2] + [1] * 20))
+    return desks()
 
 
 def printed(report: PlanReport, width: int = 80) -> str:
@@ -58,12 +30,14 @@ def test_summary_has_the_contract_s_shape(report: PlanReport) -> None:
         "invalid": 3,
         "groups": 2,
     }
-    assert summary["seconds"] == {"read": 0.25, "plan": 0.5}
-    assert summary["kv_peak_bytes"] == report.kv_peak_tokens * 1024 > 0
+    assert summary["seconds"] == {"read": 0.25, "plan": 0.5, "diagnose": 0.125}
+    assert summary["kv_peak_bytes"] == report.facts.kv_peak_tokens * 1024 > 0
     assert summary["tokens"]["prompt"] == report.plan.prompt_tokens
     saved = summary["tokens"]["saved"]
     assert list(saved) == ["paper", "single", "forest", "forest_max"]
     assert saved["forest"] == report.plan.saved_prompt_tokens
+    assert summary["explanation"] == report.explanation
+    assert summary["diagnoses"] == []
 
 
 def test_a_person_sees_the_numbers(report: PlanReport) -> None:
@@ -74,17 +48,26 @@ def test_a_person_sees_the_numbers(report: PlanReport) -> None:
         "22 with n > 1 counted",
         f"{plan.prompt_tokens:,}, of which {plan.computed_prompt_tokens:,} to compute",
         "1, and 1 sequence alone",
-        f"({report.kv_peak_tokens:,} tokens)",
+        f"({report.facts.kv_peak_tokens:,} tokens)",
         "forest ◂",
-        f"{report.savings.single:,}",
+        f"{report.facts.savings.single:,}",
         f"{plan.saved_prompt_tokens / plan.prompt_tokens:.1%}",
     ):
         assert expected in text
+    assert report.explanation.split(";")[0] in " ".join(text.split())
 
 
 def test_the_plan_s_own_mode_is_marked(report: PlanReport) -> None:
     prompts = [tokens(RULES[0] + c) for c in "abc"]
     assert "single ◂" in printed(make_report(Job(prompts), Sharing.single))
+
+
+def test_predicted_orders_are_shown_when_there_are_any(report: PlanReport) -> None:
+    assert "predicted" not in printed(report)
+    orders = {Order.ratio: 65.0, Order.input: 80.5}
+    report = make_report(Job([[1, 2]]), orders=orders)
+    assert "predicted: ratio 1 min 05 s, input 1 min 20 s" in printed(report)
+    assert report.summary()["orders"] == {"ratio": 65.0, "input": 80.5}
 
 
 def test_excerpts_are_one_safe_line(report: PlanReport) -> None:
@@ -100,16 +83,33 @@ def test_it_fits_the_terminal(report: PlanReport, width: int) -> None:
     assert max(map(len, text.splitlines())) <= width
     saved = report.plan.segment_length * (report.plan.segment_users - 1)
     assert all(f"{s:,}" in text for s in saved), "numbers are never cut"
+    assert max(map(len, printed(with_ids(), width).splitlines())) <= width
 
 
 def test_a_full_pool_is_said(report: PlanReport) -> None:
     assert "fills the pool" not in printed(report)
-    full = replace(report, kv_capacity_tokens=report.kv_peak_tokens)
+    full = with_facts(report, kv_capacity_tokens=report.facts.kv_peak_tokens)
     assert "fills the pool" in printed(full)
 
 
-def test_a_job_without_sharing(report: PlanReport) -> None:
+def test_a_job_without_sharing() -> None:
     text = printed(make_report(Job([[1, 2], [3]])))
     assert "0, and 2 sequences alone" in text
-    assert "Largest prefixes" not in text
+    assert "Shared prefixes" not in text
     assert "Requests" in printed(make_report(Job([])))
+
+
+def test_a_diagnosis_says_what_where_and_what_it_costs() -> None:
+    report = with_ids()
+    (item,) = report.summary()["diagnoses"]
+    text = " ".join(printed(report, 120).split())
+    assert item["kind"] == "varying_field"
+    assert item["offset_tokens"] == item["offset_characters"] == len("Case ")
+    assert item["lines"] == [1, 2]
+    assert "after 5 tokens (5 characters), as in lines 1 and 2" in text
+    assert "line 1: Case [<000]</script>" in text
+    assert "line 2: Case [&919]</script>" in text
+    assert f"{item['cost_tokens']:,} prompt tokens computed again" in text
+    after = item["computed_tokens_after"]
+    assert f"leave {after:,} prompt tokens" in text
+    assert item["share_of_prompt_tokens"] == item["cost_tokens"] / report.plan.prompt_tokens

@@ -5,7 +5,7 @@ from dataclasses import replace
 from rich.console import Console
 
 from shoal.report.summary import summary_rows, summary_table
-from shoal.types import RequestCounts, RunSummary, TokenCounts
+from shoal.types import LengthCounts, RequestCounts, RunSummary, TokenCounts
 from tests.report.runs import SUMMARY
 
 
@@ -39,6 +39,13 @@ def test_tokens_computed_again_are_said() -> None:
     assert "1 preemption\n" in text.replace(" \n", "\n").replace("  ", "")
 
 
+def test_predicted_lengths_are_told_where_there_were_any() -> None:
+    lengths = LengthCounts(answers=40, pilots=4, within_10=0.12, within_50=0.5, within_90=0.925)
+    text = printed(replace(SUMMARY, lengths=lengths))
+    assert "Answer lengths     predicted 10/50/90% quantiles held 12/50/92% of them" in text
+    assert replace(SUMMARY, lengths=lengths).to_dict()["lengths"]["pilots"] == 4
+
+
 def test_a_huge_run_fits_eighty_columns() -> None:
     many = 123_456_789_012
     huge = RunSummary(
@@ -49,6 +56,7 @@ def test_a_huge_run_fits_eighty_columns() -> None:
         iterations=many,
         preemptions=many,
         mean_tokens_per_iteration=many,
+        lengths=LengthCounts(many, many, 1.0, 1.0, 1.0),
     )
     huge.seconds = replace(SUMMARY.seconds, plan=30, load=45, run=4e5, total=4e5)
     lines = printed(huge).splitlines()

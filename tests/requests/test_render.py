@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import pytest
-from transformers import ByT5Tokenizer
+from transformers import AutoTokenizer, ByT5Tokenizer
 
+from shoal.engine.description import bundled_model_path
 from shoal.errors import InvalidRequestError
+from shoal.requests.cuts import Cuts
+from shoal.requests.pieces import PieceTokenizer
 from shoal.requests.prompts import ChatPrompt
 from shoal.requests.render import Renderer
 from tests.jobs.support import byte_tokenizer
@@ -45,7 +48,8 @@ def test_tokenizing_a_batch_equals_one_by_one() -> None:
     tokenizer = byte_tokenizer()
     texts = ["hé", "", "x" * 300, "😀\u0000"]
     expected = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-    assert Renderer(tokenizer).tokenize(texts, add_special_tokens=False) == expected
+    ids = Renderer(tokenizer).tokenize(texts, add_special_tokens=False)
+    assert [list(of_text) for of_text in ids] == expected
     assert Renderer(tokenizer).tokenize([], add_special_tokens=False) == []
 
 
@@ -65,7 +69,8 @@ def test_special_tokens_are_added_when_asked() -> None:
     assert with_end == [*without, slow.eos_token_id]
 
 
-def test_one_text_that_the_tokenizer_refuses_is_one_error() -> None:
+@pytest.mark.parametrize("in_pieces", [False, True])
+def test_one_text_that_the_tokenizer_refuses_is_one_error(in_pieces: bool) -> None:
     tokenizer = byte_tokenizer()
 
     class Backend:
@@ -78,8 +83,23 @@ def test_one_text_that_the_tokenizer_refuses_is_one_error() -> None:
             return backend.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
 
     renderer = Renderer(tokenizer)
-    renderer._backend = Backend()  # byte-level tokenizers refuse nothing, others do
+    backend = Backend()  # byte-level tokenizers refuse nothing, others do
+    renderer._backend = backend
+    renderer._pieces = PieceTokenizer(backend, Cuts((), True, (), ())) if in_pieces else None
     first, error, last = renderer.tokenize(["a", "bad", "b"], add_special_tokens=False)
     assert [len(first), len(last)] == [1, 1]
     assert isinstance(error, InvalidRequestError)
     assert error.code == "tokenizer_error"
+
+
+def test_shared_text_in_pieces_and_marks_of_the_template() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(bundled_model_path())
+    renderer = Renderer(tokenizer)
+    assert renderer._pieces is not None
+    assert {"<|im_start|>", "<|im_end|>"} <= set(renderer._pieces._cuts.marks)
+    shared = {"role": "system", "content": "Sort this ticket into one of five queues. " * 40}
+    messages = [[shared, {"role": "user", "content": f"Ticket {i}"}] for i in range(9)]
+    texts = [str(renderer.text(ChatPrompt(of_one, {}))) for of_one in messages]
+    expected = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    ids = renderer.tokenize(texts, add_special_tokens=False)
+    assert [list(of_text) for of_text in ids] == expected

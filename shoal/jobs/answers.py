@@ -1,0 +1,53 @@
+"""What an earlier run generated, from its results file."""
+
+from __future__ import annotations
+
+from array import array
+from pathlib import Path
+
+import numpy as np
+import orjson
+
+from shoal.errors import JobError
+from shoal.jobs.index import LineIndex
+from shoal.jobs.lines import LineReader, open_input
+from shoal.types import Int64Array, RequestTable
+
+
+def generated_lengths(path: Path, index: LineIndex, table: RequestTable) -> Int64Array:
+    """Tokens generated per choice for each request, int64 [N]; -1 where nothing is known.
+
+    Results are matched by custom_id, so they may be of a part of the job, or of a job with other
+    lines as well. A record tells the tokens of all choices of a line together: their mean counts.
+
+    Raises:
+        JobError: the file cannot be read or holds no results, or none of this job.
+    """
+    custom_ids: list[str] = []
+    tokens = array("q")
+    with open_input(path) as file:
+        for raw in LineReader(file):
+            custom_id, generated = _answer(path, raw.number, raw.data)
+            custom_ids.append(custom_id)
+            tokens.append(generated)
+    line = index.lines_of(custom_ids)
+    known = line >= 0
+    if not known.any():
+        raise JobError(f"{path} holds no result of this job; give the output file of a run of it.")
+    of_line = np.full(len(index), -1, dtype=np.int64)
+    of_line[line[known]] = np.frombuffer(tokens, dtype=np.int64)[known]
+    lengths: Int64Array = of_line[table.line]
+    return lengths
+
+
+def _answer(path: Path, number: int, data: bytes | None) -> tuple[str, int]:
+    """custom_id and tokens per choice of one output record."""
+    try:
+        record = orjson.loads(data or b"")
+        body = record["response"]["body"]
+        tokens = int(body["usage"]["completion_tokens"])
+        return str(record["custom_id"]), -(-tokens // max(len(body["choices"]), 1))
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+        raise JobError(
+            f"line {number} of {path} is no result; give the output file of an earlier run."
+        ) from None

@@ -1,0 +1,97 @@
+"""The figures of a planned job, as rows for the terminal and for the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from shoal.config import Order
+from shoal.planner import Plan, Savings
+from shoal.report.units import plural, readable_bytes, readable_seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanFacts:
+    """What is known around a plan.
+
+    Attributes:
+        requests: those that will run.
+        invalid: lines that cannot run and are no part of the plan.
+        savings: what each sharing mode would save on this job.
+        kv_bytes_per_token: KV bytes of one token in all layers.
+        kv_peak_tokens: see `shoal.planner.expected_peak_kv`.
+        kv_capacity_tokens: tokens the KV pool holds; None: unknown.
+        orders: seconds predicted for each order that was compared.
+        read_seconds, plan_seconds, diagnose_seconds: what each step took.
+    """
+
+    requests: int
+    invalid: int
+    savings: Savings
+    kv_bytes_per_token: int
+    kv_peak_tokens: int
+    kv_capacity_tokens: int | None
+    orders: dict[Order, float]
+    read_seconds: float
+    plan_seconds: float
+    diagnose_seconds: float
+
+
+def fact_rows(plan: Plan, facts: PlanFacts) -> Iterator[tuple[str, str]]:
+    """The figures as (name, text), most important first."""
+    invalid = f", and {facts.invalid:,} invalid that will not" if facts.invalid else ""
+    yield "Requests", f"{facts.requests:,} will run{invalid}"
+    if plan.num_sequences != facts.requests:
+        yield "Sequences", f"{plan.num_sequences:,} with n > 1 counted"
+    yield (
+        "Prompt tokens",
+        f"{plan.prompt_tokens:,}, of which {plan.computed_prompt_tokens:,} to compute",
+    )
+    alone = int(np.count_nonzero(plan.sequence_segment < 0))
+    shared = len(plan.groups) - 1 - alone
+    yield "Prefix groups", f"{shared:,}, and {alone:,} {plural('sequence', alone)} alone"
+    if plan.num_segments:
+        degree = np.average(plan.segment_users, weights=plan.segment_length)
+        yield "Sharing degree", f"{degree:,.1f} sequences use a shared token"
+    size = readable_bytes(facts.kv_peak_tokens * facts.kv_bytes_per_token)
+    full = facts.kv_capacity_tokens is not None and facts.kv_peak_tokens >= facts.kv_capacity_tokens
+    fills = ", fills the pool" if full else ""
+    yield "Expected KV peak", f"{size} ({facts.kv_peak_tokens:,} tokens){fills}"
+    if facts.orders:
+        predicted = ", ".join(
+            f"{order} {readable_seconds(seconds)}" for order, seconds in facts.orders.items()
+        )
+        yield "Order", f"{plan.order}; predicted: {predicted}"
+    yield (
+        "Time",
+        f"{facts.read_seconds:.2f} s reading, {facts.plan_seconds:.2f} s planning, "
+        f"{facts.diagnose_seconds:.2f} s looking for mistakes",
+    )
+
+
+@dataclass(frozen=True)
+class ModeRow:
+    """What one sharing mode saves; `planned` marks the plan's own."""
+
+    name: str
+    saved: int
+    share: float
+    computed: int
+    planned: bool
+
+
+def mode_rows(plan: Plan, savings: Savings) -> list[ModeRow]:
+    """The sharing modes side by side."""
+    total = plan.prompt_tokens
+    return [
+        ModeRow(
+            {"forest_max": "forest, nothing folded"}.get(mode, mode),
+            saved,
+            saved / max(total, 1),
+            total - saved,
+            mode == plan.sharing,
+        )
+        for mode, saved in asdict(savings).items()
+    ]
