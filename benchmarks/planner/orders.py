@@ -175,7 +175,6 @@ def draw(runs: dict[str, SimulatedRun], base: Path) -> None:
         axis.set_title(f"{order}: {run.seconds:,.0f} s", loc="left", fontsize=9)
     axes[-1].set_xlabel("seconds")
     figure.supylabel("tokens per iteration")
-    figure.savefig(base.with_suffix(".svg"))
     figure.savefig(base.with_suffix(".png"), dpi=120)
 
 
