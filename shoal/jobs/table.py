@@ -77,7 +77,9 @@ class TableFile:
 
         try:
             if self._is_csv:
-                with csv.open_csv(self.path, parse_options=_csv_syntax()) as reader:
+                with csv.open_csv(
+                    self.path, read_options=_in_order(), parse_options=_csv_syntax()
+                ) as reader:
                     return list(reader.schema.names)
             return list(parquet.read_schema(self.path).names)
         except (pa.ArrowException, OSError) as error:
@@ -92,7 +94,7 @@ class TableFile:
         types = dict.fromkeys(self.columns, pa.string())
         table = csv.read_csv(
             self.path,
-            read_options=csv.ReadOptions(use_threads=False),  # its errors then name the row
+            read_options=_in_order(),
             parse_options=_csv_syntax(),
             convert_options=csv.ConvertOptions(column_types=types),
         )
@@ -132,6 +134,13 @@ def require_pyarrow() -> None:
         raise OptionError(
             "tables need pyarrow: pip install 'shoal[arrow]', or give a batch file instead."
         ) from None
+
+
+def _in_order() -> Any:
+    """Without threads, so that errors name the row."""
+    from pyarrow import csv
+
+    return csv.ReadOptions(use_threads=False)
 
 
 def _csv_syntax() -> Any:
