@@ -129,7 +129,7 @@ class TableFile:
 def require_pyarrow() -> None:
     """Raises OptionError when pyarrow is not installed."""
     try:
-        import pyarrow  # noqa: F401
+        import pyarrow  # noqa: F401  (only whether it is there)
     except ImportError:
         raise OptionError(
             "tables need pyarrow: pip install 'shoal[arrow]', or give a batch file instead."

@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 # Loaded first: the library uses the OpenMP runtime that torch brings.
-import torch
+import torch  # noqa: F401
 
 from shoal.kernels.interface import declare
 
@@ -91,8 +91,3 @@ def _places() -> Iterator[Path]:
     yield Path(__file__).parents[1] / "_kernels.so"
     with suppress(metadata.PackageNotFoundError):
         yield Path(str(metadata.distribution("shoal").locate_file("shoal/_kernels.so")))
-
-
-def num_threads() -> int:
-    """Threads a kernel should use: torch's setting."""
-    return torch.get_num_threads()

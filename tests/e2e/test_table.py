@@ -34,6 +34,7 @@ def reviews(shoal: Shoal) -> Shoal:
 
 def test_csv_and_parquet_give_the_same_records_in_row_order(reviews: Shoal) -> None:
     columns = {name: [row[name] for row in rows()] for name in rows()[0]}
+    # A column of another type than the CSV's text, on purpose.
     columns["stars"] = [int(stars) for stars in columns["stars"]]  # type: ignore[misc]
     parquet.write_table(pa.table(columns), reviews.folder / "t.parquet")
     seen = []
