@@ -9,7 +9,7 @@ PEER_PYTHON ?= python3.11
 comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help install kernels sanitize demo test test-slow bench bench-attention bench-planner bench-peers lint format types docs check clean
+.PHONY: help install kernels sanitize demo test test-kernels test-slow bench bench-attention bench-gpu bench-planner bench-peers lint format types docs check clean
 
 help:  ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,6 +45,10 @@ demo: install  ## Plan and run 320 support tickets on the bundled model, print t
 test: install  ## Run the tests (a few minutes on two cores)
 	$(BIN)/python -m pytest
 
+test-kernels: install  ## Run the Triton kernels without a GPU: interpreted, and compiled for Hopper
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest $$(find tests -name 'test_*_interpreted.py')
+	$(BIN)/python -m pytest -m slow --override-ini addopts='-q --strict-markers' tests/attention/triton
+
 test-slow: install  ## Run the tests that take long or need gigabytes
 	$(BIN)/python -m pytest -m slow --override-ini addopts='-q --strict-markers'
 
@@ -57,6 +61,10 @@ bench-peers:  ## Install vLLM's CPU build into .bench/peers (3.5 GB, a few minut
 
 bench-attention: install  ## Compare the attention kernel with torch's and with a matrix product
 	$(BIN)/python -m benchmarks.attention
+
+bench-gpu:  ## Measure on a CUDA device, ten minutes, nothing to install; PARTS=.. MINUTES=.. RESULTS=..
+	$(PYTHON) -m benchmarks.gpu $(if $(PARTS),--parts $(PARTS)) $(if $(MINUTES),--minutes $(MINUTES)) \
+		$(if $(RESULTS),--results $(RESULTS))
 
 bench-planner: install  ## Measure the planner on N requests, or draw the curve over 10^3 to 10^7
 	$(BIN)/python -m benchmarks.planner $(if $(N),--requests $(N))

@@ -13,74 +13,16 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
-import numpy as np
 import torch
 
+from benchmarks.shapes import BLOCK, Heads, Shape
 from shoal.attention import KVShape
 from shoal.attention.native import NativeAttention
 from shoal.kernels import available_isas, load_kernels, missing_note
-from shoal.work import SegmentWork
 
-BLOCK = 32
 HEADS, KV_HEADS, DIM = 12, 4, 64
-"""llama-100m's."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """`segments` of `shared` tokens, each used by `users` of `rows` rows and `own` tokens."""
-
-    name: str
-    segments: int
-    shared: int
-    users: int
-    rows: int
-    own: int
-
-    @property
-    def pairs(self) -> int:
-        """(query, key) pairs of one head."""
-        triangle = self.rows * self.own - self.rows * (self.rows - 1) // 2
-        return self.segments * self.users * (self.rows * self.shared + triangle)
-
-    @property
-    def flops(self) -> int:
-        """A pair costs a product with the key and one with the value."""
-        return 4 * DIM * HEADS * self.pairs
-
-    @property
-    def kv_bytes(self) -> int:
-        """KV read at least once, in bfloat16."""
-        tokens = self.segments * (self.shared + self.users * self.own)
-        return tokens * KV_HEADS * DIM * 2 * 2
-
-    def work(self) -> tuple[SegmentWork, int]:
-        """The work list, over blocks in a random order, and the number of blocks."""
-        items, num_blocks = [], 0
-        row = 0
-        for _ in range(self.segments):
-            first = row
-            for _ in range(self.users):
-                items.append((row, row + self.rows, self.own, True))
-                row += self.rows
-            if self.shared:
-                items.append((first, row, self.shared, False))
-        counts = [-(-tokens // BLOCK) for *_, tokens, _ in items]
-        num_blocks = sum(counts)
-        blocks = np.random.default_rng(0).permutation(num_blocks).astype(np.int32)
-        work = SegmentWork(
-            num_rows=row,
-            row_first=np.array([i[0] for i in items], np.int32),
-            row_last=np.array([i[1] for i in items], np.int32),
-            kv_tokens=np.array([i[2] for i in items], np.int32),
-            causal=np.array([i[3] for i in items]),
-            block_offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-            blocks=blocks,
-            block_size=BLOCK,
-        )
-        return work, num_blocks
+LLAMA_100M = Heads(HEADS, KV_HEADS, DIM)
 
 
 SHAPES = [
@@ -105,7 +47,7 @@ def seconds_per_call(call: Callable[[], object], least: float = 0.15) -> float:
 
 
 def ours(shape: Shape, backend: NativeAttention, dtype: torch.dtype) -> Callable[[], object]:
-    work, num_blocks = shape.work()
+    work, num_blocks = shape.work(), shape.num_blocks
     cpu = torch.device("cpu")
     layer = backend.allocate(KVShape(KV_HEADS, DIM, DIM, num_blocks, BLOCK, dtype, cpu))
     rows = torch.randn(KV_HEADS, num_blocks * BLOCK, DIM).to(dtype)
@@ -124,7 +66,7 @@ def torch_flash(shape: Shape, dtype: torch.dtype) -> Callable[[], object]:
         q = torch.randn(shape.segments, KV_HEADS, shape.users * shape.rows * group, DIM).to(dtype)
         k = torch.randn(shape.segments, KV_HEADS, shape.shared, DIM).to(dtype)
         calls.append((q, k, False))
-    requests = shape.segments * shape.users
+    requests = shape.requests
     q = torch.randn(requests, HEADS, shape.rows, DIM).to(dtype)
     k = torch.randn(requests, KV_HEADS, shape.own, DIM).to(dtype)
     k = k.repeat_interleave(group, dim=1)
@@ -170,8 +112,8 @@ def main() -> None:
         mine, flash = ours(shape, backend, dtype), torch_flash(shape, dtype)
         rounds = [
             (
-                shape.flops / seconds_per_call(mine) / 1e9,
-                shape.flops / seconds_per_call(flash) / 1e9,
+                shape.flops(LLAMA_100M) / seconds_per_call(mine) / 1e9,
+                shape.flops(LLAMA_100M) / seconds_per_call(flash) / 1e9,
                 matmul_gflops(dtype),
                 copy_gbytes(),
             )
@@ -180,7 +122,7 @@ def main() -> None:
         own, torchs, product, copy = (
             statistics.median(column) for column in zip(*rounds, strict=True)
         )
-        read = shape.kv_bytes / (shape.flops / own / 1e9) / 1e9
+        read = shape.kv_bytes(LLAMA_100M) / (shape.flops(LLAMA_100M) / own / 1e9) / 1e9
         result = {
             "shape": shape.name,
             "gflops": round(own, 1),

@@ -18,7 +18,7 @@ MAX_MODEL_LEN = 8192
 class ModelShape:
     """What a decoder's work depends on, in elements.
 
-    `vocabulary` counts the rows of the output head, which is tied to the embedding.
+    `vocabulary` counts the rows of the output head, which may be tied to the embedding.
     """
 
     kind: str
@@ -28,6 +28,7 @@ class ModelShape:
     kv_heads: int
     intermediate: int
     vocabulary: int
+    tied: bool = True
 
     @property
     def head_dim(self) -> int:
@@ -63,6 +64,9 @@ MODELS = {
 }
 """`smoke` is for tests: its times say nothing."""
 
+LLAMA_8B = ModelShape("Llama", 4096, 32, 32, 8, 14336, 128_256, tied=False)
+"""That of Llama 3.1 8B; 16 GB in bfloat16, made in the memory of a GPU (`benchmarks/gpu.py`)."""
+
 
 def ensure_model(name: str, folder: Path) -> Path:
     """The model's folder below `folder`, made on first use."""
@@ -85,7 +89,7 @@ def make_config(shape: ModelShape) -> PreTrainedConfig:
         "num_key_value_heads": shape.kv_heads,
         "intermediate_size": shape.intermediate,
         "vocab_size": shape.vocabulary,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": shape.tied,
         "max_position_embeddings": MAX_MODEL_LEN,
         "bos_token_id": 1,
         "eos_token_id": 2,

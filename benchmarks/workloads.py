@@ -91,7 +91,9 @@ class Workload:
         )
 
 
-def make_workload(name: str, vocabulary: int, scale: float = 1.0, seed: int = _SEED) -> Workload:
+def make_workload(
+    name: str, vocabulary: int, scale: float = 1.0, seed: int = _SEED, times: int = 1
+) -> Workload:
     """A workload of `SPECS`.
 
     Args:
@@ -99,15 +101,17 @@ def make_workload(name: str, vocabulary: int, scale: float = 1.0, seed: int = _S
         scale: multiplies every count and every length, none falls below 1. For smoke tests and
             warm-up; only scale 1 is the workload.
         seed: another seed gives other tokens and another order.
+        times: multiplies the groups, and so the requests; what they share stays as it is.
     """
     spec = SPECS[name]
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
     prompts: list[Tokens] = []
     outputs: list[int] = []
     for part in spec.parts:
-        for prompt, output in _requests(part, vocabulary, scale, rng):
-            prompts.append(prompt)
-            outputs.append(output)
+        for _ in range(times):
+            for prompt, output in _requests(part, vocabulary, scale, rng):
+                prompts.append(prompt)
+                outputs.append(output)
     order = rng.permutation(len(prompts)).tolist()
     return Workload(
         name,

@@ -19,7 +19,9 @@ from shoal.errors import Interrupted, OptionError, ShoalError
 if TYPE_CHECKING:
     from shoal.jobs import FieldOrder
 
-METAVARS = {"kv_memory": "SIZE", "token_budget": "N", "max_model_len": "N"}
+METAVARS = {"kv_memory": "SIZE"} | dict.fromkeys(
+    ("token_budget", "max_model_len", "devices", "tensor_parallel"), "N"
+)
 MOST_ERRORS = 5
 """Invalid lines that `shoal plan` shows."""
 WHICH_INPUT = "give either INPUT.jsonl, or --table together with --template."
@@ -151,7 +153,7 @@ def run(
     ] = None,
 ) -> None:
     """Run every request of a batch file or table. Interrupted, the same command resumes."""
-    from shoal.engine.engine import Engine
+    from shoal.devices import make_engine
     from shoal.jobs import run_job, run_table_job
     from shoal.report.figures import require_matplotlib
     from shoal.report.page import write_report
@@ -161,7 +163,7 @@ def run(
     if report is not None:
         require_matplotlib()  # before the run, not after it
     settings: dict[str, Any] = {
-        "engine": Engine,
+        "engine": make_engine,
         "model": model,
         "options": options,
         "served_names": served_model_name or (),
@@ -244,8 +246,11 @@ def plan(
             savings=job.savings,
             kv_bytes_per_token=job.description.kv_bytes_per_token,
             kv_peak_tokens=job.kv_peak_tokens,
-            kv_capacity_tokens=job.kv_capacity_tokens,
+            kv_capacity_tokens=job.kv_capacity.tokens,
+            kv_capacity_source=job.kv_capacity.source,
             orders=job.orders,
+            device_seconds=tuple(dealt.seconds for dealt in job.dealt),
+            device_computed_tokens=sum(d.plan.computed_prompt_tokens for d in job.dealt),
             read_seconds=job.read_seconds,
             plan_seconds=job.plan_seconds,
             diagnose_seconds=job.diagnose_seconds,

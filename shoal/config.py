@@ -79,13 +79,22 @@ def parse_bytes(text: str | int) -> int:
     return size
 
 
+AUTO = "auto"
+"""A KV memory that is not stated."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
     """How the engine runs a job. None of them but `dtype` and `max_model_len` changes results."""
 
     dtype: Annotated[Dtype, "Number format; auto takes the model's own."] = Dtype.auto
     device: Annotated[Device, "Where to run; auto takes CUDA when there is one."] = Device.auto
-    kv_memory: Annotated[str, "Memory for the KV pool, for example 1GiB."] = "1GiB"
+    kv_memory: Annotated[
+        str, "Memory for the KV pool, for example 8GiB; auto: 1GiB, on CUDA all that is left."
+    ] = AUTO
+    memory_fraction: Annotated[
+        float, "Share of a CUDA device's memory to use in all: weights, activations and KV."
+    ] = 0.95
     token_budget: Annotated[
         int | None,
         "Most tokens in one iteration's batch; measured once per machine and model if not given.",
@@ -98,6 +107,14 @@ class EngineOptions:
         OrderOption, "In which order prefix groups run; auto takes the fastest in a simulation."
     ] = OrderOption.auto
 
+    devices: Annotated[
+        int, "Devices that each run a copy of the model, in processes of their own."
+    ] = 1
+    tensor_parallel: Annotated[
+        int,
+        "Devices that each hold a part of one model too large for one; kv_memory is per device.",
+    ] = 1
+
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
         for field in dataclasses.fields(self):
@@ -105,16 +122,28 @@ class EngineOptions:
             kind = hints[field.name]
             if isinstance(kind, type) and issubclass(kind, StrEnum):
                 object.__setattr__(self, field.name, _choice(kind, field.name, value))
-        parse_bytes(self.kv_memory)
+        if self.kv_memory != AUTO:
+            parse_bytes(self.kv_memory)
+        _check_fraction(self.memory_fraction)
         for name in ("token_budget", "max_model_len"):
             value = getattr(self, name)
             if value is not None and (type(value) is not int or value < 1):
                 raise OptionError(f"{name} must be a whole number of at least 1, not {value!r}.")
 
+        for name in ("devices", "tensor_parallel"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise OptionError(f"{name} must be a whole number of at least 1, not {value!r}.")
+        if self.devices > 1 and self.tensor_parallel > 1:
+            raise OptionError(
+                f"devices {self.devices} and tensor_parallel {self.tensor_parallel} do not go "
+                "together: give one of them."
+            )
+
     @property
-    def kv_bytes(self) -> int:
-        """The KV pool's size in bytes."""
-        return parse_bytes(self.kv_memory)
+    def kv_bytes(self) -> int | None:
+        """The KV pool's size in bytes; None: auto, which depends on the device."""
+        return None if self.kv_memory == AUTO else parse_bytes(self.kv_memory)
 
     @classmethod
     def create(cls, **values: Any) -> EngineOptions:
@@ -130,6 +159,11 @@ def option_help(cls: type) -> dict[str, str]:
     """The help text of each field of an options class."""
     hints = get_type_hints(cls, include_extras=True)
     return {field.name: get_args(hints[field.name])[1] for field in dataclasses.fields(cls)}
+
+
+def _check_fraction(value: float) -> None:
+    if type(value) not in (int, float) or not 0 < value <= 1:
+        raise OptionError(f"memory_fraction must be above 0 and at most 1, not {value!r}.")
 
 
 def _choice(kind: type[StrEnum], name: str, value: object) -> StrEnum:

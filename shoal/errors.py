@@ -50,6 +50,9 @@ class UnsupportedModelError(ModelError):
         super().__init__(message)
         self.feature = feature
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.feature, str(self))
+
 
 class InvalidLogitsError(ModelError):
     """The model gave NaN or infinity where a token was to be sampled.
@@ -67,6 +70,10 @@ class InvalidLogitsError(ModelError):
 
 class ModelFailedError(ModelError):
     """The model failed on so many requests in a row that the run gave up; it can be resumed."""
+
+
+class DeviceLostError(ModelError):
+    """A device, or the process that ran the model on it, is gone; the job can be resumed."""
 
 
 class InvalidRequestError(ShoalError):

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from shoal.config import EngineOptions
+from shoal.devices import AnyRun, make_engine
 from shoal.engine.description import ModelDescription
-from shoal.engine.engine import Engine, Run
 from shoal.engine.progress import ProgressState, make_reporter
 from shoal.engine.sampling import check_vocabulary
 from shoal.errors import InvalidRequestError, OptionError
@@ -39,7 +39,8 @@ class LLM:
     Args:
         model: a local folder or a Hub id; None is the small model that ships with Shoal.
         options: fields of `shoal.config.EngineOptions`, the command line's options with
-            underscores: dtype, device, kv_memory, token_budget, max_model_len, sharing, order.
+            underscores: dtype, device, devices, kv_memory, memory_fraction, token_budget,
+            max_model_len, sharing, order, tensor_parallel.
 
     Raises:
         OptionError: an unknown option or a wrong value.
@@ -50,7 +51,7 @@ class LLM:
         chosen = EngineOptions.create(**options)
         self._description = ModelDescription.load(model, chosen)
         begin = time.perf_counter()
-        self._engine = Engine(self._description, chosen)
+        self._engine = make_engine(self._description, chosen)
         self._load_seconds = time.perf_counter() - begin
         self._renderer = Renderer(self._description.tokenizer)
         self.last_run: RunSummary | None = None
@@ -60,6 +61,10 @@ class LLM:
     def token_budget(self) -> int:
         """Most tokens in one iteration's batch: the one given, or measured for this machine."""
         return self._engine.token_budget
+
+    def close(self) -> None:
+        """Give the weights and the KV memory back, and end the processes of `devices`."""
+        self._engine.close()
 
     def generate(
         self,
@@ -195,7 +200,7 @@ def _invalid(where: str, what: str) -> InvalidRequestError:
     return InvalidRequestError(f"{where} {what}", code="invalid_value", param=where)
 
 
-def _collect(run: Run, table: RequestTable, progress: bool) -> list[Completion]:
+def _collect(run: AnyRun, table: RequestTable, progress: bool) -> list[Completion]:
     """Drive a run to its end; completions in the order of the prompts."""
     completions: list[Completion] = []
     began = time.perf_counter()

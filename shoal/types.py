@@ -178,6 +178,8 @@ class RequestTable:
         job_seed: seeds the streams of requests that have none.
         line: int64 [N], ascending: what the caller calls request i (for a job, its line number
             from 0; the prompts of one line are neighbours).
+        place: int64 [N], the request's place among the prompts of its line, where the table is a
+            part of another and may lack some of them; None: as `line` counts them.
     """
 
     tokens: Int32Array
@@ -190,6 +192,7 @@ class RequestTable:
     has_seed: BoolArray
     line: Int64Array
     job_seed: int = 0
+    place: Int64Array | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -215,6 +218,12 @@ class RequestTable:
     def choices(self) -> Int32Array:
         """Choices per request, int32 [N]."""
         return self.per_request([p.n for p in self.params])
+
+    def place_in_line(self, request: int) -> int:
+        """The request's place, from 0, among the prompts of its line."""
+        if self.place is not None:
+            return int(self.place[request])
+        return request - int(np.searchsorted(self.line, self.line[request]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,6 +337,8 @@ class RunSummary:
     """Sequences and idle segments that gave way when memory ran out, and were computed again."""
     mean_tokens_per_iteration: float = 0.0
     lengths: LengthCounts = field(default_factory=LengthCounts)
+    device_seconds: list[float] = field(default_factory=list)
+    """How long each of several devices had requests to run."""
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, ready for JSON."""

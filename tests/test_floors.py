@@ -24,11 +24,12 @@ FLOORS = {
     "attention": 2,
     "simulate": 3,
     "engine": 4,
-    "jobs": 5,
-    "report": 5,
-    "llm": 5,
-    "cli": 6,
-    "__main__": 7,
+    "devices": 5,
+    "jobs": 6,
+    "report": 6,
+    "llm": 6,
+    "cli": 7,
+    "__main__": 8,
 }
 WITHIN_FLOOR_0 = {("types", "errors"), ("config", "errors"), ("work", "types")}
 """Floor 0 is four files; these are the arrows between them."""

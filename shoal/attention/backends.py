@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from importlib.util import find_spec
 
 import torch
 
@@ -25,7 +26,7 @@ def select_backend(
         layers: (kv_heads, key_dim, value_dim) of each.
     """
     if device.type != "cpu":
-        return ReferenceAttention()
+        return _on_device(dtype, layers)
     kernels = load_kernels()
     if kernels is not None and all(NativeAttention.knows(dtype, dim) for _, dim, _ in layers):
         return NativeAttention(kernels)
@@ -37,3 +38,25 @@ def select_backend(
     )
     same = all(key_dim == value_dim for _, key_dim, value_dim in layers)
     return TorchCpuAttention() if same else ReferenceAttention()
+
+
+def _on_device(dtype: torch.dtype, layers: list[tuple[int, int, int]]) -> AttentionBackend:
+    if find_spec("triton") is None:
+        _log.warning(
+            "triton is not installed: attention runs by its plain definition in torch, which is "
+            "many times slower. Install it: pip install 'shoal[cuda]'"
+        )
+        return ReferenceAttention()
+    # Importing it imports triton, which machines without a GPU need not have.
+    from shoal.attention.triton import TritonAttention
+
+    if all(TritonAttention.knows(dtype, *dims) for _, *dims in layers):
+        return TritonAttention()
+    _log.warning(
+        "no Triton attention for %s with heads of %s: attention runs by its plain definition in "
+        "torch, which is many times slower. Use bfloat16, float16 or float32, and heads of at "
+        "most 256.",
+        dtype,
+        sorted({dim for _, *dims in layers for dim in dims}),
+    )
+    return ReferenceAttention()

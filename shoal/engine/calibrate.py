@@ -11,8 +11,11 @@ model.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable
+
+import torch
 
 from shoal.engine.calibrate_batches import Bench
 from shoal.engine.calibrate_rates import measure_rates
@@ -52,7 +55,12 @@ def calibrated(
     timed: dict[int, float] = {}
 
     def seconds(tokens: int) -> float:
-        timed[tokens] = bench.prefill_seconds(tokens)
+        try:
+            timed[tokens] = bench.prefill_seconds(tokens)
+        except torch.OutOfMemoryError:
+            if not timed:
+                raise
+            return math.inf
         return timed[tokens]
 
     began = time.perf_counter()
@@ -80,7 +88,7 @@ def choose(candidates: Iterable[int], seconds: Callable[[int], float]) -> int:
 
     Args:
         candidates: growing numbers of tokens.
-        seconds: measures one batch of so many tokens.
+        seconds: measures one batch of so many tokens; infinite: there is no memory for it.
     """
     best, rate, spent = 0, 0.0, 0.0
     for tokens in candidates:

@@ -16,6 +16,7 @@ from shoal.engine.description import ModelDescription
 from shoal.engine.hook import AttentionStep, attention_step
 from shoal.engine.kv import KVPool
 from shoal.engine.model import LoadedModel
+from shoal.engine.parallel.plan import kv_shards
 from shoal.errors import InternalError
 from shoal.planner import Plan
 from shoal.scheduler import BlockPool, Scheduler, TokenBatch
@@ -82,7 +83,8 @@ class Bench:
     def attention_seconds(self, batch: TokenBatch) -> float:
         """The attention of all layers over a batch's segments, and its preparation."""
         device, dtype = self.description.device, self.description.dtype
-        heads = self.description.config.num_attention_heads
+        config = self.description.config
+        heads = config.num_attention_heads // kv_shards(config, self.description.tensor_parallel)
         shape = (heads, batch.num_tokens, self.model.layers[0][1])
         query = torch.ones(shape, dtype=dtype, device=device)
         began = time.perf_counter()

@@ -65,12 +65,19 @@ def cache_path(description: ModelDescription) -> Path:
         description.config.to_json_string(),
         str(description.dtype),
         str(description.device),
+        str(description.tensor_parallel),
         _processor(),
         str(torch.get_num_threads()),
         torch.__version__,
+        *_accelerator(description.device),
     )
     digest = hashlib.blake2b("\n".join(facts).encode(), digest_size=8).hexdigest()
     return Path(cache) / "shoal" / "calibration" / f"{digest}.json"
+
+
+def _accelerator(device: torch.device) -> list[str]:
+    """The device's name, where it is not the processor."""
+    return [] if device.type == "cpu" else [torch.cuda.get_device_name(device)]
 
 
 def _processor() -> str:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from shoal.engine.draw import Warp, draw
+from shoal.engine.draw import Kinds, Warp, draw
 from shoal.engine.logprobs import rows_per_chunk
 from shoal.engine.rows import LogitRows
 from shoal.kernels import Isa, Kernels
@@ -51,6 +51,10 @@ class Settings:
             self.top_p[index],
             self.uniforms[index],
         )
+
+    def truncated(self, vocab_size: int) -> Int64Array:
+        """The rows with top-k or top-p, int64."""
+        return np.flatnonzero((self.top_k < vocab_size) | (self.top_p < 1))
 
 
 def choose(
@@ -101,7 +105,10 @@ def _choose_torch(logits: torch.Tensor, settings: Settings) -> Int32Array:
     if len(random):
         index = torch.from_numpy(random).to(logits.device)
         picked = logits if len(random) == len(logits) else logits[index]
-        tokens[index] = draw(picked.float(), _warp(settings.rows(random), logits.device))
+        drawn = settings.rows(random)
+        truncated = torch.from_numpy(drawn.truncated(logits.shape[1])).to(logits.device)
+        kinds = Kinds(bool((drawn.min_p > 0).any()), truncated)
+        tokens[index] = draw(picked.float(), _warp(drawn, logits.device), kinds)
     chosen: Int32Array = np.where(sound, tokens.cpu().numpy(), UNSOUND).astype(np.int32)
     return chosen
 

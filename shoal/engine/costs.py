@@ -86,17 +86,19 @@ def model_costs(description: ModelDescription, rates: Rates) -> Costs:
 
 @dataclass(frozen=True)
 class WeightCounts:
-    """Weights of matrix products.
+    """Weights of a model, most of them of matrix products.
 
     Attributes:
         layers: of all layers.
         active: those of them that one token is multiplied with.
         head: of the output head, its own or the embedding's.
+        all: everything there is, embeddings included, what is shared counted once.
     """
 
     layers: int
     active: int
     head: int
+    all: int
 
 
 def count_weights(config: PreTrainedConfig) -> WeightCounts:
@@ -115,7 +117,8 @@ def count_weights(config: PreTrainedConfig) -> WeightCounts:
         layers += parameter.numel()
         share = per_token / experts if ".experts." in name else 1.0
         active += parameter.numel() * share
-    return WeightCounts(layers, round(active), head.weight.numel())
+    everything = sum(parameter.numel() for parameter in model.parameters())
+    return WeightCounts(layers, round(active), head.weight.numel(), everything)
 
 
 def _experts(config: PreTrainedConfig) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from transformers.utils.hub import cached_file
 
 from shoal.config import Device, Dtype, EngineOptions
 from shoal.engine.features import refuse_unsupported, refuse_unsupported_length
+from shoal.engine.parallel.plan import kv_shards, refuse_unsplittable
 from shoal.errors import ModelLoadError, OptionError
 from shoal.scheduler import BLOCK_SIZE
 
@@ -44,7 +45,8 @@ class ModelDescription:
             `SamplingParams`.
         eos_token_ids: tokens that end a sequence.
         max_model_len: most tokens of prompt and output together.
-        kv_bytes_per_token: bytes of K and V of one token over all layers.
+        kv_bytes_per_token: bytes of K and V of one token over all layers, on one device.
+        tensor_parallel: over how many devices, each with a process of its own, it is split.
         fingerprint: digest per file; it changes when the model does.
     """
 
@@ -60,6 +62,7 @@ class ModelDescription:
     kv_bytes_per_token: int
     generation_defaults: dict[str, Any] = field(default_factory=dict)
     fingerprint: dict[str, str] = field(default_factory=dict)
+    tensor_parallel: int = 1
 
     @classmethod
     def load(cls, model: str | None, options: EngineOptions) -> ModelDescription:
@@ -67,30 +70,38 @@ class ModelDescription:
 
         Raises:
             ModelLoadError: config or tokenizer cannot be read.
-            UnsupportedModelError: the config asks for attention we do not honour.
-            OptionError: CUDA is asked for and absent, or max_model_len exceeds the model's.
+            UnsupportedModelError: the config asks for attention we do not honour, or the model
+                cannot be split.
+            OptionError: CUDA is asked for and absent, max_model_len exceeds the model's, or
+                tensor_parallel does not fit the model or the machine, or there are fewer CUDA
+                devices than asked for.
         """
         source = str(bundled_model_path()) if model is None else model
         config = _read(AutoConfig, source, "config").get_text_config()
         refuse_unsupported(config)
+        parts = options.tensor_parallel
+        refuse_unsplittable(config, parts)
         max_model_len = _max_model_len(config, options.max_model_len)
         refuse_unsupported_length(config, max_model_len)
         tokenizer = _read(AutoTokenizer, source, "tokenizer")
         dtype = _dtype(options.dtype, config)
         generation = _generation_config(source)
+        device = _device(options.device, parts)
+        _check_devices(device, options.devices)
         return cls(
             id=model or BUNDLED_MODEL,
             name=Path(source.rstrip("/")).name,
             tokenizer=tokenizer,
             config=config,
             dtype=dtype,
-            device=_device(options.device),
+            device=device,
             eos_token_ids=_eos_token_ids(generation, config, tokenizer),
             max_model_len=max_model_len,
             vocab_size=int(config.vocab_size),
-            kv_bytes_per_token=_kv_bytes_per_token(config, dtype),
+            kv_bytes_per_token=_kv_bytes_per_token(config, dtype) // kv_shards(config, parts),
             generation_defaults=_sampling_defaults(generation),
             fingerprint=_fingerprint(source),
+            tensor_parallel=parts,
         )
 
     def kv_blocks(self, kv_bytes: int) -> int:
@@ -176,12 +187,31 @@ def _dtype(wanted: Dtype, config: PreTrainedConfig) -> torch.dtype:
     return dtype
 
 
-def _device(wanted: Device) -> torch.device:
-    if wanted is Device.auto:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def _device(wanted: Device, parts: int) -> torch.device:
+    """The device, or the kind of the `parts` devices."""
     if wanted is Device.cuda and not torch.cuda.is_available():
         raise OptionError("device cuda: torch sees no CUDA device here; use --device cpu")
-    return torch.device(str(wanted))
+    auto = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(auto if wanted is Device.auto else str(wanted))
+    if device.type == "cuda" and parts > torch.cuda.device_count():
+        raise OptionError(
+            f"tensor_parallel {parts}: torch sees only {torch.cuda.device_count()} CUDA devices."
+        )
+    if device.type == "cpu" and parts > 1 and torch.accelerator.is_available():
+        raise OptionError(
+            "tensor_parallel on the CPU: transformers splits a model over the accelerators it "
+            "sees, whatever the device. Hide them first: CUDA_VISIBLE_DEVICES= shoal ..."
+        )
+    return device
+
+
+def _check_devices(device: torch.device, wanted: int) -> None:
+    """Raise `OptionError` where there are fewer CUDA devices than wanted."""
+    if device.type == "cuda" and wanted > torch.cuda.device_count():
+        raise OptionError(
+            f"devices {wanted}: torch sees {torch.cuda.device_count()} CUDA device(s) here; give "
+            "at most that many."
+        )
 
 
 def _kv_bytes_per_token(config: PreTrainedConfig, dtype: torch.dtype) -> int:

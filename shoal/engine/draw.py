@@ -10,6 +10,7 @@ A row's result depends on that row alone, never on the rows beside it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -47,11 +48,33 @@ class Warp:
         )
 
 
-def draw(logits: torch.Tensor, warp: Warp) -> torch.Tensor:
+@dataclass(frozen=True)
+class Kinds:
+    """What the host knows of S rows to draw, so that the device need not be asked.
+
+    Attributes:
+        min_p: whether a row has one.
+        truncated: int64 [any], the rows with top-k or top-p, on the logits' device.
+    """
+
+    min_p: bool
+    truncated: torch.Tensor
+
+
+Rest = Callable[[torch.Tensor, torch.Tensor, Warp, torch.Tensor, torch.Tensor], torch.Tensor]
+"""Draws the rows that need more than `CANDIDATES` tokens.
+
+Called with scores [K, vocab], the mass of exp(score) over each row, float64 [K], how to draw, the
+tokens of the other rows [K], and which need more, bool [K]. Gives the tokens of all [K].
+"""
+
+
+def draw(logits: torch.Tensor, warp: Warp, kinds: Kinds, rest: Rest | None = None) -> torch.Tensor:
     """One token id per row.
 
     Args:
         logits: float32 [S, vocab], each row with a finite maximum; left unchanged.
+        rest: None: `sort_short`, which reads from the device which rows need it.
 
     Returns:
         int64 [S].
@@ -59,19 +82,19 @@ def draw(logits: torch.Tensor, warp: Warp) -> torch.Tensor:
     # The maximum becomes 0, so that no temperature can overflow it.
     peak = logits.max(dim=-1, keepdim=True).values
     scores = (logits - peak).div_(warp.temperature[:, None])
-    if (warp.min_p > 0).any():
+    if kinds.min_p:
         scores.masked_fill_(scores < torch.log(warp.min_p)[:, None], -torch.inf)
-    truncated = (warp.top_k < logits.shape[1]) | (warp.top_p < 1)
-    if truncated.all():
-        return _draw_truncated(scores, warp)
+    rest, some = rest or sort_short, kinds.truncated
+    if len(some) == len(scores):
+        return _draw_truncated(scores, warp, rest)
     tokens = _inverse_cdf(scores.exp(), warp.uniforms)
-    some = truncated.nonzero()[:, 0]
     if len(some):
-        tokens[some] = _draw_truncated(scores[some], warp.rows(some))
+        found = _draw_truncated(scores.index_select(0, some), warp.rows(some), rest)
+        tokens.index_copy_(0, some, found)
     return tokens
 
 
-def _draw_truncated(scores: torch.Tensor, warp: Warp) -> torch.Tensor:
+def _draw_truncated(scores: torch.Tensor, warp: Warp, rest: Rest) -> torch.Tensor:
     """Rows with top-k or top-p: among their likeliest tokens where that is enough."""
     width = min(CANDIDATES, scores.shape[1])
     mass = scores.exp().sum(dim=-1, dtype=torch.float64)
@@ -79,17 +102,44 @@ def _draw_truncated(scores: torch.Tensor, warp: Warp) -> torch.Tensor:
     ranked, ids = _ranked(scores, ids)
     kept = _kept(ranked, mass, warp)
     tokens = _choose(ranked, ids, kept, warp.uniforms)
+    if width == scores.shape[1]:
+        return tokens
     # While the lowest candidate and its equals are not wanted, neither is anything below them.
     short = ((ranked[:, -1:] == ranked) & kept).any(dim=-1)
     short |= (warp.top_k > width) & (warp.top_k < scores.shape[1])
-    short = short.nonzero()[:, 0]
-    if width < scores.shape[1] and len(short):
-        every = torch.arange(scores.shape[1], device=scores.device).expand(len(short), -1)
-        ranked, ids = _ranked(scores[short], every)
-        rest = warp.rows(short)
-        kept = _kept(ranked, mass[short], rest)
-        tokens[short] = _choose(ranked, ids, kept, rest.uniforms)
+    return rest(scores, mass, warp, tokens, short)
+
+
+def sort_short(
+    scores: torch.Tensor,
+    mass: torch.Tensor,
+    warp: Warp,
+    tokens: torch.Tensor,
+    short: torch.Tensor,
+) -> torch.Tensor:
+    """A `Rest` that sorts the rows that need it, and waits for the device to know them."""
+    some = short.nonzero()[:, 0]
+    if len(some):
+        tokens[some] = _draw_sorted(scores[some], mass[some], warp.rows(some))
     return tokens
+
+
+def sort_all(
+    scores: torch.Tensor,
+    mass: torch.Tensor,
+    warp: Warp,
+    tokens: torch.Tensor,
+    short: torch.Tensor,
+) -> torch.Tensor:
+    """A `Rest` that sorts every row, so that nothing depends on what the device finds."""
+    return torch.where(short, _draw_sorted(scores, mass, warp), tokens)
+
+
+def _draw_sorted(scores: torch.Tensor, mass: torch.Tensor, warp: Warp) -> torch.Tensor:
+    """Tokens by ranking the whole vocabulary."""
+    every = torch.arange(scores.shape[1], device=scores.device).expand(len(scores), -1)
+    ranked, ids = _ranked(scores, every)
+    return _choose(ranked, ids, _kept(ranked, mass, warp), warp.uniforms)
 
 
 def _ranked(scores: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

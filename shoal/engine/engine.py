@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
-from shoal.attention import select_backend
 from shoal.config import EngineOptions
-from shoal.engine.calibrate import calibrated, costs_of, token_budget_of
-from shoal.engine.calibration_cache import remembered
+from shoal.engine.calibrate import costs_of
 from shoal.engine.description import ModelDescription
 from shoal.engine.detokenize import Detokenizer
-from shoal.engine.executor import Executor, PromptScores, StepResult, TorchExecutor
-from shoal.engine.kv import KVPool
-from shoal.engine.model import load_model
+from shoal.engine.executor import Executor, TorchExecutor
+from shoal.engine.model import LoadedModel
 from shoal.engine.outputs import OutputProcessor
+from shoal.engine.parallel.leader import load
+from shoal.engine.pipeline import Collected, Failed, Pipeline
+from shoal.engine.place import place, stated_blocks
+from shoal.engine.release import NOTHING, Released, release_from, released
+from shoal.engine.results import PromptScores, StepResult
+from shoal.engine.sampling import needs_history
 from shoal.engine.trace import IterationTrace
 from shoal.errors import InternalError, InvalidRequestError, ModelFailedError
-from shoal.planner import LengthModel, Pilot, Plan, fixed_lengths, make_plan, pilot_first
+from shoal.planner import Costs, LengthModel, Pilot, Plan, fixed_lengths, make_plan, pilot_first
 from shoal.scheduler import BLOCK_SIZE, BlockPool, Scheduler, TokenBatch
-from shoal.simulate import in_order
+from shoal.simulate import in_order, part_seconds
 from shoal.types import (
     BoolArray,
     Completion,
@@ -36,8 +39,6 @@ from shoal.types import (
 
 MOST_FAILURES_IN_A_ROW = 1000
 """Requests that may fail one after another before the run gives up: the device is gone then."""
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -54,6 +55,8 @@ class RunStats:
     peak_kv_bytes: int = 0
     preemptions: int = 0
     lengths: LengthCounts = field(default_factory=LengthCounts)
+    device_seconds: list[float] = field(default_factory=list)
+    """How long each of several devices had requests to run; empty for one."""
 
     def summarise(self, plan: Plan, summary: RunSummary) -> None:
         """Fill in what the run did. `summary.seconds` must be set; requests are the caller's."""
@@ -68,39 +71,58 @@ class RunStats:
         summary.iterations = self.iterations
         summary.preemptions = self.preemptions
         summary.lengths = self.lengths
+        summary.device_seconds = self.device_seconds
         summary.mean_tokens_per_iteration = self.tokens / max(self.iterations, 1)
 
 
 class Engine:
     """Holds the weights and the KV pool; runs one request table at a time."""
 
-    def __init__(self, description: ModelDescription, options: EngineOptions) -> None:
+    def __init__(
+        self,
+        description: ModelDescription,
+        options: EngineOptions,
+        model: LoadedModel | None = None,
+    ) -> None:
         """Load the weights and take the KV memory.
+
+        Args:
+            model: weights that are in memory already, see `prepare_model`; None: they are loaded.
 
         Raises:
             ModelError: see `load_model`.
-            OptionError: the KV memory holds not even one block.
+            OptionError: the KV memory holds not even one block, or does not fit the device.
         """
         self.description = description
         self.options = options
-        self.num_blocks = description.kv_blocks(options.kv_bytes)
-        self._model = load_model(description)
-        dtype, device, layers = description.dtype, description.device, self._model.layers
-        backend = select_backend(dtype, device, layers)
-        self._kv = KVPool(backend, layers, self.num_blocks, BLOCK_SIZE, dtype, device)
-        calibration = (
-            remembered(description)
-            if options.token_budget
-            else calibrated(self._model, description, self._kv, self.num_blocks, BLOCK_SIZE)
-        )
-        self.token_budget = options.token_budget or token_budget_of(calibration)
-        self.costs = costs_of(description, calibration)
+        stated_blocks(description, options)  # refused before the weights are read, if it is wrong
+        self._model = load(description) if model is None else model
+        placed = place(self._model, description, options)
+        self._kv, self._graphs = placed.kv, placed.graphs
+        self.num_blocks, self.token_budget = placed.num_blocks, placed.token_budget
+        self.costs = costs_of(description, placed.calibration)
         self._detokenizer = Detokenizer(description.tokenizer)
 
     @property
     def kv_capacity_tokens(self) -> int:
         """Most KV tokens the pool holds; a request needs prompt + max_new_tokens - 1 of them."""
         return self.num_blocks * BLOCK_SIZE
+
+    def close(self) -> None:
+        """Give back the weights and the KV memory, but for what a run still holds. Idempotent."""
+        model: LoadedModel | None = self.__dict__.pop("_model", None)
+        if model is not None:
+            model.close()
+        for name in ("_kv", "_graphs"):
+            self.__dict__.pop(name, None)
+        if self.description.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def executor(self, table: RequestTable, plan: Plan) -> Executor:
+        """What computes a run's token batches, for our scheduler or another; one at a time."""
+        return TorchExecutor(
+            self._model, self._kv, self.description, table, plan, graphs=self._graphs
+        )
 
     def run(self, table: RequestTable) -> Run:
         """Plan a table and return the run, to be iterated over; only one may be under way."""
@@ -119,9 +141,10 @@ class Engine:
         plan, num_pilots = pilot_first(plan, table)
         pilot = Pilot(table, lengths, num_pilots) if lengths and num_pilots else None
         pool = BlockPool(self.num_blocks, BLOCK_SIZE)
-        executor = TorchExecutor(self._model, self._kv, self.description, table, plan)
+        executor = self.executor(table, plan)
         outputs = OutputProcessor(table, self._detokenizer, self.description.eos_token_ids)
-        scheduler = Scheduler(table, plan, pool, self.token_budget, scored, lengths)
+        sequential = table.per_request([needs_history(p) for p in table.params]).astype(np.bool_)
+        scheduler = Scheduler(table, plan, pool, self.token_budget, scored, lengths, sequential)
         block_bytes = BLOCK_SIZE * self.description.kv_bytes_per_token
         run = Run(table, plan, scheduler, executor, outputs, block_bytes, self.token_budget, pilot)
         run.stats.lengths.pilots = num_pilots
@@ -158,6 +181,7 @@ class Run:
         self._table, self._scheduler, self._executor = table, scheduler, executor
         self._outputs, self._block_bytes = outputs, block_bytes
         self._pilot = pilot
+        self._end = plan.num_sequences
         self._added: set[int] = set()
         self._failures = 0
         self._scored = scored_requests(table)
@@ -167,26 +191,22 @@ class Run:
         """One list of finished requests, possibly empty, per iteration.
 
         An exception while a batch is computed does not end the run: its sequences are tried
-        again one by one, and one that fails again makes its request fail (status 500).
+        again, and one that fails again alone makes its request fail (status 500).
 
         Raises:
             ModelFailedError: `MOST_FAILURES_IN_A_ROW` requests failed and nothing succeeded.
+            DeviceLostError: the device, or a process that computes too, is gone.
         """
         began = time.perf_counter()
-        while True:
-            alone = self._scheduler.isolating
-            batch = self._scheduler.step()
-            if batch is None:
-                break
-            try:
-                result = self._executor.execute(batch)
-            except Exception as error:
-                self._failed(batch, error, alone)
-            else:
+        pipeline = Pipeline(self._scheduler, self._executor)
+        while (outcome := pipeline.next()) is not None:
+            if isinstance(outcome, Failed):
+                self._failed(outcome.batch, outcome.error)
+            elif isinstance(outcome, Collected):
                 self._failures = 0
-                self._accept(batch, result)
+                self._accept(outcome.batch, outcome.result)
                 self.trace.add(
-                    batch,
+                    outcome.batch,
                     time.perf_counter() - began,
                     self._scheduler.num_running,
                     self._scheduler.pool.used_blocks,
@@ -195,16 +215,38 @@ class Run:
         if self._scheduler.pool.used_blocks:
             raise InternalError(f"{self._scheduler.pool.used_blocks} KV blocks left after the run")
 
+    def release(self, parts: int, costs: Costs) -> Released:
+        """Give up a part of what has not begun, for so many idle devices to run.
+
+        So much that all end at about the same time; called between two iterations. The requests
+        given up are not completed here.
+        """
+        begun, end, capacity = self._scheduler.begun, self._end, self.num_blocks * BLOCK_SIZE
+        seconds = part_seconds(self._table, self.plan, costs, self.token_budget, capacity)
+        first = release_from(self.plan, seconds, begun, end, parts)
+        if first is None:
+            return NOTHING
+        for sequence in range(first, end):
+            self._scheduler.cancel(sequence)
+        self._end = first
+        return released(self._table, self.plan, first, end)
+
     def _accept(self, batch: TokenBatch, result: StepResult) -> None:
         self._collect_scores(result.scores)
-        for sequence in batch.sample_sequences.tolist():
+        sequences, sampled = batch.sample_sequences, result.sampled
+        finished = np.ones(len(sequences), dtype=np.bool_)
+        wanted = self._scheduler.wanted(batch)
+        if not wanted.all():
+            sequences, sampled = sequences[wanted], sampled.only(wanted)
+        for sequence in sequences.tolist():
             if sequence not in self._added:
                 self._begin(sequence)
-        finished = self._outputs.accept(batch.sample_sequences, result.sampled)
-        self._scheduler.commit(batch, result.sampled.token_ids, finished)
-        self._executor.finish(batch.sample_sequences[finished].tolist())
-        self._added.difference_update(batch.sample_sequences[finished].tolist())
-        if self._pilot is not None and self._pilot.ended(batch.sample_sequences[finished]):
+        finished[wanted] = self._outputs.accept(sequences, sampled)
+        self._scheduler.settle(batch, result.sampled.token_ids, finished)
+        ended = sequences[finished[wanted]]
+        self._executor.finish(ended.tolist())
+        self._added.difference_update(ended.tolist())
+        if self._pilot is not None and self._pilot.ended(ended):
             self.plan = self._pilot.replan(self.plan, self._scheduler.first_untouched)
             self._scheduler.replan(self.plan)
             self._executor.replan(self.plan)
@@ -224,11 +266,8 @@ class Run:
             # A preempted sequence computes its prompt again: what is known stays.
             known.extend(part.logprobs[len(known) + 1 - part.first :])
 
-    def _failed(self, batch: TokenBatch, error: Exception, alone: bool) -> None:
-        _log.warning("an iteration failed: %s: %s", type(error).__name__, error, exc_info=not alone)
-        if not alone:
-            self._scheduler.retry(batch)
-            return
+    def _failed(self, batch: TokenBatch, error: Exception) -> None:
+        """Give up the request of the single sequence of a batch."""
         self._failures += 1
         if self._failures > MOST_FAILURES_IN_A_ROW:
             raise ModelFailedError(

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from transformers import AttentionInterface
-from transformers.masking_utils import AttentionMaskInterface
 
 from shoal.engine.kv import KVPool
 from shoal.errors import InternalError
@@ -116,9 +115,7 @@ def _attention(
     return backend(query[0], pool, step.prepared, scale)[None], None
 
 
-def _no_mask(*args: Any, **kwargs: Any) -> None:
-    """Segments say who sees what: no mask is built."""
-
-
+# No mask function goes with it: for attention without one transformers builds no mask. One that
+# returns None would be asked only after the positions were searched for packed sequences, which
+# reads a number back from the device in every forward (`shoal.engine.cuda.readback`).
 AttentionInterface.register(ATTENTION_NAME, _attention)
-AttentionMaskInterface.register(ATTENTION_NAME, _no_mask)

@@ -26,5 +26,12 @@ class KVPool:
             for layer in layers
         ]
 
+    @classmethod
+    def of(cls, backend: AttentionBackend, layers: list[KVLayer]) -> KVPool:
+        """A pool of layers that `backend` has allocated already."""
+        pool = cls.__new__(cls)
+        pool.backend, pool._layers = backend, layers
+        return pool
+
     def __getitem__(self, layer: int) -> KVLayer:
         return self._layers[layer]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from shoal.engine.history import Float32Array
 from shoal.types import Int32Array, Int64Array, TokenLogprob
 
 MAX_ELEMENTS = 1 << 24
@@ -45,24 +46,44 @@ def token_logprobs(
 def _chunk_logprobs(
     logits: torch.Tensor, token_ids: Int32Array, nums: Int64Array
 ) -> list[TokenLogprob]:
-    logprobs = torch.log_softmax(logits.float(), dim=-1)
     index = torch.from_numpy(token_ids.astype(np.int64)).to(logits.device)
-    own = logprobs.gather(1, index[:, None])[:, 0].tolist()
-    values, ids = _best(logprobs, int(nums.max(initial=0)))
+    found = best_logprobs(logits, index, int(nums.max(initial=0)))
+    own, values, ids = (part.cpu().numpy() for part in found)
+    return listed(token_ids, nums, own, values, ids)
+
+
+def best_logprobs(
+    logits: torch.Tensor, token_ids: torch.Tensor, num: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logprobs where the logits are, [S, vocab], of at most `rows_per_chunk` rows.
+
+    Args:
+        token_ids: int64 [S], within the vocabulary.
+
+    Returns:
+        The tokens' logprobs, float32 [S]; the `num` largest of each row, float32 [S, num], and
+        their ids, int64 [S, num], ties in any order.
+    """
+    logprobs = torch.log_softmax(logits.float(), dim=-1)
+    own = logprobs.gather(1, token_ids[:, None])[:, 0]
+    best = torch.topk(logprobs, min(num, logprobs.shape[1]), dim=-1)
+    return own, best.values, best.indices
+
+
+def listed(
+    token_ids: Int32Array,
+    nums: Int64Array,
+    own: Float32Array,
+    values: Float32Array,
+    ids: Int64Array,
+) -> list[TokenLogprob]:
+    """One entry per row from what `best_logprobs` gave, largest first, ties by id."""
+    order = np.lexsort((ids, -values), axis=-1)
+    ranked = np.take_along_axis(values, order, axis=-1).tolist()
+    best = np.take_along_axis(ids, order, axis=-1).tolist()
     return [
         TokenLogprob(token, logprob, tuple(zip(best[:num], scores[:num], strict=True)))
         for token, logprob, num, best, scores in zip(
-            token_ids.tolist(), own, nums.tolist(), ids, values, strict=True
+            token_ids.tolist(), own.tolist(), nums.tolist(), best, ranked, strict=True
         )
     ]
-
-
-def _best(logprobs: torch.Tensor, num: int) -> tuple[list[list[float]], list[list[int]]]:
-    """The `num` largest per row, largest first, ties by id."""
-    best = torch.topk(logprobs, min(num, logprobs.shape[1]), dim=-1)
-    values, ids = best.values.cpu().numpy(), best.indices.cpu().numpy()
-    order = np.lexsort((ids, -values), axis=-1)
-    return (
-        np.take_along_axis(values, order, axis=-1).tolist(),
-        np.take_along_axis(ids, order, axis=-1).tolist(),
-    )

@@ -11,8 +11,11 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
+from transformers.distributed.configuration_utils import DistributedConfig
 from transformers.utils import logging as transformers_logging
+from transformers.utils.import_utils import is_accelerate_available
 
+from shoal.attention import AttentionBackend
 from shoal.engine.description import ModelDescription
 from shoal.engine.features import refuse_unknown_keyword
 from shoal.engine.fusion import (
@@ -68,6 +71,20 @@ class LoadedModel:
         logits: torch.Tensor = out.logits[0]
         return logits if select or rows is None else logits[rows]
 
+    def mirrored(self, backend: AttentionBackend) -> AttentionBackend:
+        """The backend to run this model with; another one if other processes run with it."""
+        return backend
+
+    def check(self) -> None:
+        """To be called before what was computed is believed.
+
+        Raises:
+            DeviceLostError: another process that took part in it is gone.
+        """
+
+    def close(self) -> None:
+        """End the other processes that hold parts of this model, if it has any."""
+
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
@@ -93,6 +110,9 @@ def load_model(description: ModelDescription) -> LoadedModel:
     model = prepare_model(_read_weights(description), description)
     if description.device.type != "cpu" or description.dtype not in DTYPES:
         return model
+    if description.tensor_parallel > 1:
+        # Fused modules read whole weights, and know nothing of sums over processes.
+        return model
     fused = _fuse(model, description)
     if fused is None:
         return prepare_model(_read_weights(description), description)
@@ -100,10 +120,15 @@ def load_model(description: ModelDescription) -> LoadedModel:
 
 
 def _read_weights(description: ModelDescription) -> torch.nn.Module:
+    parts = description.tensor_parallel
+    split = {"distributed_config": DistributedConfig(tp_size=parts)} if parts > 1 else {}
     try:
         with quiet_transformers():
             module: torch.nn.Module = AutoModelForCausalLM.from_pretrained(
-                description.source, dtype=description.dtype, attn_implementation=ATTENTION_NAME
+                description.source,
+                dtype=description.dtype,
+                attn_implementation=ATTENTION_NAME,
+                **(split or loading_keywords(description.device)),
             )
     except KeyError as error:
         if error.args != (ATTENTION_NAME,):
@@ -115,6 +140,20 @@ def _read_weights(description: ModelDescription) -> torch.nn.Module:
             f"cannot load the weights of {description.id!r}: {str(error).splitlines()[0]}"
         ) from error
     return module
+
+
+def loading_keywords(device: torch.device) -> dict[str, Any]:
+    """What makes transformers read weights straight to a device, without a copy in host memory.
+
+    It asks for the package accelerate to be installed, though it needs nothing of it for one
+    device. Without it weights are read into host memory, and moved.
+    """
+    if device.type == "cpu":
+        return {}
+    if not is_accelerate_available():
+        _log.info("weights pass through host memory; with accelerate installed they would not")
+        return {}
+    return {"device_map": {"": device}}
 
 
 def prepare_model(module: torch.nn.Module, description: ModelDescription) -> LoadedModel:

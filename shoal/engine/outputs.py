@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from shoal.engine.detokenize import Detokenizer
-from shoal.engine.sampling import Sampled
+from shoal.engine.results import Sampled
 from shoal.engine.stops import StopSearch
 from shoal.errors import InternalError, InvalidRequestError
 from shoal.types import (

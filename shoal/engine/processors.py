@@ -1,12 +1,12 @@
 """Changes to logits before a token is chosen: bias, masks, penalties.
 
-All of them touch few of a row's logits, so they work on a list of (row, token) pairs gathered over
-the whole batch. Each changes `logits`, float32 [S, vocab] and contiguous, in place.
+All of them touch few of a row's logits, so they work on lists of places in the flattened logits,
+gathered over the whole batch on the host, and applied where the logits are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,41 +32,69 @@ class Pairs:
         return cls(repeated * vocab_size + ids, repeated)
 
 
-def add_bias(logits: torch.Tensor, pairs: Pairs, bias: Float32Array) -> None:
-    """Add `bias` [P]; biases of one token add up."""
-    logits.view(-1).index_add_(0, _moved(pairs.flat, logits), _moved(bias, logits))
+@dataclass(frozen=True)
+class Bias:
+    """Add `bias` float32 [P] at `at` int64 [P]; biases of one token add up."""
+
+    at: torch.Tensor
+    bias: torch.Tensor
+
+    def apply(self, logits: torch.Tensor) -> None:
+        """Change `logits`, float32 and contiguous, in place."""
+        logits.view(-1).index_add_(0, self.at, self.bias)
 
 
-def mask(logits: torch.Tensor, pairs: Pairs) -> None:
-    """Make the tokens impossible."""
-    logits.view(-1)[_moved(pairs.flat, logits)] = -torch.inf
+@dataclass(frozen=True)
+class Mask:
+    """Make the tokens at `at` int64 [P] impossible."""
+
+    at: torch.Tensor
+
+    def apply(self, logits: torch.Tensor) -> None:
+        """Change `logits`, float32 and contiguous, in place."""
+        logits.view(-1).index_fill_(0, self.at, -torch.inf)
 
 
-def penalise(
-    logits: torch.Tensor,
+@dataclass(frozen=True)
+class Penalty:
+    """Penalise the tokens at `at` int64 [P], all different, which a row has seen already.
+
+    `factor` and `less` are float32 [P], see `penalties`.
+    """
+
+    at: torch.Tensor
+    factor: torch.Tensor
+    less: torch.Tensor
+
+    def apply(self, logits: torch.Tensor) -> None:
+        """Change `logits`, float32 and contiguous, in place."""
+        seen = logits.view(-1).index_select(0, self.at)
+        seen = torch.where(seen > 0, seen / self.factor, seen * self.factor)
+        logits.view(-1).index_copy_(0, self.at, seen - self.less)
+
+
+def penalties(
     pairs: Pairs,
     counts: Float32Array,
     repetition: Float32Array,
     frequency: Float32Array,
     presence: Float32Array,
-) -> None:
-    """Penalise tokens already seen.
+) -> tuple[Float32Array, Float32Array]:
+    """What tokens already seen are changed by: `Penalty.factor` and `Penalty.less`.
 
     A repetition penalty r divides a positive logit and multiplies a negative one (CTRL, Keskar et
     al. 2019); then `frequency` times the token's count in the output and, if it occurs there,
-    `presence` are subtracted, as in OpenAI's API. The pairs must be distinct.
+    `presence` are subtracted, as in OpenAI's API.
 
     Args:
         counts: [P], how often the pair's token occurs in its row's output.
         repetition, frequency, presence: [S], each row's penalty.
     """
-    flat = _moved(pairs.flat, logits)
-    seen = logits.view(-1)[flat]
-    factor = _moved(repetition[pairs.rows], logits)
-    seen = torch.where(seen > 0, seen / factor, seen * factor)
-    additive = frequency[pairs.rows] * counts + presence[pairs.rows] * (counts > 0)
-    logits.view(-1)[flat] = seen - _moved(additive.astype(np.float32), logits)
+    less = frequency[pairs.rows] * counts + presence[pairs.rows] * (counts > 0)
+    return repetition[pairs.rows], less.astype(np.float32)
 
 
-def _moved(array: npt.NDArray[np.generic], like: torch.Tensor) -> torch.Tensor:
-    return torch.from_numpy(array).to(like.device)
+Put = Callable[[npt.NDArray[np.generic]], torch.Tensor]
+"""Takes an array to where the logits are."""
+
+Change = Bias | Mask | Penalty

@@ -34,8 +34,7 @@ def stream_key(table: RequestTable, request: int, choice: int) -> int:
     """
     if table.has_seed[request]:
         return seeded_key(int(table.seeds[request]), table.prompt(request), choice)
-    line = int(table.line[request])
-    place = request - int(np.searchsorted(table.line, line))
+    line, place = int(table.line[request]), table.place_in_line(request)
     return _digest(b"line", table.job_seed, line, place, choice)
 
 

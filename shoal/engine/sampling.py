@@ -15,8 +15,8 @@ prompt, its output before the position, and the position. Sampling a position ag
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -25,12 +25,13 @@ import torch
 from shoal.engine.choose import UNSOUND, Settings, choose
 from shoal.engine.history import TokenHistory
 from shoal.engine.logprobs import rows_per_chunk, token_logprobs
-from shoal.engine.processors import Pairs, add_bias, mask, penalise
+from shoal.engine.processors import Bias, Change, Mask, Pairs, Penalty, Put, penalties
 from shoal.engine.random import uniform
+from shoal.engine.results import Sampled
 from shoal.engine.rows import LogitRows
 from shoal.errors import InternalError, InvalidLogitsError, InvalidRequestError
 from shoal.kernels import Kernels
-from shoal.types import Int32Array, Int64Array, SamplingParams, TokenLogprob
+from shoal.types import BoolArray, Int32Array, Int64Array, SamplingParams, TokenLogprob
 
 _COLUMNS = np.dtype(
     [
@@ -54,16 +55,37 @@ Columns = npt.NDArray[np.void]
 
 
 @dataclass(frozen=True)
-class Sampled:
-    """The tokens of one iteration.
+class SampleTask:
+    """What is to be done for S samples; columns [S].
 
     Attributes:
-        token_ids: int32 [S].
-        logprobs: [S], None where the sequence did not ask; empty when none did.
+        sequences, positions: as in `TokenBatch`.
+        slots, columns: where and what their parameters are.
+        processed: bool, rows with logits to change before a token is chosen.
     """
 
-    token_ids: Int32Array
-    logprobs: Sequence[TokenLogprob | None] = ()
+    sequences: Int32Array
+    positions: Int32Array
+    slots: Int64Array
+    columns: Columns
+    settings: Settings
+    processed: BoolArray
+
+    @property
+    def num_logprobs(self) -> Int64Array:
+        """Alternatives each row asks for, int64 [S]; -1: no logprobs at all."""
+        nums: Int64Array = self.columns["num_logprobs"]
+        return nums
+
+    @property
+    def reported(self) -> Int64Array:
+        """The rows that ask for logprobs, int64."""
+        return np.flatnonzero(self.num_logprobs != _NO_LOGPROBS)
+
+
+def needs_history(params: SamplingParams) -> bool:
+    """Whether a token depends on those before it by more than the model: by a penalty."""
+    return _penalties(params) != (1.0, 0.0, 0.0)
 
 
 def check_vocabulary(params: SamplingParams, vocab_size: int, prefix: str = "") -> None:
@@ -144,7 +166,7 @@ class Sampler:
         self._free.append(slot)
 
     def sample(self, rows: LogitRows, sequences: Int32Array, positions: Int32Array) -> Sampled:
-        """Choose a token for each sequence.
+        """Choose a token for each sequence, on the host's side: see `DeviceSampler` for the other.
 
         Args:
             rows: [S, vocab] logits, any float dtype and device; left unchanged.
@@ -159,72 +181,78 @@ class Sampler:
                 f"logits of shape {rows.shape} for {len(sequences)} sequences "
                 f"and a vocabulary of {self._vocab_size}"
             )
-        slots = np.array(self._slots_of(sequences.tolist()), dtype=np.int64)
-        columns = self._columns[slots]
-        settings = _settings(columns, positions)
-        processed = self._processed(columns, positions)
-        if processed.any():
-            token_ids = np.empty(len(slots), dtype=np.int32)
-            plain = np.flatnonzero(~processed)
-            token_ids[plain] = choose(rows.take(plain), settings.rows(plain), self._kernels)
-            for index in _chunks(np.flatnonzero(processed), rows_per_chunk(self._vocab_size)):
-                changed = self._changed(rows.take(index), slots[index], positions[index])
-                token_ids[index] = choose(changed, settings.rows(index), self._kernels)
+        task = self.task(sequences, positions)
+        processed = np.flatnonzero(task.processed)
+        if len(processed):
+            token_ids = np.empty(len(sequences), dtype=np.int32)
+            plain = np.flatnonzero(~task.processed)
+            token_ids[plain] = choose(rows.take(plain), task.settings.rows(plain), self._kernels)
+            for index in chunks_of(processed, rows_per_chunk(self._vocab_size)):
+                logits = rows.take(index).tensor().to(torch.float32, copy=True).contiguous()
+                for change in self.changes(task, index, partial(_moved, device=logits.device)):
+                    change.apply(logits)
+                changed = LogitRows.whole(logits)
+                token_ids[index] = choose(changed, task.settings.rows(index), self._kernels)
         else:
-            token_ids = choose(rows, settings, self._kernels)
-        unsound = token_ids == UNSOUND
-        if unsound.any():
-            raise _invalid(sequences[unsound])
-        logprobs = _logprobs(rows, token_ids, columns["num_logprobs"])
-        for row in np.flatnonzero(columns["penalised"]).tolist():
-            self._history[int(slots[row])].record(int(positions[row]), int(token_ids[row]))
+            token_ids = choose(rows, task.settings, self._kernels)
+        check_sound(task, token_ids)
+        logprobs = _logprobs(rows, token_ids, task.num_logprobs)
+        self.record(task, token_ids)
         return Sampled(token_ids, logprobs)
 
-    def _processed(self, columns: Columns, positions: Int32Array) -> npt.NDArray[np.bool_]:
-        """Which rows have logits to change before the likeliest token is taken."""
-        waiting = positions < columns["min_tokens"]
-        return np.asarray(columns["biased"] | columns["penalised"] | waiting)
-
-    def _changed(self, rows: LogitRows, slots: Int64Array, positions: Int32Array) -> LogitRows:
-        """A float32 copy of the rows with bias, masks and penalties."""
-        logits = rows.tensor().to(torch.float32, copy=True).contiguous()
+    def task(self, sequences: Int32Array, positions: Int32Array) -> SampleTask:
+        """What is to be done for registered sequences; see `sample`."""
+        slots = np.array(self._slots_of(sequences.tolist()), dtype=np.int64)
         columns = self._columns[slots]
+        waiting = positions < columns["min_tokens"]
+        processed = np.asarray(columns["biased"] | columns["penalised"] | waiting)
+        return SampleTask(
+            sequences, positions, slots, columns, _settings(columns, positions), processed
+        )
+
+    def changes(self, task: SampleTask, index: Int64Array, put: Put) -> list[Change]:
+        """Bias, masks and penalties for the rows at `index`, in the order they are applied in."""
+        columns, slots, positions = task.columns[index], task.slots[index], task.positions[index]
+        found: list[Change] = []
         biased = np.flatnonzero(columns["biased"])
         if len(biased):
-            found = [self._bias[slot] for slot in slots[biased].tolist()]
-            pairs = Pairs.gather(biased, [tokens for tokens, _ in found], self._vocab_size)
-            add_bias(logits, pairs, np.concatenate([bias for _, bias in found]))
+            held = [self._bias[slot] for slot in slots[biased].tolist()]
+            pairs = Pairs.gather(biased, [tokens for tokens, _ in held], self._vocab_size)
+            found.append(Bias(put(pairs.flat), put(np.concatenate([bias for _, bias in held]))))
         waiting = np.flatnonzero(positions < columns["min_tokens"])
         if len(waiting):
             stops = [self._stops[slot] for slot in slots[waiting].tolist()]
-            mask(logits, Pairs.gather(waiting, stops, self._vocab_size))
+            pairs = Pairs.gather(waiting, stops, self._vocab_size)
+            found.append(Mask(put(pairs.flat)))
         penalised = np.flatnonzero(columns["penalised"])
         if len(penalised):
             places = zip(slots[penalised].tolist(), positions[penalised].tolist(), strict=True)
             seen = [self._history[slot].at(position) for slot, position in places]
             pairs = Pairs.gather(penalised, [tokens for tokens, _ in seen], self._vocab_size)
             counts = np.concatenate([count for _, count in seen])
-            penalties = [columns[name] for name in ("repetition", "frequency", "presence")]
-            penalise(logits, pairs, counts, *penalties)
-        return LogitRows.whole(logits)
+            rates = [columns[name] for name in ("repetition", "frequency", "presence")]
+            factor, less = penalties(pairs, counts, *rates)
+            found.append(Penalty(put(pairs.flat), put(factor), put(less)))
+        return found
+
+    def record(self, task: SampleTask, token_ids: Int32Array) -> None:
+        """Remember the tokens where penalties need them."""
+        for row in np.flatnonzero(task.columns["penalised"]).tolist():
+            history = self._history[int(task.slots[row])]
+            history.record(int(task.positions[row]), int(token_ids[row]))
 
     def _fill(self, row: np.void, params: SamplingParams, key: int) -> None:
-        penalties = (
-            params.repetition_penalty,
-            params.frequency_penalty,
-            params.presence_penalty,
-        )
         row["key"] = key
         row["temperature"] = params.temperature
         row["min_p"] = params.min_p
         row["top_k"] = params.top_k if 0 < params.top_k < self._vocab_size else self._vocab_size
         row["top_p"] = params.top_p
-        row["repetition"], row["frequency"], row["presence"] = penalties
+        row["repetition"], row["frequency"], row["presence"] = _penalties(params)
         row["min_tokens"] = params.min_tokens
         asked = params.num_logprobs
         row["num_logprobs"] = _NO_LOGPROBS if asked is None else asked
         row["biased"] = bool(params.logit_bias)
-        row["penalised"] = penalties != (1.0, 0.0, 0.0)
+        row["penalised"] = needs_history(params)
 
     def _slots_of(self, sequences: list[int]) -> list[int]:
         try:
@@ -253,7 +281,12 @@ def _settings(columns: Columns, positions: Int32Array) -> Settings:
     )
 
 
-def _chunks(index: Int64Array, step: int) -> list[Int64Array]:
+def _penalties(params: SamplingParams) -> tuple[float, float, float]:
+    return params.repetition_penalty, params.frequency_penalty, params.presence_penalty
+
+
+def chunks_of(index: Int64Array, step: int) -> list[Int64Array]:
+    """`index` in pieces of at most `step`."""
     return [index[start : start + step] for start in range(0, len(index), step)]
 
 
@@ -272,9 +305,21 @@ def _logprobs(
     return found
 
 
-def _invalid(sequences: Int32Array) -> InvalidLogitsError:
-    ids = tuple(sequences.tolist())
-    return InvalidLogitsError(
+def _moved(array: npt.NDArray[np.generic], device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(array).to(device)
+
+
+def check_sound(task: SampleTask, token_ids: Int32Array) -> None:
+    """Raise for rows whose logits are no numbers.
+
+    Raises:
+        InvalidLogitsError: names their sequences.
+    """
+    unsound = token_ids == UNSOUND
+    if not unsound.any():
+        return
+    ids = tuple(task.sequences[unsound].tolist())
+    raise InvalidLogitsError(
         ids,
         f"the model gave NaN or infinite logits for {len(ids)} sequence(s); "
         "its weights may be damaged, or its dtype too narrow: try --dtype float32.",

@@ -26,6 +26,18 @@ class IterationTrace:
     def __len__(self) -> int:
         return len(self._values) // len(TRACE_COLUMNS)
 
+    @classmethod
+    def of_rows(cls, rows: npt.NDArray[np.float64]) -> IterationTrace:
+        """A trace from rows [iterations, columns]."""
+        trace = cls()
+        trace._values.frombytes(np.ascontiguousarray(rows, dtype=np.float64).tobytes())
+        return trace
+
+    def rows(self, first: int = 0) -> npt.NDArray[np.float64]:
+        """The rows from iteration `first` on, float64 [iterations, columns]."""
+        width = len(TRACE_COLUMNS)
+        return np.array(self._values[first * width :]).reshape(-1, width)
+
     def add(self, batch: TokenBatch, seconds: float, running: int, kv_blocks: int) -> None:
         """Record an iteration."""
         shared = int(batch.chunks.count[batch.chunks.shared].sum())
@@ -34,4 +46,4 @@ class IterationTrace:
 
     def column(self, name: str) -> npt.NDArray[np.float64]:
         """One of `TRACE_COLUMNS`, float64 [iterations]."""
-        return np.array(self._values).reshape(-1, len(TRACE_COLUMNS))[:, TRACE_COLUMNS.index(name)]
+        return self.rows()[:, TRACE_COLUMNS.index(name)]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
 from shoal.config import EngineOptions
+from shoal.devices import AnyEngine, AnyRun
 from shoal.engine.description import ModelDescription
 from shoal.engine.detokenize import Detokenizer
-from shoal.engine.engine import Engine, Run
+from shoal.engine.place import stated_blocks
 from shoal.engine.progress import ProgressState, Reporter
 from shoal.errors import InternalError, InvalidRequestError, JobChangedError
 from shoal.jobs.collect import Collector
@@ -23,12 +25,17 @@ from shoal.jobs.signals import Interruption
 from shoal.scheduler.pool import BLOCK_SIZE
 from shoal.types import Completion, RunSummary
 
-EngineFactory = Callable[[ModelDescription, EngineOptions], Engine]
+EngineFactory = Callable[[ModelDescription, EngineOptions], AnyEngine]
+"""Makes the engine of a run, which closes it."""
 
 
-def kv_capacity_tokens(description: ModelDescription, options: EngineOptions) -> int:
-    """Tokens of KV that the pool will hold: whole blocks within the memory budget."""
-    return description.kv_blocks(options.kv_bytes) * BLOCK_SIZE
+def kv_capacity_tokens(description: ModelDescription, options: EngineOptions) -> int | None:
+    """Tokens of KV that the pool will hold, in whole blocks.
+
+    None: what is left on the device is measured, so the engine knows once it is made.
+    """
+    blocks = stated_blocks(description, options)
+    return None if blocks is None else blocks * BLOCK_SIZE
 
 
 @dataclass
@@ -46,10 +53,11 @@ class JobRun:
     reporter: Reporter
     interruption: Interruption
     summary: RunSummary = field(default_factory=RunSummary)
-    engine_run: Run | None = None
+    engine_run: AnyRun | None = None
 
     def __post_init__(self) -> None:
         detokenizer = Detokenizer(self.description.tokenizer)
+        self._engine: AnyEngine | None = None
         self._records = RecordWriter(self.header.job_id, self.description.name, detokenizer)
 
     def run(self, names: Collection[str], make_engine: EngineFactory) -> RunSummary:
@@ -57,12 +65,15 @@ class JobRun:
 
         Args:
             names: further names for `body.model`.
-            make_engine: called only when a request is left to run.
+            make_engine: called only when a request is left to run, or when nothing else says how
+                long a request may be.
         """
         started = time.perf_counter()
-        with self.reporter:
-            job = self._read(names)
-            self.summary.seconds.plan = time.perf_counter() - started
+        with self.reporter, closing(self):
+            capacity = self._capacity_tokens(make_engine)
+            reading = time.perf_counter()
+            job = self._read(names, capacity)
+            self.summary.seconds.plan = time.perf_counter() - reading
             try:
                 if len(job.table):
                     self._generate(job, make_engine)
@@ -72,7 +83,24 @@ class JobRun:
         self.summary.seconds.total = time.perf_counter() - started
         return self.summary
 
-    def _read(self, names: Collection[str]) -> JobInput:
+    def _capacity_tokens(self, make_engine: EngineFactory) -> int:
+        """See `kv_capacity_tokens`; here the engine is made if it takes that."""
+        stated = kv_capacity_tokens(self.description, self.options)
+        return self._load(make_engine).kv_capacity_tokens if stated is None else stated
+
+    def close(self) -> None:
+        """Close the engine, if one was made."""
+        if self._engine is not None:
+            self._engine.close()
+
+    def _load(self, make_engine: EngineFactory) -> AnyEngine:
+        if self._engine is None:
+            began = time.perf_counter()
+            self._engine = make_engine(self.description, self.options)
+            self.summary.seconds.load = time.perf_counter() - began
+        return self._engine
+
+    def _read(self, names: Collection[str], capacity_tokens: int) -> JobInput:
         if self.journal.counts.total:
             self.reporter.message(
                 f"resuming: {self.journal.counts.total:,} requests have their results already."
@@ -80,7 +108,7 @@ class JobRun:
         job = read_job(
             self.paths.input,
             self.description,
-            capacity_tokens=kv_capacity_tokens(self.description, self.options),
+            capacity_tokens=capacity_tokens,
             names=names,
             reject=self._reject,
             skip=self.journal.has_record,
@@ -101,19 +129,17 @@ class JobRun:
 
     def _generate(self, job: JobInput, make_engine: EngineFactory) -> None:
         seconds = self.summary.seconds
-        began = time.perf_counter()
-        engine = make_engine(self.description, self.options)
+        engine = self._load(make_engine)
         loaded = time.perf_counter()
         self.engine_run = run = engine.run(job.table)
         planned = time.perf_counter()
-        seconds.load = loaded - began
         seconds.plan += planned - loaded
         self._announce(job, run)
         self._drive(run, job)
         seconds.run = time.perf_counter() - planned
         run.stats.summarise(run.plan, self.summary)
 
-    def _announce(self, job: JobInput, run: Run) -> None:
+    def _announce(self, job: JobInput, run: AnyRun) -> None:
         plan = run.plan
         share = plan.saved_prompt_tokens / max(plan.prompt_tokens, 1)
         rejected = f", {job.rejected:,} lines rejected" if job.rejected else ""
@@ -122,7 +148,7 @@ class JobRun:
             f"{share:.1%} of them shared and computed once"
         )
 
-    def _drive(self, run: Run, job: JobInput) -> None:
+    def _drive(self, run: AnyRun, job: JobInput) -> None:
         """Every iteration of the run; a signal stops it between two of them."""
         collector = Collector(job.table, run.plan.computed_prompt_tokens)
         began = time.perf_counter()

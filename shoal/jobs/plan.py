@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shoal.config import EngineOptions, Order
+from shoal.devices import Dealt, deal
 from shoal.engine.calibrate import costs_of, token_budget_of
 from shoal.engine.calibration_cache import remembered
+from shoal.engine.cuda.estimate import KVCapacity, planned_capacity
 from shoal.engine.description import ModelDescription
 from shoal.engine.detokenize import Detokenizer
 from shoal.engine.engine import scored_requests
 from shoal.errors import InvalidRequestError
 from shoal.jobs.answers import generated_lengths
-from shoal.jobs.execute import kv_capacity_tokens
 from shoal.jobs.reader import read_job
 from shoal.jobs.token_input import check_input_options, read_tokens
 from shoal.planner import (
@@ -26,6 +27,7 @@ from shoal.planner import (
     expected_peak_kv,
     make_plan,
     savings,
+    spread,
 )
 from shoal.planner.diagnose import Diagnoses, diagnose
 from shoal.scheduler import BLOCK_SIZE
@@ -41,8 +43,10 @@ class PlannedJob:
         table: the requests that can run.
         savings: prompt tokens each sharing mode would save.
         rejected: (line from 1, error) of the lines that cannot run, in no order.
-        kv_peak_tokens, kv_capacity_tokens: expected at most, and what the pool holds.
+        kv_peak_tokens: expected at most, on one device.
+        kv_capacity: what the pool holds, and how that is known.
         orders: seconds predicted for each order; empty unless they were compared.
+        dealt: what each of several devices gets; empty for one.
         diagnoses: what in the prompts and limits makes the job dearer than it need be.
     """
 
@@ -52,12 +56,13 @@ class PlannedJob:
     savings: Savings
     rejected: list[tuple[int, InvalidRequestError]]
     kv_peak_tokens: int
-    kv_capacity_tokens: int
+    kv_capacity: KVCapacity
     read_seconds: float
     plan_seconds: float
     diagnoses: Diagnoses
     diagnose_seconds: float
     orders: dict[Order, float]
+    dealt: list[Dealt]
 
 
 def plan_job(
@@ -82,7 +87,8 @@ def plan_job(
     """
     check_input_options(path, max_tokens=max_tokens, served_names=served_names, results=results)
     description = ModelDescription.load(model, options)
-    capacity = kv_capacity_tokens(description, options)
+    kv_capacity = planned_capacity(description, options)
+    capacity = kv_capacity.tokens
     rejected: list[tuple[int, InvalidRequestError]] = []
     began = time.perf_counter()
     generated = None
@@ -117,10 +123,16 @@ def plan_job(
     )
     budget = options.token_budget or token_budget_of(calibration)
     blocks = capacity // BLOCK_SIZE
+    dealt: list[Dealt] = []
+    if options.devices > 1:
+        dealt = deal(table, spread(plan, table), costs, budget, capacity, options.devices)
     plan, orders = in_order(table, plan, options.order, costs, budget, blocks)
     saved = savings(forest, FoldCost.of(costs), table.expected_new_tokens)
     planned = time.perf_counter()
-    peak = expected_peak_kv(plan, table, token_budget=budget, capacity_tokens=capacity)
+    peak = max(
+        expected_peak_kv(part, table, token_budget=budget, capacity_tokens=capacity)
+        for part in ([share.plan for share in dealt] or [plan])
+    )
     diagnosing = time.perf_counter()
     diagnoses = diagnose(
         table,
@@ -138,10 +150,11 @@ def plan_job(
         saved,
         rejected,
         peak,
-        capacity,
+        kv_capacity,
         read_seconds=read - began,
         plan_seconds=planned - read,
         diagnoses=diagnoses,
         diagnose_seconds=time.perf_counter() - diagnosing,
         orders=orders,
+        dealt=dealt,
     )

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shoal.config import EngineOptions
+from shoal.devices import AnyRun
 from shoal.engine.description import ModelDescription
-from shoal.engine.engine import Run
 from shoal.engine.progress import Reporter, make_reporter
 from shoal.errors import JobChangedError, OutputExistsError
 from shoal.jobs.execute import EngineFactory, JobRun
@@ -40,7 +40,7 @@ class JobResult:
     output: Path
     errors: Path | None
     already_finished: bool
-    run: Run | None = None
+    run: AnyRun | None = None
 
     @property
     def exit_code(self) -> int:
@@ -142,7 +142,7 @@ def _refuse_foreign_output(journal: Journal, paths: JobPaths) -> None:
 
 
 def _result(
-    summary: RunSummary, paths: JobPaths, *, already_finished: bool, run: Run | None = None
+    summary: RunSummary, paths: JobPaths, *, already_finished: bool, run: AnyRun | None = None
 ) -> JobResult:
     errors = paths.errors if summary.requests.failed else None
     return JobResult(summary, paths.output, errors, already_finished, run)

@@ -10,7 +10,7 @@ from shoal.planner.lengths import LengthModel, fixed_lengths
 from shoal.planner.peak import expected_peak_kv
 from shoal.planner.pilot import Pilot, pilot_first
 from shoal.planner.plan import Plan
-from shoal.planner.planner import make_plan, reordered
+from shoal.planner.planner import make_plan, reordered, spread
 from shoal.planner.sharing import Savings, savings
 
 __all__ = [
@@ -28,4 +28,5 @@ __all__ = [
     "pilot_first",
     "reordered",
     "savings",
+    "spread",
 ]

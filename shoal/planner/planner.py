@@ -12,8 +12,10 @@ from shoal.planner.forest import Forest, build_forest, split_by_level
 from shoal.planner.order import arrange
 from shoal.planner.plan import Plan
 from shoal.planner.sharing import Segments, choose_segments
-from shoal.planner.tree import Arrangement, Tree
+from shoal.planner.tree import Arrangement, Tree, depth_first
 from shoal.types import BoolArray, Int32Array, Int64Array, RequestTable
+
+_GOLDEN = (5**0.5 - 1) / 2
 
 
 def make_plan(
@@ -141,6 +143,22 @@ def reordered(
     places = arrange(tree, order, costs, capacity_tokens)
     request = plan.segment_request.astype(np.int64)
     return _assemble(table, tree, places, request, plan.sharing, order)
+
+
+def spread(plan: Plan, table: RequestTable) -> Plan:
+    """The plan with everything that has the same parent in an order whose every stretch is a sample
+    of all of it, evenly taken: not to be run, but to be cut into parts that are alike.
+
+    By multiples of the golden ratio, modulo 1.
+
+    Args:
+        plan: as for `reordered`.
+    """
+    tree = Tree.of_plan(table, plan)
+    key = np.asarray(np.arange(len(tree.above)) * _GOLDEN % 1.0, dtype=np.float64)
+    places = depth_first(tree, key)
+    request = plan.segment_request.astype(np.int64)
+    return _assemble(table, tree, places, request, plan.sharing, plan.order)
 
 
 def _int32(values: Int64Array) -> Int32Array:

@@ -60,12 +60,17 @@ class PlanReport:
         facts, plan = self.facts, self.plan
         saved = asdict(facts.savings)
         del saved["none"]
+        devices = {
+            "seconds": list(facts.device_seconds),
+            "computed_prompt_tokens": facts.device_computed_tokens,
+        }
         return {
             "requests": facts.requests,
             "invalid": facts.invalid,
             "groups": len(plan.groups) - 1,
             "tokens": {"prompt": plan.prompt_tokens, "saved": saved},
             "kv_peak_bytes": facts.kv_peak_tokens * facts.kv_bytes_per_token,
+            "kv_pool": self._pool(),
             "seconds": {
                 "read": facts.read_seconds,
                 "plan": facts.plan_seconds,
@@ -73,9 +78,17 @@ class PlanReport:
             },
             "order": plan.order.value,
             "orders": {order.value: seconds for order, seconds in facts.orders.items()},
+            **({"devices": devices} if facts.device_seconds else {}),
             "explanation": self.explanation,
             "diagnoses": [item.summary() for item in self.advice],
         }
+
+    def _pool(self) -> dict[str, Any] | None:
+        facts = self.facts
+        if facts.kv_capacity_tokens is None:
+            return None
+        size = facts.kv_capacity_tokens * facts.kv_bytes_per_token
+        return {"bytes": size, "source": str(facts.kv_capacity_source)}
 
     def __rich__(self) -> RenderableType:
         parts: list[RenderableType] = [self._facts(), "", Text(self.explanation), "", self._modes()]

@@ -23,8 +23,11 @@ class PlanFacts:
         kv_bytes_per_token: KV bytes of one token in all layers.
         kv_peak_tokens: see `shoal.planner.expected_peak_kv`.
         kv_capacity_tokens: tokens the KV pool holds; None: unknown.
+        kv_capacity_source: how that is known: "stated", "default", or "estimated" without weights.
         orders: seconds predicted for each order that was compared.
         read_seconds, plan_seconds, diagnose_seconds: what each step took.
+        device_seconds: predicted of each of several devices; empty for one.
+        device_computed_tokens: prompt tokens that they compute together.
     """
 
     requests: int
@@ -37,6 +40,16 @@ class PlanFacts:
     read_seconds: float
     plan_seconds: float
     diagnose_seconds: float
+    kv_capacity_source: str = "stated"
+    device_seconds: tuple[float, ...] = ()
+    device_computed_tokens: int = 0
+
+
+_SOURCES = {
+    "stated": "as stated",
+    "default": "the default on a CPU",
+    "estimated": "estimated; a run measures what is left on the device",
+}
 
 
 def fact_rows(plan: Plan, facts: PlanFacts) -> Iterator[tuple[str, str]]:
@@ -59,6 +72,15 @@ def fact_rows(plan: Plan, facts: PlanFacts) -> Iterator[tuple[str, str]]:
     full = facts.kv_capacity_tokens is not None and facts.kv_peak_tokens >= facts.kv_capacity_tokens
     fills = ", fills the pool" if full else ""
     yield "Expected KV peak", f"{size} ({facts.kv_peak_tokens:,} tokens){fills}"
+    if facts.kv_capacity_tokens is not None:
+        size = readable_bytes(facts.kv_capacity_tokens * facts.kv_bytes_per_token)
+        source = _SOURCES[facts.kv_capacity_source]
+        yield "KV pool", f"{size} ({facts.kv_capacity_tokens:,} tokens), {source}"
+    if facts.device_seconds:
+        least, most = (readable_seconds(f(facts.device_seconds)) for f in (min, max))
+        again = facts.device_computed_tokens - plan.computed_prompt_tokens
+        cut = f"; {again:,} prompt tokens more, where families are cut" if again > 0 else ""
+        yield "Devices", f"{len(facts.device_seconds)}; predicted: {least} to {most} each{cut}"
     if facts.orders:
         predicted = ", ".join(
             f"{order} {readable_seconds(seconds)}" for order, seconds in facts.orders.items()

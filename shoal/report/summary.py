@@ -47,6 +47,11 @@ def summary_rows(summary: RunSummary) -> Iterator[tuple[str, str]]:
         of = summary.lengths
         held = "/".join(f"{100 * w:.0f}" for w in (of.within_10, of.within_50, of.within_90))
         yield "Answer lengths", f"predicted 10/50/90% quantiles held {held}% of them"
+    if summary.device_seconds:
+        run = max(seconds.run, 1e-9)
+        least, most = (min(f(summary.device_seconds) / run, 1) for f in (min, max))
+        busy = f"busy for {least:.0%} to {most:.0%} of the run"
+        yield "Devices", f"{len(summary.device_seconds)}, {busy}"
     phases = (
         f"plan {readable_seconds(seconds.plan)}, load {readable_seconds(seconds.load)}, "
         f"run {readable_seconds(seconds.run)}"

@@ -3,14 +3,20 @@
 Never imports torch: it drives a model or a clock alike.
 """
 
-from shoal.scheduler.batch import TokenBatch
+from shoal.scheduler.batch import Chunks, Feedback, PromptLogits, TokenBatch
+from shoal.scheduler.builder import SCORED_ROWS
 from shoal.scheduler.forecast import forecast_peak_blocks
 from shoal.scheduler.pool import BLOCK_SIZE, BlockPool
-from shoal.scheduler.scheduler import Scheduler, SchedulerStats
+from shoal.scheduler.scheduler import Scheduler
+from shoal.scheduler.stats import SchedulerStats
 
 __all__ = [
     "BLOCK_SIZE",
+    "SCORED_ROWS",
     "BlockPool",
+    "Chunks",
+    "Feedback",
+    "PromptLogits",
     "Scheduler",
     "SchedulerStats",
     "TokenBatch",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -49,6 +50,21 @@ class PromptLogits:
     count: int
 
 
+class Feedback(NamedTuple):
+    """Rows whose token was not known when the batch was planned, int64 columns [F].
+
+    Row `rows[f]` runs the token that the batch launched before gave its sample `source[f]`.
+    """
+
+    rows: Int64Array
+    source: Int64Array
+
+    @classmethod
+    def none(cls) -> Feedback:
+        """Every token is known."""
+        return cls(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+
+
 @dataclass(frozen=True)
 class TokenBatch:
     """One iteration: T tokens to run through the model and S next tokens to sample.
@@ -70,6 +86,7 @@ class TokenBatch:
         chunks: where the rows come from, in row order.
         num_decodes: rows that continue an answer.
         sequences: int32, the sequences this batch is computed for.
+        feedback: tokens that come from the batch before; `token_ids` has 0 for them.
     """
 
     token_ids: Int32Array
@@ -86,6 +103,7 @@ class TokenBatch:
     chunks: Chunks
     num_decodes: int
     sequences: Int32Array
+    feedback: Feedback = field(default_factory=Feedback.none)
 
     @property
     def num_tokens(self) -> int:

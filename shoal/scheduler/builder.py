@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from shoal.planner import Plan
-from shoal.scheduler.batch import Chunks, PromptLogits, TokenBatch
+from shoal.scheduler.batch import Chunks, Feedback, PromptLogits, TokenBatch
 from shoal.scheduler.running import RunningSequences
 from shoal.scheduler.segments import SegmentTable
+from shoal.scheduler.work_list import attention_work
 from shoal.types import BoolArray, Int32Array, Int64Array, RequestTable
-from shoal.work import SegmentWork
 
 _TILE = 16
 """A prefill chunk that does not reach its end is cut to a multiple of this many tokens."""
-_SCORED_ROWS = 256
+SCORED_ROWS = 256
 """Most rows per batch that score a prompt: each takes logits over the whole vocabulary."""
 _LAST = np.int64(2**62)
 """Sorts after every depth and exceeds every length."""
@@ -76,11 +76,22 @@ class BatchBuilder:
         if self._segments.unsampled_enders[segment] == 0 and segment in self._segments.retained:
             self._release.append(segment)
 
-    def batch(self, decoding: Int64Array, prefilling: Int64Array, budget: int) -> TokenBatch:
-        """One token for each decoding slot, then chunks of the prefilling ones up to `budget`."""
+    def batch(
+        self,
+        decoding: Int64Array,
+        prefilling: Int64Array,
+        budget: int,
+        awaited: Int64Array | None = None,
+    ) -> TokenBatch:
+        """One token for each decoding slot, then chunks of the prefilling ones up to `budget`.
+
+        Args:
+            awaited: see `UnderWay.awaited`.
+        """
         chunks, enders = self._chunks(decoding, prefilling, budget)
         blocks, block_offsets = self._chunk_blocks(chunks)
-        token_ids, positions, slots = self._tokens(chunks, blocks, block_offsets)
+        token_ids, positions, slots, newest = self._tokens(chunks, blocks, block_offsets)
+        feedback = self._feedback(chunks, token_ids, newest, awaited)
         samples = self._samples(chunks, enders)
         prompt_logits = self._prompt_logits(chunks, samples)
         sampled = np.array(samples.sequences, dtype=np.int32)
@@ -92,7 +103,9 @@ class BatchBuilder:
             token_ids=token_ids,
             positions=positions,
             slots=slots,
-            attention=self._attention(chunks, blocks, block_offsets),
+            attention=attention_work(
+                chunks, blocks, block_offsets, self._running, self._segments, self._block_size
+            ),
             logit_rows=np.array(samples.logit_rows, dtype=np.int64),
             sample_sequences=sampled,
             sample_source=np.array(samples.sources, dtype=np.int64),
@@ -105,9 +118,15 @@ class BatchBuilder:
             sequences=np.unique(np.concatenate([own, sampled, self._waiting(first_users)])).astype(
                 np.int32
             ),
+            feedback=feedback,
         )
         self._release = []
         return batch
+
+    def dropped(self, batch: TokenBatch) -> None:
+        """A batch was not computed: what only it releases, the next one must."""
+        held = self._segments.retained.difference(self._release).intersection(batch.release)
+        self._release += [s for s in held if self._segments.unsampled_enders[s] == 0]
 
     def _waiting(self, first_users: Int32Array) -> Int64Array:
         """The running sequence that stands for each segment chunk: its first running user."""
@@ -144,7 +163,7 @@ class BatchBuilder:
     ) -> tuple[list[int], list[bool], list[int], list[int], list[int]]:
         """Chunk columns for prefilling slots, in their order, within `left` tokens; and enders."""
         running, segments = self._running, self._segments
-        scored_rows = _SCORED_ROWS
+        scored_rows = SCORED_ROWS
         owner: list[int] = []
         shared: list[bool] = []
         first: list[int] = []
@@ -192,8 +211,8 @@ class BatchBuilder:
 
     def _tokens(
         self, chunks: Chunks, blocks: Int32Array, block_offsets: Int64Array
-    ) -> tuple[Int32Array, Int32Array, Int64Array]:
-        """Token ids, positions and KV slots of all rows."""
+    ) -> tuple[Int32Array, Int32Array, Int64Array, BoolArray]:
+        """Token ids, positions and KV slots of all rows, and which of them decode."""
         running, table = self._running, self._table
         chunk_of_row = np.repeat(np.arange(len(chunks)), chunks.count)
         index = np.arange(len(chunk_of_row)) - chunks.row_starts[chunk_of_row]
@@ -214,7 +233,23 @@ class BatchBuilder:
             owner = int(slot[chunk_of_row[row]])
             generated = self._generated[int(running.sequence[owner])]
             token_ids[row] = generated[int(index[row] - running.own_prompt[owner])]
-        return token_ids, positions.astype(np.int32), slots
+        return token_ids, positions.astype(np.int32), slots, newest
+
+    def _feedback(
+        self,
+        chunks: Chunks,
+        token_ids: Int32Array,
+        newest: BoolArray,
+        awaited: Int64Array | None,
+    ) -> Feedback:
+        """The decoding rows whose token is not known yet; their ids become 0."""
+        if awaited is None:
+            return Feedback.none()
+        rows = np.flatnonzero(newest)
+        source = awaited[chunks.owner[np.searchsorted(chunks.row_starts, rows, side="right") - 1]]
+        rows, source = rows[source >= 0], source[source >= 0]
+        token_ids[rows] = 0
+        return Feedback(rows, source)
 
     def _origin(self, chunks: Chunks) -> tuple[Int64Array, Int64Array]:
         """Per chunk: prompt tokens before its owner's first, and the request they come from."""
@@ -300,45 +335,3 @@ class BatchBuilder:
             if chunks.first[chunk] + chunks.count[chunk]
             == self._segments.length[chunks.owner[chunk]]
         }
-
-    # Who attends to what.
-
-    def _attention(
-        self, chunks: Chunks, blocks: Int32Array, block_offsets: Int64Array
-    ) -> SegmentWork:
-        """One causal item per chunk for its owner's tokens, one per shared segment in use."""
-        segments = self._segments
-        rows = self._shared_rows(chunks)
-        used = np.array(list(rows), dtype=np.int64)
-        bounds = np.array(list(rows.values()), dtype=np.int64).reshape(-1, 2)
-        shared_blocks = [segments.blocks[segment] for segment in rows]
-        lengths = np.array([len(b) for b in shared_blocks], dtype=np.int64)
-        starts = chunks.row_starts
-        causal: BoolArray = np.arange(len(chunks) + len(used)) < len(chunks)
-        return SegmentWork(
-            num_rows=int(starts[-1]),
-            row_first=np.concatenate([starts[:-1], bounds[:, 0]]).astype(np.int32),
-            row_last=np.concatenate([starts[1:], bounds[:, 1]]).astype(np.int32),
-            kv_tokens=np.concatenate([chunks.first + chunks.count, segments.length[used]]).astype(
-                np.int32
-            ),
-            causal=causal,
-            block_offsets=np.concatenate([block_offsets, block_offsets[-1] + np.cumsum(lengths)]),
-            blocks=np.concatenate([blocks, *shared_blocks]),
-            block_size=self._block_size,
-        )
-
-    def _shared_rows(self, chunks: Chunks) -> dict[int, tuple[int, int]]:
-        """The range of rows that use each shared segment, as ancestors of their owner."""
-        starts = chunks.row_starts
-        leaf = np.empty(len(chunks), dtype=np.int64)
-        leaf[chunks.shared] = self._segments.parent[chunks.owner[chunks.shared]]
-        leaf[~chunks.shared] = self._running.segment[chunks.owner[~chunks.shared]]
-        changes = np.flatnonzero(np.diff(leaf, prepend=-2)).tolist()
-        rows: dict[int, tuple[int, int]] = {}
-        for run, chunk in enumerate(changes):
-            end = changes[run + 1] if run + 1 < len(changes) else len(chunks)
-            for segment in self._segments.path(int(leaf[chunk])):
-                first = rows[segment][0] if segment in rows else int(starts[chunk])
-                rows[segment] = (first, int(starts[end]))
-        return rows

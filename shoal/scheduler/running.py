@@ -21,7 +21,8 @@ class RunningSequences:
         computed: own tokens whose KV is stored, never more than own_total.
         decoding: whether it has sampled since it was admitted, so that one token is pending.
         segment: its deepest shared segment, or -1.
-        last_token: the token generated last; only meaningful while decoding.
+        last_token: the token generated last, if it is known; only meaningful while decoding.
+        ending: whether the token under way is its last: nothing is left to compute.
     """
 
     def __init__(self) -> None:
@@ -35,6 +36,7 @@ class RunningSequences:
         self.num_blocks = self._column()
         self.last_token = self._column()
         self.decoding: BoolArray = np.zeros(self._capacity, dtype=np.bool_)
+        self.ending: BoolArray = np.zeros(self._capacity, dtype=np.bool_)
         self.blocks: Int32Array = np.zeros((self._capacity, 8), dtype=np.int32)
         self._free = list(range(self._capacity - 1, -1, -1))
         self._active: dict[int, int] = {}
@@ -62,6 +64,12 @@ class RunningSequences:
             self._order = slots[np.argsort(self.sequence[slots])]
         return self._order
 
+    def split(self) -> tuple[Int64Array, Int64Array]:
+        """Slots with a token to decode, and slots with a prompt to compute, in the plan's order."""
+        slots = self.in_order()
+        decoding = self.decoding[slots]
+        return slots[decoding & ~self.ending[slots]], slots[~decoding]
+
     def add(self, sequence: int, segment: int, shared: int, own_prompt: int, own_total: int) -> int:
         """Take a slot for an admitted sequence, nothing of it computed."""
         if not self._free:
@@ -75,6 +83,7 @@ class RunningSequences:
         self.computed[slot] = 0
         self.num_blocks[slot] = 0
         self.decoding[slot] = False
+        self.ending[slot] = False
         self._active[sequence] = slot
         self._order = None
         return slot
@@ -83,6 +92,7 @@ class RunningSequences:
         """Give the slot back; returns the KV blocks it held."""
         blocks: list[int] = self.blocks_of(slot).tolist()
         del self._active[int(self.sequence[slot])]
+        self.sequence[slot] = -1
         self._free.append(slot)
         self._order = None
         return blocks

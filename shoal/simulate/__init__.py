@@ -3,16 +3,21 @@
 from shoal.simulate.bound import LowerBound, lower_bound
 from shoal.simulate.choose import OrderChoice, choose_order, in_order
 from shoal.simulate.clock import BatchTime, batch_time
+from shoal.simulate.parts import Cuts, PartSeconds, cuts, part_seconds
 from shoal.simulate.run import SimulatedRun, simulate
 
 __all__ = [
     "BatchTime",
+    "Cuts",
     "LowerBound",
     "OrderChoice",
+    "PartSeconds",
     "SimulatedRun",
     "batch_time",
     "choose_order",
+    "cuts",
     "in_order",
     "lower_bound",
+    "part_seconds",
     "simulate",
 ]

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
-from shoal.attention import AttentionBackend, KVLayer, KVShape
+from shoal.attention import AttentionBackend
 from shoal.attention.native import NativeAttention
 from shoal.attention.reference import ReferenceAttention
 from shoal.attention.torch_cpu import TorchCpuAttention
 from shoal.kernels import available_isas, load_kernels
-from shoal.types import Int64Array
-from shoal.work import SegmentWork
-from tests.attention.work import Case, dense_attention, random_case
-
-CPU = torch.device("cpu")
-TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 3e-3}
-"""Largest absolute error against float64, unit-normal inputs."""
+from tests.attention.work import (
+    CPU,
+    TOLERANCE,
+    dense_attention,
+    filled,
+    one_segment,
+    random_case,
+    random_inputs,
+)
 
 
 def native(isa_name: str) -> NativeAttention:
@@ -32,34 +33,6 @@ NATIVE = [isa.name for isa in available_isas()]
 
 def backend_named(name: str) -> AttentionBackend:
     return PLAIN[name]() if name in PLAIN else native(name)
-
-
-def random_inputs(
-    case: Case, heads: tuple[int, int], dims: tuple[int, int], dtype: torch.dtype
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    query = torch.randn(heads[0], case.work.num_rows, dims[0]).to(dtype)
-    keys = torch.randn(heads[1], case.num_slots, dims[0]).to(dtype)
-    values = torch.randn(heads[1], case.num_slots, dims[1]).to(dtype)
-    return query, keys, values
-
-
-def filled(
-    backend: AttentionBackend, case: Case, keys: torch.Tensor, values: torch.Tensor
-) -> KVLayer:
-    """A pool that holds what `case` needs; its other slots were never written."""
-    size = case.work.block_size
-    shape = KVShape(
-        len(keys), keys.shape[2], values.shape[2], case.num_slots // size, size, keys.dtype, CPU
-    )
-    layer = backend.allocate(shape)
-    slots = torch.from_numpy(used_slots(case.work))
-    backend.store(layer, slots, keys[:, slots], values[:, slots])
-    return layer
-
-
-def used_slots(work: SegmentWork) -> Int64Array:
-    found = [work.slots(item) for item in range(len(work))]
-    return np.unique(np.concatenate(found))
 
 
 @pytest.mark.parametrize("name", [*PLAIN, *NATIVE])
@@ -96,26 +69,6 @@ def test_gives_zeros_to_a_row_without_keys(name: str) -> None:
     work.causal[:] = False
     out = backend(query, layer, backend.prepare(work, CPU), 1.0)
     assert torch.equal(out, torch.zeros_like(out))
-
-
-def one_segment(rows: int, tokens: int, *, causal: bool, scattered: bool = True) -> Case:
-    """`rows` rows attend to one segment, all of it or causally to its end."""
-    num_blocks = -(-tokens // 32) + 3
-    order = np.random.default_rng(0).permutation(num_blocks) if scattered else np.arange(num_blocks)
-    blocks = order[: -(-tokens // 32)].astype(np.int32)
-    work = SegmentWork(
-        num_rows=rows,
-        row_first=np.array([0], np.int32),
-        row_last=np.array([rows], np.int32),
-        kv_tokens=np.array([tokens], np.int32),
-        causal=np.array([causal]),
-        block_offsets=np.array([0, len(blocks)], np.int64),
-        blocks=blocks,
-        block_size=32,
-    )
-    slots = work.slots(0)
-    seen = [slots[: tokens - rows + row + 1] if causal else slots for row in range(rows)]
-    return Case(work, seen, num_blocks * 32)
 
 
 @pytest.mark.parametrize("name", NATIVE)

@@ -7,7 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from shoal.attention import AttentionBackend, KVLayer, KVShape
+from shoal.types import Int64Array
 from shoal.work import SegmentWork
+
+CPU = torch.device("cpu")
+TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 3e-3}
+"""Largest absolute error against float64, unit-normal inputs."""
 
 
 @dataclass
@@ -92,3 +98,51 @@ def dense_attention(
         scores = torch.einsum("hd,hsd->hs", query[:, row].double(), k) * scale
         out[row] = torch.einsum("hs,hsd->hd", torch.softmax(scores, dim=-1), v)
     return out
+
+
+def random_inputs(
+    case: Case, heads: tuple[int, int], dims: tuple[int, int], dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    query = torch.randn(heads[0], case.work.num_rows, dims[0]).to(dtype)
+    keys = torch.randn(heads[1], case.num_slots, dims[0]).to(dtype)
+    values = torch.randn(heads[1], case.num_slots, dims[1]).to(dtype)
+    return query, keys, values
+
+
+def filled(
+    backend: AttentionBackend, case: Case, keys: torch.Tensor, values: torch.Tensor
+) -> KVLayer:
+    """A pool that holds what `case` needs; its other slots were never written."""
+    size = case.work.block_size
+    shape = KVShape(
+        len(keys), keys.shape[2], values.shape[2], case.num_slots // size, size, keys.dtype, CPU
+    )
+    layer = backend.allocate(shape)
+    slots = torch.from_numpy(used_slots(case.work))
+    backend.store(layer, slots, keys[:, slots], values[:, slots])
+    return layer
+
+
+def used_slots(work: SegmentWork) -> Int64Array:
+    found = [work.slots(item) for item in range(len(work))]
+    return np.unique(np.concatenate(found))
+
+
+def one_segment(rows: int, tokens: int, *, causal: bool, scattered: bool = True) -> Case:
+    """`rows` rows attend to one segment, all of it or causally to its end."""
+    num_blocks = -(-tokens // 32) + 3
+    order = np.random.default_rng(0).permutation(num_blocks) if scattered else np.arange(num_blocks)
+    blocks = order[: -(-tokens // 32)].astype(np.int32)
+    work = SegmentWork(
+        num_rows=rows,
+        row_first=np.array([0], np.int32),
+        row_last=np.array([rows], np.int32),
+        kv_tokens=np.array([tokens], np.int32),
+        causal=np.array([causal]),
+        block_offsets=np.array([0, len(blocks)], np.int64),
+        blocks=blocks,
+        block_size=32,
+    )
+    slots = work.slots(0)
+    seen = [slots[: tokens - rows + row + 1] if causal else slots for row in range(rows)]
+    return Case(work, seen, num_blocks * 32)

@@ -20,10 +20,15 @@ PLACES = ["cpu", *(["cuda"] if torch.cuda.is_available() else []), *available_is
 """Where to draw: in torch on a device, or in C++ by an instruction set."""
 
 
+def kinds_of(warp, vocab):
+    truncated = (warp.top_k < vocab) | (warp.top_p < 1)
+    return module.Kinds(bool((warp.min_p > 0).any()), truncated.nonzero()[:, 0])
+
+
 def draw(logits, warp, place="cpu"):
     """Tokens, int64 [S], by torch or by the kernels."""
     if isinstance(place, str):
-        return module.draw(logits, warp)
+        return module.draw(logits, warp, kinds_of(warp, logits.shape[1]))
     columns = warp.temperature, warp.min_p, warp.top_k, warp.top_p, warp.uniforms
     settings = Settings(*(np.ascontiguousarray(column) for column in columns))
     return torch.from_numpy(choose(LogitRows.whole(logits), settings, load_kernels(), place)).long()

@@ -10,6 +10,7 @@ import torch
 
 from shoal import LLM, SamplingParams
 from shoal.errors import InvalidRequestError, ModelFailedError, OptionError
+from tests.engine.ahead import run_ahead
 from tests.models import forest_of_prompts, greedy, save_model
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=8)
@@ -24,8 +25,17 @@ def make_llm(folder: Path, **options: Any) -> LLM:
     return LLM(str(folder), **{"dtype": "float32", "kv_memory": "4MiB", **options})
 
 
+@pytest.fixture(scope="module", params=[False, True], ids=["in step", "ahead"], autouse=True)
+def ahead(request: pytest.FixtureRequest) -> Iterator[bool]:
+    """Every test here runs with an executor that runs ahead, and without."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param:
+            run_ahead(patch)
+        yield request.param
+
+
 @pytest.fixture(scope="module")
-def llm(folder: Path) -> LLM:
+def llm(folder: Path, ahead: bool) -> LLM:
     return make_llm(folder)
 
 

@@ -113,6 +113,9 @@ def test_wrong_options_are_reported(tmp_path: Path) -> None:
     for options, message in [
         ({"kv_memory": "lots"}, "not a size"),
         ({"kv_memory": "1B"}, "no KV block"),
+        ({"memory_fraction": 0.0}, "above 0 and at most 1"),
+        ({"memory_fraction": 1.5}, "above 0 and at most 1"),
+        ({"memory_fraction": True}, "above 0 and at most 1"),
         ({"token_budget": 0}, "at least 1"),
         ({"sharing": "some"}, "forest, single, paper, none"),
         ({"max_model_len": 100_000}, "exceeds the model's own limit of 256"),

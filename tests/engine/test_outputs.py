@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from shoal.engine.detokenize import Detokenizer
 from shoal.engine.outputs import OutputProcessor
-from shoal.engine.sampling import Sampled
+from shoal.engine.results import Sampled
 from shoal.errors import InternalError, InvalidRequestError
 from shoal.types import TokenLogprob
 from tests.engine.tables import one, table

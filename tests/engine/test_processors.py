@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import RepetitionPenaltyLogitsProcessor
 
-from shoal.engine.processors import Pairs, add_bias, mask, penalise
+from shoal.engine.processors import Bias, Mask, Pairs, Penalty, penalties
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
@@ -16,6 +16,19 @@ def ids(*tokens):
 
 def floats(*values):
     return np.array(values, dtype=np.float32)
+
+
+def add_bias(logits, pairs, bias):
+    Bias(*(torch.from_numpy(c).to(logits.device) for c in (pairs.flat, bias))).apply(logits)
+
+
+def mask(logits, pairs):
+    Mask(torch.from_numpy(pairs.flat).to(logits.device)).apply(logits)
+
+
+def penalise(logits, pairs, counts, *rates):
+    columns = pairs.flat, *penalties(pairs, counts, *rates)
+    Penalty(*(torch.from_numpy(c).to(logits.device) for c in columns)).apply(logits)
 
 
 @pytest.fixture(params=DEVICES)

@@ -117,12 +117,19 @@ class FakeEngine:
     ) -> None:
         self.description = description
         self.options = options
-        self.kv_capacity_tokens = options.kv_bytes // description.kv_bytes_per_token
+        self.kv_capacity_tokens = (options.kv_bytes or 2**30) // description.kv_bytes_per_token
         self.seconds, self.width, self.on_iteration = seconds, width, on_iteration
+
+    @property
+    def token_budget(self) -> int:
+        return self.width
 
     def run(self, table: RequestTable) -> FakeRun:
         self.table = table
         return FakeRun(self, table)
+
+    def close(self) -> None:
+        self.closed = True
 
 
 class FakeRun:

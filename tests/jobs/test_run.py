@@ -240,6 +240,33 @@ def test_a_larger_pool_may_accept_what_was_refused(job: Job) -> None:
     assert [r["custom_id"] for r in read_records(job.output)][:2] == ["short", "long"]
 
 
+def test_where_memory_is_measured_the_engine_says_how_long_a_request_may_be(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on CUDA with kv_memory auto: nothing is known before the weights are loaded."""
+    monkeypatch.setattr("shoal.jobs.execute.stated_blocks", lambda *_: None)
+    unlimited = chat("unlimited", "x")
+    del unlimited["body"]["max_tokens"]
+    job.write([chat("short", "x"), chat("long", "x" * 400), unlimited])
+    small = EngineOptions(dtype="float32", device="cpu", kv_memory="64KiB")
+    with pytest.raises(CrashError):
+        job.run(options=small, engine=stop_after(1, CrashError()))
+    assert len(job.engines) == 1
+    table, capacity = job.engines[0].table, job.engines[0].kv_capacity_tokens
+    assert len(table) == 2
+    assert table.max_new_tokens.max() + table.lengths.max() - 1 == capacity
+    result = job.run()
+    assert result.exit_code == 0
+    assert len(job.engines) == 2
+    assert result.summary.seconds.load > 0
+
+
+def test_where_it_is_stated_no_engine_is_made_for_nothing(job: Job) -> None:
+    job.write([chat("a", temperature=9)])
+    job.run()
+    assert job.engines == []
+
+
 def test_restart(job: Job) -> None:
     job.write(MIXED).run()
     job.write([chat("new")])

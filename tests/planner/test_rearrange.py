@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.config import Order, Sharing
-from shoal.planner import Plan, make_plan
+from shoal.planner import Plan, make_plan, spread
 from shoal.planner.rearrange import with_first, with_groups_sorted
 from tests.planner.jobs import Job, jobs
 
@@ -88,3 +88,27 @@ def test_what_both_parts_share_is_computed_for_each() -> None:
     alone = with_first(plan, plan.sequence_request == 1, job.table.lengths)
     assert alone.num_segments == 1, "what one sequence alone uses is its own"
     assert replace(alone, order=plan.order) == alone
+
+
+@settings(max_examples=200)
+@given(jobs(), st.sampled_from(Sharing))
+def test_a_spread_plan_is_the_same_but_for_the_order(job: Job, sharing: Sharing) -> None:
+    plan = make_plan(job.table, sharing=sharing)
+    other = spread(plan, job.table)
+    check(job, other)
+    assert other.computed_prompt_tokens == plan.computed_prompt_tokens
+    assert sorted(other.segment_length.tolist()) == sorted(plan.segment_length.tolist())
+    names = np.stack([other.sequence_request, other.sequence_choice])
+    assert set(map(tuple, names.T.tolist())) == {
+        (r, c) for r, n in enumerate(job.choices) for c in range(n)
+    }
+    assert spread(plan, job.table) == other
+
+
+def test_every_stretch_of_a_spread_plan_is_a_sample() -> None:
+    """Requests of one family that are answered ever longer: each tenth has all kinds."""
+    job = Job([[7, 7, 7, i] for i in range(200)], expected=list(range(1, 201)), max_new=300)
+    plan = spread(make_plan(job.table), job.table)
+    expected = job.table.expected_new_tokens[plan.sequence_request]
+    means = expected.reshape(10, 20).mean(axis=1)
+    assert np.abs(means - expected.mean()).max() < 0.1 * expected.mean()

@@ -92,6 +92,17 @@ def test_a_full_pool_is_said(report: PlanReport) -> None:
     assert "fills the pool" in printed(full)
 
 
+@pytest.mark.parametrize("source", ["stated", "default", "estimated"])
+def test_how_the_pool_is_known_is_said(report: PlanReport, source: str) -> None:
+    assert report.summary()["kv_pool"] is None
+    assert "KV pool" not in printed(report)
+    known = with_facts(report, kv_capacity_tokens=4096, kv_capacity_source=source)
+    assert known.summary()["kv_pool"] == {"bytes": 4096 * 1024, "source": source}
+    words = {"stated": "as stated", "default": "on a CPU", "estimated": "a run measures"}
+    assert "4.0 MiB (4,096 tokens)" in printed(known)
+    assert words[source] in printed(known)
+
+
 def test_a_job_without_sharing() -> None:
     text = printed(make_report(Job([[1, 2], [3]])))
     assert "0, and 2 sequences alone" in text
@@ -113,3 +124,14 @@ def test_a_diagnosis_says_what_where_and_what_it_costs() -> None:
     after = item["computed_tokens_after"]
     assert f"leave {after:,} prompt tokens" in text
     assert item["share_of_prompt_tokens"] == item["cost_tokens"] / report.plan.prompt_tokens
+
+
+def test_several_devices() -> None:
+    report = with_facts(desks(), device_seconds=(30.0, 31.0), device_computed_tokens=10**6)
+    again = 10**6 - report.plan.computed_prompt_tokens
+    text = " ".join(printed(report).split())
+    assert "Devices 2; predicted: 30.0 s to 31.0 s each" in text
+    assert f"{again:,} prompt tokens more, where families are cut" in text
+    devices = {"seconds": [30.0, 31.0], "computed_prompt_tokens": 10**6}
+    assert report.summary()["devices"] == devices
+    assert "devices" not in desks().summary()

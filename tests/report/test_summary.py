@@ -46,6 +46,12 @@ def test_predicted_lengths_are_told_where_there_were_any() -> None:
     assert replace(SUMMARY, lengths=lengths).to_dict()["lengths"]["pilots"] == 4
 
 
+def test_how_long_devices_were_busy() -> None:
+    text = printed(replace(SUMMARY, device_seconds=[SUMMARY.seconds.run, SUMMARY.seconds.run / 2]))
+    assert "Devices            2, busy for 50% to 100% of the run" in text
+    assert "Devices" not in printed(SUMMARY)
+
+
 def test_a_huge_run_fits_eighty_columns() -> None:
     many = 123_456_789_012
     huge = RunSummary(
@@ -57,6 +63,7 @@ def test_a_huge_run_fits_eighty_columns() -> None:
         preemptions=many,
         mean_tokens_per_iteration=many,
         lengths=LengthCounts(many, many, 1.0, 1.0, 1.0),
+        device_seconds=[4e5] * 64,
     )
     huge.seconds = replace(SUMMARY.seconds, plan=30, load=45, run=4e5, total=4e5)
     lines = printed(huge).splitlines()

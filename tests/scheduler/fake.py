@@ -56,10 +56,20 @@ class CheckingExecutor:
         self.kv = np.full((num_slots, 2), -1, dtype=np.int64)
         self.retained: dict[int, int] = {}
         self.generated: dict[int, list[int]] = {}
+        self.newest: Int32Array = np.zeros(0, dtype=np.int32)
 
     def execute(self, batch: TokenBatch, block_size: int) -> tuple[Int32Array, BoolArray]:
         """Next tokens, and which sequences they finish."""
-        self.kv[batch.slots, 0] = batch.token_ids
+        results = self.launch(batch, block_size)
+        self.release(batch)
+        return results
+
+    def launch(self, batch: TokenBatch, block_size: int) -> tuple[Int32Array, BoolArray]:
+        """The same, logits no longer needed being kept until `release`."""
+        token_ids = batch.token_ids.copy()
+        assert not token_ids[batch.feedback.rows].any()
+        token_ids[batch.feedback.rows] = self.newest[batch.feedback.source]
+        self.kv[batch.slots, 0] = token_ids
         self.kv[batch.slots, 1] = batch.positions
         assert len(np.unique(batch.slots)) == batch.num_tokens
         contexts = [self.context(batch, row, block_size) for row in range(batch.num_tokens)]
@@ -72,8 +82,6 @@ class CheckingExecutor:
         for place, segment in batch.retain:
             assert segment not in self.retained
             self.retained[segment] = logits[place]
-        for segment in batch.release:
-            del self.retained[segment]
         finished = []
         for sequence, token, position in zip(
             batch.sample_sequences.tolist(), tokens, batch.sample_positions.tolist(), strict=True
@@ -82,7 +90,23 @@ class CheckingExecutor:
             assert len(mine) == position
             mine.append(token)
             finished.append(len(mine) == self.lengths[self.plan.sequence_request[sequence]])
-        return np.array(tokens, dtype=np.int32), np.array(finished, dtype=np.bool_)
+        self.newest = np.array(tokens, dtype=np.int32)
+        return self.newest, np.array(finished, dtype=np.bool_)
+
+    def release(self, batch: TokenBatch) -> None:
+        """Forget the logits that nobody needs after a batch."""
+        for segment in batch.release:
+            del self.retained[segment]
+
+    def spoil(self, batch: TokenBatch) -> None:
+        """A launched batch failed, all later ones being spoilt already: nothing of it is right."""
+        self.kv[batch.slots] = -7
+        for _, segment in batch.retain:
+            del self.retained[segment]
+        for sequence, position in zip(
+            batch.sample_sequences.tolist(), batch.sample_positions.tolist(), strict=True
+        ):
+            del self.generated[sequence][position:]
 
     def context(self, batch: TokenBatch, row: int, block_size: int) -> list[int]:
         """The tokens a row attends to, in order of position."""

@@ -1,0 +1,200 @@
+"""One run of the benchmark: a device, a time limit, the parts in turn."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.gpu_parts.ceilings import Ceilings, measure_ceilings
+from benchmarks.gpu_parts.clock import Deadline, Stopwatch, stopwatch
+from benchmarks.gpu_parts.contenders import OURS, POLICIES, run_policy
+from benchmarks.gpu_parts.end_to_end import Bench
+from benchmarks.gpu_parts.equality import check_equality
+from benchmarks.gpu_parts.kernel import KernelBench
+from benchmarks.gpu_parts.model import describe, random_model
+from benchmarks.gpu_parts.peer import NAME as PEER
+from benchmarks.gpu_parts.peer import run_peer
+from benchmarks.gpu_parts.records import Machine, Recorder, versions
+from benchmarks.gpu_parts.sizes import Sizes, real_sizes, smoke_sizes
+from benchmarks.runner import say
+from benchmarks.workloads import Workload, make_workload
+from shoal.attention import AttentionBackend, select_backend
+from shoal.attention.reference import ReferenceAttention
+from shoal.scheduler import BLOCK_SIZE
+
+KERNEL_SHARE = 0.3
+"""Most of the time left that the kernel part takes when whole workloads are to follow."""
+PEER_SECONDS = 45.0
+"""Kept for the outside peer."""
+AMPLE_SHARE = 0.6
+"""Of the memory the model leaves free, for KV."""
+
+
+class Session:
+    """Runs parts and records what they find."""
+
+    def __init__(self, seconds: float, results: Path | None, smoke: bool, pydantic: bool) -> None:
+        """Begin.
+
+        Args:
+            seconds: most time to take.
+            results: the folder records go to; None: none.
+            smoke: tiny sizes on the CPU; otherwise torch must see a CUDA device.
+            pydantic: whether the real one is installed; for the record.
+        """
+        self._deadline = Deadline(seconds)
+        self._device = torch.device("cpu" if smoke else "cuda")
+        self._sizes: Sizes = smoke_sizes() if smoke else real_sizes()
+        self._recorder = Recorder(Machine.of(self._device, smoke), results)
+        self._recorder.add("machine", **self._machine(), pydantic=pydantic)
+
+    def run(self, parts: Sequence[str], workloads: Sequence[str] = ()) -> None:
+        """Run some of ceilings, equality, kernel, end-to-end, in this order.
+
+        `workloads`: for the last; none: all.
+        """
+        if {"ceilings", "kernel", "end-to-end"} & set(parts):
+            self._record_ceilings()
+        if "equality" in parts:
+            check_equality(
+                self._sizes.equality_models, self._device, self._recorder, self._deadline
+            )
+        if "kernel" in parts:
+            self._run_kernel(KERNEL_SHARE if "end-to-end" in parts else 1.0)
+        if "end-to-end" in parts:
+            self._run_end_to_end(workloads)
+        say(f"done, {self._deadline.left:.0f} s of the time limit left")
+
+    @cached_property
+    def _watch(self) -> Stopwatch:
+        return stopwatch(self._device)
+
+    @cached_property
+    def _ceilings(self) -> Ceilings:
+        sizes = self._sizes
+        with torch.inference_mode():
+            return measure_ceilings(
+                sizes.shape,
+                self._device,
+                sizes.dtype,
+                self._watch,
+                sizes.copy_bytes,
+                sizes.square,
+                sizes.rows,
+            )
+
+    def _record_ceilings(self) -> None:
+        found = self._ceilings
+        self._recorder.add(
+            "ceilings",
+            copy_bytes_per_second=found.copy_bytes_per_second,
+            flops_per_second=found.flops_per_second,
+            square_flops_per_second=found.square,
+            product_flops_per_second=found.products,
+        )
+
+    def _run_kernel(self, share: float) -> None:
+        sizes = self._sizes
+        bench = KernelBench(
+            kernel_backend(self._device, sizes),
+            sizes.heads,
+            sizes.dtype,
+            self._device,
+            self._watch,
+            self._ceilings,
+        )
+        limit = self._deadline.within(share * self._deadline.left)
+        bench.run(sizes.kernel_shapes, self._recorder, limit)
+        self._free()
+
+    def _run_end_to_end(self, workloads: Sequence[str]) -> None:
+        sizes, device = self._sizes, self._device
+        say(f"making {sizes.model} in the memory of {device}")
+        description = describe(sizes.model, sizes.shape, sizes.dtype, device)
+        model = random_model(description)
+        block_bytes = BLOCK_SIZE * description.kv_bytes_per_token
+        bench = Bench(
+            description,
+            model,
+            sizes.shape,
+            self._ceilings,
+            sizes.ample_blocks or int(AMPLE_SHARE * self._free_bytes()) // block_bytes,
+            self._recorder,
+            sizes.scale,
+            sizes.token_budget,
+            sizes.most_times,
+        )
+        left = self._deadline.left
+        cells = [cell for cell in sizes.cells if not workloads or cell.workload in workloads]
+        bench.run(cells, self._deadline.within(max(left - PEER_SECONDS, left / 2)))
+        self._run_peer(bench, model.module)
+
+    def _run_peer(self, bench: Bench, module: Any) -> None:
+        """A few requests of shared-2k through ours, then through transformers' own batching."""
+        if self._deadline.left < PEER_SECONDS / 2:
+            self._recorder.add("peer", skipped=[PEER], reason="no time left")
+            return
+        workload, warm_up = (self._few(seed) for seed in (2, 3))
+        common = {
+            "workload": f"{len(workload.prompts)} requests of shared-2k",
+            "model": self._sizes.model,
+            "tokens": workload.generated_tokens,
+        }
+        try:
+            engine = bench.any_engine()
+            for small in (warm_up, workload):
+                ours = run_policy(engine, POLICIES[OURS], small, lambda: None, None)
+            self._recorder.add("peer", policy=OURS, seconds=ours.seconds, **common)
+            del engine
+            bench.close()
+            seconds, ids = run_peer(module, workload, warm_up, self._sizes.peer_limits)
+            equal = sum(a[0] == b for a, b in zip(ours.token_ids, ids, strict=True))
+            figures = {"ratio": seconds / ours.seconds, "equal_answers": equal}
+            self._recorder.add("peer", policy=PEER, seconds=seconds, **figures, **common)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"[:500]
+            self._recorder.add("peer", policy=PEER, error=reason, **common)
+
+    def _few(self, seed: int) -> Workload:
+        sizes = self._sizes
+        whole = make_workload("shared-2k", sizes.shape.vocabulary, sizes.scale, seed)
+        count = sizes.peer_requests
+        return replace(whole, prompts=whole.prompts[:count], outputs=whole.outputs[:count])
+
+    def _machine(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {"versions": versions()}
+        if self._device.type == "cuda":
+            properties = torch.cuda.get_device_properties(self._device)
+            facts["memory_bytes"] = properties.total_memory
+            facts["multiprocessors"] = properties.multi_processor_count
+        return facts
+
+    def _free(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _free_bytes(self) -> int:
+        self._free()
+        free, _ = torch.cuda.mem_get_info(self._device)
+        return int(free)
+
+
+def kernel_backend(device: torch.device, sizes: Sizes) -> AttentionBackend:
+    """The kernel to time; on a CPU the same one under Triton's interpreter, if Triton is there."""
+    heads = sizes.heads
+    if device.type == "cuda":
+        layer = (heads.kv_heads, heads.dim, heads.dim)
+        return select_backend(sizes.dtype, device, [layer])
+    if importlib.util.find_spec("triton") is None:
+        return ReferenceAttention()
+    from shoal.attention.triton import TritonAttention
+    from tests.interpreter import mend_interpreter
+
+    mend_interpreter()
+    return TritonAttention()

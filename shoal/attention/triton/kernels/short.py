@@ -1,0 +1,145 @@
+"""A tile of few rows: decodes over their own tokens. Everything lies on its side.
+
+The products are [keys, dim] x [dim, rows] and [value dim, keys] x [keys, rows]: keys and values
+fill the tall side of the matrix instruction, and the few rows its short side, which may be as
+short as 8. The other way round most of the instruction would be padding, and each warp would read
+all keys and values.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from shoal.attention.triton.kernels.parts import (
+    LOG2_E,
+    folded_rows,
+    key_places,
+    load_vectors,
+    store_result,
+    whole_steps,
+)
+
+
+@triton.jit
+def short_tile(
+    query,
+    keys,
+    values,
+    out,
+    lse_out,
+    part_out,
+    part_lse,
+    task,
+    blocks,
+    head,
+    query_head,
+    query_row,
+    scale,
+    KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    BLOCK: tl.constexpr,
+    KEY_DIM: tl.constexpr,
+    KEY_LOW: tl.constexpr,
+    KEY_HIGH: tl.constexpr,
+    VALUE_DIM: tl.constexpr,
+    VALUE_LOW: tl.constexpr,
+    VALUE_HIGH: tl.constexpr,
+    ROWS: tl.constexpr,
+    KEYS: tl.constexpr,
+    STAGES: tl.constexpr,
+    WITH_LSE: tl.constexpr,
+):
+    """Load the queries, walk over the keys, write the result; see `attend`."""
+    key_first = tl.load(task + 3)
+    key_last = tl.load(task + 4)
+    diagonal = tl.load(task + 5)
+    blocks += tl.load(task + 6)
+    row, query_heads, live = folded_rows(task, head, GROUP, ROWS)
+    at = (tl.load(task) + row).to(tl.int64) * query_row + query_heads.to(tl.int64) * query_head
+    q_low = tl.trans(load_vectors(query, at, live, KEY_DIM, 0, KEY_LOW, True))
+    if KEY_HIGH > 0:
+        q_high = tl.trans(load_vectors(query, at, live, KEY_DIM, KEY_LOW, KEY_HIGH, True))
+    else:
+        q_high = q_low
+
+    top = tl.full([ROWS], float("-inf"), tl.float32)
+    # Added up over the keys only at the end: one reduction less in each step.
+    weight = tl.zeros([KEYS, ROWS], tl.float32)
+    sum_low = tl.zeros([VALUE_LOW, ROWS], tl.float32)
+    sum_high = tl.zeros([16 if VALUE_HIGH == 0 else VALUE_HIGH, ROWS], tl.float32)
+
+    whole = whole_steps(key_first, key_last, diagonal + tl.load(task + 2) // GROUP, KEYS)
+    for first in tl.range(key_first, whole, KEYS, num_stages=STAGES):
+        top, weight, sum_low, sum_high = _absorb(
+            q_low, q_high, top, weight, sum_low, sum_high, keys, values, blocks, head,
+            first, key_last, diagonal + row, scale, KV_HEADS, BLOCK, KEY_DIM, KEY_LOW, KEY_HIGH,
+            VALUE_DIM, VALUE_LOW, VALUE_HIGH, KEYS, False,
+        )  # fmt: skip
+    for first in tl.range(whole, key_last, KEYS, num_stages=STAGES):
+        top, weight, sum_low, sum_high = _absorb(
+            q_low, q_high, top, weight, sum_low, sum_high, keys, values, blocks, head,
+            first, key_last, diagonal + row, scale, KV_HEADS, BLOCK, KEY_DIM, KEY_LOW, KEY_HIGH,
+            VALUE_DIM, VALUE_LOW, VALUE_HIGH, KEYS, True,
+        )  # fmt: skip
+    store_result(
+        task, row, query_heads, live, top, tl.sum(weight, 0), tl.trans(sum_low), tl.trans(sum_high),
+        out, lse_out, part_out, part_lse, KV_HEADS * GROUP, VALUE_DIM, VALUE_LOW, VALUE_HIGH,
+        WITH_LSE,
+    )  # fmt: skip
+
+
+@triton.jit
+def _absorb(
+    q_low,
+    q_high,
+    top,
+    weight,
+    sum_low,
+    sum_high,
+    keys,
+    values,
+    blocks,
+    head,
+    first,
+    last,
+    visible,
+    scale,
+    KV_HEADS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    KEY_DIM: tl.constexpr,
+    KEY_LOW: tl.constexpr,
+    KEY_HIGH: tl.constexpr,
+    VALUE_DIM: tl.constexpr,
+    VALUE_LOW: tl.constexpr,
+    VALUE_HIGH: tl.constexpr,
+    KEYS: tl.constexpr,
+    MASKED: tl.constexpr,
+):
+    """One step of the running softmax over [KEYS, ROWS] scores; see the tall tile's."""
+    place, key, real = key_places(blocks, first, last, head, KV_HEADS, BLOCK, KEYS, MASKED)
+    k_low = load_vectors(keys, place * KEY_DIM, real, KEY_DIM, 0, KEY_LOW, MASKED)
+    scores = tl.dot(k_low, q_low, input_precision="ieee")
+    if KEY_HIGH > 0:
+        k_high = load_vectors(keys, place * KEY_DIM, real, KEY_DIM, KEY_LOW, KEY_HIGH, MASKED)
+        scores = tl.dot(k_high, q_high, scores, input_precision="ieee")
+    scores = scores * (scale * LOG2_E)
+    if MASKED:
+        seen = real[:, None] & (key[:, None] < visible[None, :])
+        scores = tl.where(seen, scores, float("-inf"))
+
+    higher = tl.maximum(top, tl.max(scores, 0))
+    level = tl.where(higher == float("-inf"), 0.0, higher)
+    fade = tl.exp2(top - level)
+    p = tl.exp2(scores - level[None, :])
+    weight = weight * fade[None, :] + p
+
+    v_low = load_vectors(values, place * VALUE_DIM, real, VALUE_DIM, 0, VALUE_LOW, MASKED)
+    p = p.to(v_low.dtype)
+    sum_low = tl.dot(tl.trans(v_low), p, sum_low * fade[None, :], input_precision="ieee")
+    if VALUE_HIGH > 0:
+        v_high = load_vectors(
+            values, place * VALUE_DIM, real, VALUE_DIM, VALUE_LOW, VALUE_HIGH, MASKED
+        )
+        sum_high = tl.dot(tl.trans(v_high), p, sum_high * fade[None, :], input_precision="ieee")
+    return higher, weight, sum_low, sum_high

@@ -1,0 +1,59 @@
+"""What jobs and the Python API need of an engine, on one device or on several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from shoal.engine.engine import RunStats
+from shoal.engine.trace import IterationTrace
+from shoal.planner import Plan
+from shoal.types import Completion, Int64Array, RequestTable
+
+
+class AnyRun(Protocol):
+    """A run under way. Iterating drives it, and yields lists of finished requests."""
+
+    @property
+    def plan(self) -> Plan:
+        """What is run; its tokens tell what is computed and what is saved."""
+
+    @property
+    def stats(self) -> RunStats:
+        """Live counts."""
+
+    @property
+    def trace(self) -> IterationTrace:
+        """What each iteration held."""
+
+    @property
+    def prompt_lengths(self) -> Int64Array:
+        """Of the requests, in tokens."""
+
+    @property
+    def num_blocks(self) -> int:
+        """KV blocks there are."""
+
+    @property
+    def token_budget(self) -> int:
+        """Most tokens in one iteration's batch."""
+
+    def __iter__(self) -> Iterator[list[Completion]]: ...
+
+
+class AnyEngine(Protocol):
+    """Runs one request table at a time."""
+
+    @property
+    def token_budget(self) -> int:
+        """Most tokens in one iteration's batch."""
+
+    @property
+    def kv_capacity_tokens(self) -> int:
+        """Most KV tokens that one request can hold."""
+
+    def run(self, table: RequestTable) -> AnyRun:
+        """Plan a table and return the run, to be iterated over."""
+
+    def close(self) -> None:
+        """Give the weights and the KV memory back. Idempotent."""

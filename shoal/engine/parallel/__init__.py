@@ -1,0 +1,1 @@
+"""One model over several devices: tensor parallelism by transformers' own plan."""

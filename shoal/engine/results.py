@@ -1,0 +1,46 @@
+"""What computing a token batch gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from shoal.types import BoolArray, Int32Array, TokenLogprob
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """The tokens of one iteration.
+
+    Attributes:
+        token_ids: int32 [S].
+        logprobs: [S], None where the sequence did not ask; empty when none did.
+    """
+
+    token_ids: Int32Array
+    logprobs: Sequence[TokenLogprob | None] = ()
+
+    def only(self, wanted: BoolArray) -> Sampled:
+        """Those of some sequences, bool [S]."""
+        places = np.flatnonzero(wanted).tolist()
+        kept = [self.logprobs[place] for place in places] if self.logprobs else ()
+        return Sampled(self.token_ids[wanted], kept)
+
+
+@dataclass(frozen=True)
+class PromptScores:
+    """Logprobs of the prompt tokens [first, ...) of a sequence."""
+
+    sequence: int
+    first: int
+    logprobs: list[TokenLogprob]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one iteration gave: a token per sampled sequence, and scores of prompts."""
+
+    sampled: Sampled
+    scores: list[PromptScores]

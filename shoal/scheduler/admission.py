@@ -1,0 +1,182 @@
+"""Who runs: growth of the sequences that do, admission of those that wait, preemption."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from shoal.errors import InternalError
+from shoal.scheduler.columns import SequenceColumns
+from shoal.scheduler.forecast import PeakForecast
+from shoal.scheduler.growth import LearntGrowth, StatedGrowth
+from shoal.scheduler.pool import BlockPool
+from shoal.scheduler.running import RunningSequences
+from shoal.scheduler.segments import SegmentTable
+from shoal.scheduler.stats import SchedulerStats
+from shoal.scheduler.waiting import WaitingSequences
+from shoal.types import BoolArray, Int64Array
+
+
+class Admission:
+    """Moves sequences between waiting and running as KV memory allows.
+
+    A sequence is admitted when the forecast peak stays within the pool; if a forecast fails, the
+    one that is cheapest to restore is preempted. The first in the plan's order never is.
+    """
+
+    def __init__(
+        self,
+        columns: SequenceColumns,
+        waiting: WaitingSequences,
+        running: RunningSequences,
+        segments: SegmentTable,
+        pool: BlockPool,
+        growth: LearntGrowth | StatedGrowth,
+        generated: dict[int, list[int]],
+        stats: SchedulerStats,
+    ) -> None:
+        self._columns, self._waiting, self._running = columns, waiting, running
+        self._segments, self._pool, self._growth = segments, pool, growth
+        self._generated, self._stats = generated, stats
+
+    def head(self) -> int | None:
+        """The first sequence in the plan's order that waits."""
+        return self._waiting.head(len(self._columns))
+
+    def path(self, sequence: int) -> list[int]:
+        """Its shared segments, from the top level down."""
+        return self._segments.path(int(self._columns.segment[sequence]))
+
+    def make_room(self, most: int, *, preempt: bool) -> bool:
+        """Give the first `most` decoding sequences the block their pending token needs.
+
+        Args:
+            preempt: make room by preemption where blocks are missing.
+
+        Returns:
+            False: blocks are missing, and nothing was changed.
+        """
+        running, pool = self._running, self._pool
+        slots = running.split()[0][:most]
+        full = slots[~self.has_room(slots)]
+        if not preempt and len(full) > pool.free_blocks:
+            return False
+        for slot in full.tolist():
+            sequence = int(running.sequence[slot])
+            while sequence in running and pool.free_blocks == 0:
+                self._stats.preemptions += self._segments.evict_idle([], wanted=1)
+                if pool.free_blocks == 0:
+                    self._preempt_cheapest()
+            if sequence in running:
+                running.append_blocks(slot, pool.allocate(1))
+        return True
+
+    def has_room(self, slots: Int64Array) -> BoolArray:
+        """Whether there is a block for every token a slot knows of, bool [slots]."""
+        running = self._running
+        room: BoolArray = (
+            running.own_total[slots] <= running.num_blocks[slots] * self._pool.block_size
+        )
+        return room
+
+    def _preempt_cheapest(self) -> None:
+        """Preempt the sequence that costs least to restore; never the first of the plan."""
+        slots = self._running.in_order()[1:]
+        if len(slots) == 0:
+            raise InternalError("one sequence alone outgrew the KV pool")
+        slot = int(slots[np.argmin(self._running.computed[slots])])
+        sequence = int(self._running.sequence[slot])
+        self._pool.release(self._running.remove(slot))
+        self._segments.leave(self.path(sequence), finished=False)
+        self._waiting.give_back(sequence)
+        self._stats.preemptions += 1
+
+    def admit(self, tokens: int) -> list[int]:
+        """Admit sequences in order until `tokens` more tokens of prefill wait or memory is full.
+
+        Each counts at least one token, so there are never more sequences than the budget has.
+
+        Returns:
+            Their slots.
+        """
+        admitted: list[int] = []
+        if self.head() is None or not (tokens > 0 or len(self._running) == 0):
+            return admitted
+        forecast = self._forecast()
+        while tokens > 0 or len(self._running) == 0:
+            sequence = self.head()
+            if sequence is None:
+                break
+            path = self.path(sequence)
+            held = self._own_tokens(sequence)
+            generated = len(self._generated.get(sequence, ()))
+            forecast.add(held, self._growth.waiting(sequence, generated))
+            if not self._fits(path, held, forecast):
+                break
+            idle = (s for s in path if self._segments.running[s] == 0)
+            tokens -= sum(int(self._segments.length[s] - self._segments.computed[s]) for s in idle)
+            tokens -= max(1, held)
+            admitted.append(self._enter(sequence, path))
+        return admitted
+
+    def _fits(self, path: list[int], held: int, forecast: PeakForecast) -> bool:
+        """Whether the forecast peak of the running sequences and one more stays within the pool.
+
+        The newcomer, of `held` own tokens, is in the forecast. When nothing runs it is admitted if
+        it fits alone, idle segments evicted as far as it needs.
+        """
+        missing = self._segments.missing_blocks(path)
+        if forecast.fits(self._pool.num_blocks - self._segments.resident_blocks - missing):
+            return True
+        if len(self._running) > 0:
+            return False
+        needed = missing + self._pool.blocks_for(held)
+        self._stats.preemptions += self._segments.evict_idle(path, wanted=needed)
+        if needed > self._pool.free_blocks:
+            raise InternalError(
+                f"a sequence needs {needed} KV blocks, of {self._pool.num_blocks} in all "
+                f"{self._pool.free_blocks} can be had"
+            )
+        return True
+
+    def _enter(self, sequence: int, path: list[int]) -> int:
+        if self._waiting.take(sequence):
+            self._growth.admitted(sequence)
+        total = self._own_tokens(sequence)
+        self._segments.enter(path)
+        slot = self._running.add(
+            sequence,
+            segment=int(self._columns.segment[sequence]),
+            shared=int(self._columns.shared[sequence]),
+            own_prompt=int(self._columns.own_prompt[sequence]),
+            own_total=total,
+        )
+        self._running.append_blocks(slot, self._pool.allocate(self._pool.blocks_for(total)))
+        return slot
+
+    def _own_tokens(self, sequence: int) -> int:
+        return int(self._columns.own_prompt[sequence]) + len(self._generated.get(sequence, ()))
+
+    def _forecast(self) -> PeakForecast:
+        """The forecast for the running sequences."""
+        slots = self._running.in_order()
+        sequences = self._running.sequence[slots]
+        held = self._running.own_total[slots]
+        generated = held - self._running.own_prompt[slots]
+        waiting = self._waiting.preempted
+        ages = np.array([len(self._generated.get(s, ())) for s in waiting.tolist()], dtype=np.int64)
+        begun = self._waiting.begun
+        self._growth.refresh(np.append(sequences, waiting), np.append(generated, ages), begun)
+        growth = self._growth.running(sequences, generated)
+        return PeakForecast(held, growth, self._pool.block_size, self._growth.caution)
+
+    def pending_prefill(self, slots: Int64Array) -> int:
+        """Prefill tokens the admitted sequences still wait for, shared segments counted once."""
+        own = int((self._running.own_total[slots] - self._running.computed[slots]).sum())
+        segments = {
+            s
+            for leaf in set(self._running.segment[slots].tolist())
+            for s in self._segments.path(leaf)
+        }
+        return own + sum(
+            int(self._segments.length[s] - self._segments.computed[s]) for s in segments
+        )

@@ -1,0 +1,44 @@
+"""What is known of every sequence before it runs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from shoal.planner import Plan
+from shoal.types import BoolArray, Int32Array, Int64Array, RequestTable
+
+
+class SequenceColumns:
+    """One entry per sequence, by its place in the plan's order.
+
+    Columns (all [Q]):
+        request: int32, the request it is a choice of.
+        segment: int32, its deepest shared segment, or -1.
+        shared: int64, prompt tokens held by its shared segments.
+        own_prompt: int64, prompt tokens of its own.
+        limit: int64, tokens after which it ends.
+        sequential: bool, whether the host must know its last token before the next is sampled.
+    """
+
+    def __init__(self, table: RequestTable, plan: Plan, sequential: BoolArray) -> None:
+        """`sequential`: bool [N], by request."""
+        self._table, self._sequential = table, sequential
+        self.replan(plan)
+
+    def replan(self, plan: Plan) -> None:
+        """Sequences not yet admitted have other numbers from now on."""
+        table = self._table
+        self.request: Int32Array = plan.sequence_request
+        self.segment: Int32Array = plan.sequence_segment
+        self.shared: Int64Array = plan.shared_length.astype(np.int64)
+        self.own_prompt: Int64Array = table.lengths[self.request] - self.shared
+        self.limit: Int64Array = table.max_new_tokens[self.request].astype(np.int64)
+        self.sequential: BoolArray = self._sequential[self.request]
+
+    def __len__(self) -> int:
+        return len(self.request)
+
+    def enders(self, num_segments: int) -> Int64Array:
+        """Sequences that end with each segment's last token, int64 [segments]."""
+        enders = self.segment[(self.own_prompt == 0) & (self.segment >= 0)]
+        return np.bincount(enders, minlength=num_segments).astype(np.int64)

@@ -1,0 +1,134 @@
+"""The kernels compile for Hopper, at the tiles of the table and within its registers.
+
+Triton brings NVIDIA's assembler along, so this needs no GPU. Run by `make test-kernels`.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from shoal.attention import KVShape
+from shoal.attention.triton.kernels import attend, merge, store
+from shoal.attention.triton.launch import make_launch
+from shoal.attention.triton.tiles import SHARED_BYTES, Tiles, choose_tiles
+from tests.interpreter import INTERPRETED
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing"),
+]
+HOPPER = GPUTarget("cuda", 90, 32)
+FULL_SHARED_BYTES = 228 << 10
+"""Of a multiprocessor; a program takes 1 KiB beyond what it asks for."""
+REGISTERS = 65_536
+NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
+
+
+def compiled(kernel, constants: dict[str, int], types: dict[str, str], warps: int):
+    """The kernel for Hopper, with arguments aligned as torch's are."""
+    names = kernel.arg_names
+    signature = {name: types.get(name, "constexpr") for name in names}
+    aligned = [name for name in names if name in types and types[name] != "fp32"]
+    source = ASTSource(
+        fn=kernel,
+        signature=signature,
+        constexprs={(names.index(name),): value for name, value in constants.items()},
+        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
+    )
+    return triton.compile(source, target=HOPPER, options={"num_warps": warps})
+
+
+def resources(kernel, folder: Path) -> tuple[int, int]:
+    """Registers per thread, and bytes of stack, which spilled registers take."""
+    binary = folder / "kernel.cubin"
+    binary.write_bytes(kernel.asm["cubin"])
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    command = [tool, "--dump-resource-usage", binary]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", text).groups()
+    return int(registers), int(stack)
+
+
+def attend_types(number: str) -> dict[str, str]:
+    pointers = dict.fromkeys(("query", "keys", "values", "out"), f"*{number}")
+    partial = dict.fromkeys(("lse_out", "part_out", "part_lse"), "*fp32")
+    lists = dict.fromkeys(("counts", "tasks", "blocks"), "*i32")
+    strides = dict.fromkeys(("query_head", "query_row"), "i32")
+    return {**pointers, **partial, **lists, **strides, "scale": "fp32"}
+
+
+def attention(
+    tiles: Tiles, heads: tuple[int, int], dim: int, dtype: torch.dtype, with_lse: bool = False
+):
+    shape = KVShape(heads[1], dim, dim, 1, 32, dtype, torch.device("cpu"))
+    constants = make_launch(shape, heads[0], tiles, 1).attend
+    types = attend_types(NAMES[dtype]) | ({"out": "*fp32"} if with_lse else {})
+    warps = constants.pop("num_warps")
+    return compiled(attend, {**constants, "WITH_LSE": with_lse}, types, warps)
+
+
+@pytest.mark.parametrize("heads", [(14, 2), (16, 1), (4, 4)])
+def test_other_groups_and_the_partial_variant(heads: tuple[int, int]) -> None:
+    tiles = choose_tiles(torch.bfloat16, 64, 64, SHARED_BYTES).light
+    assert "wgmma" in attention(tiles, heads, 64, torch.bfloat16, with_lse=True).asm["ptx"]
+
+
+@pytest.mark.parametrize("kind", ["light", "heavy"])
+@pytest.mark.parametrize(
+    ("dtype", "dim", "most_stack"),
+    [
+        (torch.bfloat16, 64, 0),
+        (torch.bfloat16, 96, 32),
+        (torch.bfloat16, 128, 32),
+        (torch.float16, 128, 32),
+        (torch.bfloat16, 256, 32),
+        (torch.float32, 64, 0),
+        (torch.float32, 128, 0),
+        (torch.float32, 256, 0),
+    ],
+)
+def test_attention_fits_a_multiprocessor(
+    tmp_path: Path, kind: str, dtype: torch.dtype, dim: int, most_stack: int
+) -> None:
+    """As many programs as the table says, hardly a register spilled, matrix units in use."""
+    pair = choose_tiles(dtype, dim, dim, SHARED_BYTES)
+    if kind == "heavy" and pair.heavy == pair.light:
+        pytest.skip("the same tiles as the light ones")
+    tiles: Tiles = getattr(pair, kind)
+    kernel = attention(tiles, (32, 8), dim, dtype)
+    registers, stack = resources(kernel, tmp_path)
+    assert stack <= most_stack
+    assert -(-registers // 8) * 8 * 32 * tiles.warps * tiles.programs <= REGISTERS
+    assert (kernel.metadata.shared + 1024) * tiles.programs <= FULL_SHARED_BYTES
+    assert kernel.metadata.shared <= SHARED_BYTES
+    estimate = tiles.shared_bytes(dim, dim, dtype.itemsize)
+    assert kernel.metadata.shared <= 1.1 * estimate
+    text = kernel.asm["ptx"]
+    assert "cp.async" in text
+    assert ("wgmma" in text) == (dtype != torch.float32)
+
+
+def test_merge() -> None:
+    pointers = dict.fromkeys(("out", "lse_out", "part_out", "part_lse"), "*fp32")
+    lists = dict.fromkeys(("counts", "rows", "offsets", "slots"), "*i32")
+    constants = {"HEADS": 32, "VALUE_DIM": 128, "COLUMNS": 128, "TILE": 8, "WITH_LSE": True}
+    kernel = compiled(merge, constants, {**pointers, **lists, "num_rows": "i32"}, 4)
+    assert "st.global.v4" in kernel.asm["ptx"]
+
+
+def test_store() -> None:
+    pointers = dict.fromkeys(("key", "value", "keys", "values"), "*bf16")
+    strides = dict.fromkeys(("key_head", "key_row", "value_head", "value_row"), "i32")
+    dense = {"slot_step": 1, "key_column": 1, "value_column": 1}
+    dims = {"KEY_DIM": 96, "KEY_COLUMNS": 128, "VALUE_DIM": 96, "VALUE_COLUMNS": 128}
+    constants = {"KV_HEADS": 8, "BLOCK": 32, "TILE": 16, **dims, **dense}
+    types = {**pointers, **strides, "num_rows": "i32", "slots": "*i64"}
+    assert "st.global.v4" in compiled(store, constants, types, 4).asm["ptx"]

@@ -1,0 +1,37 @@
+"""The engine over the Triton backend, under the interpreter, against transformers' `generate`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from shoal import LLM, SamplingParams
+from shoal.attention.backends import select_backend
+from shoal.attention.triton import Tiles, TritonAttention
+from tests.models import forest_of_prompts, greedy, save_model
+
+MAX_NEW_TOKENS = 4
+
+
+@pytest.mark.parametrize("sharing", ["forest", "none"])
+def test_equals_generate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sharing: str) -> None:
+    used: list[TritonAttention] = []
+
+    def triton_on_cpu(*_: object) -> TritonAttention:
+        used.append(TritonAttention(Tiles(32, 32, 4, 2, 1, sideways=True)))
+        return used[-1]
+
+    for module in list(sys.modules.values()):
+        if getattr(module, "select_backend", None) is select_backend:
+            monkeypatch.setattr(module, "select_backend", triton_on_cpu)
+    folder = save_model(tmp_path, "llama")
+    prompts = forest_of_prompts(0)[:8]
+    # So small a pool is not calibrated with, which would take minutes here.
+    llm = LLM(str(folder), dtype="float32", kv_memory="256KiB", sharing=sharing, token_budget=96)
+    params = SamplingParams(temperature=0.0, max_tokens=MAX_NEW_TOKENS)
+    outputs = llm.generate(prompts, params, progress=False)
+    expected = [greedy(folder, prompt, MAX_NEW_TOKENS) for prompt in prompts]
+    assert [list(out.choices[0].token_ids) for out in outputs] == expected
+    assert used

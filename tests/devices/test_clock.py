@@ -1,0 +1,221 @@
+"""Whole runs on several devices against the clock: who gets what, how evenly, and deaths."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shoal.devices.book import Book
+from shoal.errors import DeviceLostError, InternalError
+from shoal.planner import Costs
+from shoal.types import Int64Array, RequestTable
+from tests.devices.clock import ClockGroup, run
+from tests.planner.jobs import Job, jobs
+
+COSTS = Costs(
+    flops_per_token=2e8,
+    head_flops=5e7,
+    attention_flops=4e4,
+    weight_bytes=2e8,
+    kv_bytes=1e4,
+    flops_per_second=1e12,
+    bytes_per_second=2e10,
+    iteration_seconds=1e-3,
+)
+
+
+def families(count: int, requests: int, prefix: int = 200, own: int = 20) -> RequestTable:
+    """So many prefix families of so many requests each, all expected to be answered alike."""
+    words = [[f] * prefix + [1000 + f] + [i] * own for f in range(count) for i in range(requests)]
+    return Job(words, expected=[30] * len(words), max_new=400).table
+
+
+def skewed(table: RequestTable) -> Int64Array:
+    """Answers of the first half of the requests are ten times as long as those of the others."""
+    short = np.random.default_rng(3).integers(10, 30, len(table))
+    long = np.arange(len(table)) < len(table) // 2
+    return np.where(long, 10 * short, short)
+
+
+def timed(devices: int, table: RequestTable, lengths: Int64Array, blocks: int) -> float:
+    group = ClockGroup(devices, lengths, COSTS, num_blocks=blocks)
+    done = run(group, table)[1]
+    assert sorted(done) == list(range(len(table)))
+    return group.seconds
+
+
+def test_one_family_is_cut_into_samples_of_itself() -> None:
+    """No device gets all the long answers, although they are neighbours and nobody knew."""
+    table = families(1, 320)
+    lengths = skewed(table)
+    alone, together = timed(1, table, lengths, 400), timed(2, table, lengths, 400)
+    assert together <= 1.1 * alone / 2
+
+
+def test_idle_devices_take_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two families, one of which turns out to be ten times the work: the worst there is."""
+    table = families(2, 110)
+    lengths = skewed(table)
+    alone, together = timed(1, table, lengths, 60), timed(2, table, lengths, 60)
+    monkeypatch.setattr(Book, "ask", lambda self, busy: None)
+    static = timed(2, table, lengths, 60)
+    print(alone, static, together)
+    assert static > 1.7 * alone / 2
+    assert together < 1.25 * alone / 2
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    jobs(max_requests=20, max_runs=7),
+    st.integers(1, 4),
+    st.lists(st.tuples(st.integers(0, 3), st.floats(0, 0.2)), max_size=3),
+    st.data(),
+)
+def test_each_request_is_completed_once(
+    job: Job, devices: int, deaths: list[tuple[int, float]], data: st.DataObject
+) -> None:
+    table = job.table
+    size = len(table)
+    lengths = np.array(data.draw(st.lists(st.integers(1, 8), min_size=size, max_size=size)))
+    blocks = -(-int(table.lengths.max() + job.max_new) // 32) + data.draw(st.integers(0, 4))
+    group = ClockGroup(devices, lengths, COSTS, token_budget=16, num_blocks=blocks)
+    for device, seconds in deaths[: 2 if devices > 1 else 1]:
+        group.workers[device % devices].dies_at = seconds
+    dying = any(worker.dies_at < 1 for worker in group.workers)
+    result, done = run(group, table)
+    assert sorted(done) == list(range(size))
+    stats, plan = result.stats, result.plan
+    assert stats.prompt_tokens_computed >= plan.computed_prompt_tokens or dying
+    assert len(stats.device_seconds) == devices
+    if not dying:
+        assert stats.generated_tokens == int((lengths * table.choices).sum())
+        trace = result.trace
+        assert len(trace) == stats.iterations
+
+
+@settings(deadline=None, max_examples=40)
+@given(jobs(max_requests=20, max_runs=7), st.integers(2, 4))
+def test_the_plan_says_what_is_computed(job: Job, devices: int) -> None:
+    """With room for all there are no preemptions: shared tokens are computed once per device."""
+    table = job.table
+    group = ClockGroup(devices, np.full(len(table), 3), COSTS, token_budget=16, num_blocks=900)
+    result, _ = run(group, table)
+    plan = result.plan
+    assert result.stats.prompt_tokens_computed == plan.computed_prompt_tokens
+    assert plan.saved_prompt_tokens >= 0
+
+
+def test_a_death_costs_what_was_under_way(caplog: pytest.LogCaptureFixture) -> None:
+    table = families(4, 40)
+    lengths = np.full(len(table), 30)
+    group = ClockGroup(2, lengths, COSTS)
+    calm = timed(2, table, lengths, 400)
+    group.workers[1].dies_at = calm / 2
+    with caplog.at_level(logging.WARNING):
+        result, done = run(group, table)
+    assert sorted(done) == list(range(len(table)))
+    assert "the process of clock:1 was killed by the test" in caplog.text
+    assert calm < group.seconds < 2 * calm
+    plan, stats = result.plan, result.stats
+    assert stats.prompt_tokens_computed > plan.computed_prompt_tokens
+    assert plan.computed_prompt_tokens <= 4 * 201 * 2 + len(table) * 20
+
+
+class Dying(ClockGroup):
+    """Devices that die again as soon as they are given requests."""
+
+    dying: tuple[int, ...] = ()
+
+    def start(self, device: int) -> None:
+        super().start(device)
+        self.workers[device].dies_at = 0.0
+
+
+def test_a_device_that_keeps_dying_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
+    table = families(4, 40)
+    group = Dying(2, np.full(len(table), 30), COSTS)
+    group.workers[0].dies_at = 0.0
+    with caplog.at_level(logging.WARNING):
+        _, done = run(group, table)
+    assert sorted(done) == list(range(len(table)))
+    assert "clock:0 is given up: its process died 3 times in a row" in caplog.text
+
+
+def test_a_device_that_dies_now_and_then_is_kept(caplog: pytest.LogCaptureFixture) -> None:
+    class Frail(ClockGroup):
+        def start(self, device: int) -> None:
+            super().start(device)
+            self.workers[device].dies_at = self.now + 0.7
+
+    table = families(2, 150)
+    group = Frail(2, np.full(len(table), 30), COSTS, num_blocks=40)
+    group.workers[0].dies_at = 0.7
+    with caplog.at_level(logging.WARNING):
+        _, done = run(group, table)
+    assert sorted(done) == list(range(len(table)))
+    assert caplog.text.count("the process of clock:0") > 3
+    assert "given up" not in caplog.text
+
+
+def test_a_run_whose_devices_all_keep_dying_ends() -> None:
+    table = families(4, 40)
+    group = Dying(2, np.full(len(table), 30), COSTS)
+    for worker in group.workers:
+        worker.dies_at = 0.0
+    with pytest.raises(DeviceLostError, match=r"died \d times .* run the same command again"):
+        run(group, table)
+    assert group.closed
+
+
+def test_the_only_device_is_not_given_up_silently() -> None:
+    group = Dying(1, np.full(3, 2), COSTS)
+    group.workers[0].dies_at = 0.0
+    with pytest.raises(DeviceLostError):
+        run(group, Job([[1], [2], [3]]).table)
+
+
+def test_breaking_off_ends_the_processes() -> None:
+    table = families(2, 40)
+    group = ClockGroup(2, np.full(len(table), 30), COSTS)
+    from shoal.devices.run import DeviceRun
+
+    for completions in DeviceRun(group, table):  # type: ignore[arg-type]
+        if completions:
+            break
+    assert group.closed
+
+
+def test_the_book_refuses_what_cannot_be() -> None:
+    book = Book(np.ones(4), 2)
+    book.give(0, np.array([0, 1]))
+    with pytest.raises(InternalError, match="two devices"):
+        book.give(1, np.array([1, 2]))
+    with pytest.raises(InternalError, match="has it not"):
+        book.finished(1, 0)
+    with pytest.raises(InternalError, match="it has not"):
+        book.gave(0, np.array([2]))
+    book.finished(0, 0)
+    with pytest.raises(InternalError, match="has it not"):
+        book.finished(0, 0)
+
+
+def test_whom_to_ask() -> None:
+    book = Book(np.array([1.0, 5.0, 2.0, 2.0, 3.0]), 3)
+    book.give(0, np.array([0]))
+    book.give(1, np.array([1, 2]))
+    book.give(2, np.array([3, 4]))
+    assert book.ask([0, 1, 2]) == 1
+    assert book.ask([0, 1, 2]) is None, "one is asked already"
+    book.gave(1, np.array([], dtype=np.int64))
+    assert book.ask([0, 1, 2]) == 2, "the first had nothing to give"
+    book.gave(2, np.array([4]))
+    assert book.waiting.tolist() == [4]
+    assert book.ask([0, 2]) == 2
+    assert book.lost(2).tolist() == [3]
+    assert book.asked is None
+    book.give(1, np.array([3]))
+    assert book.ask([1]) == 1, "it has got new requests"
