@@ -23,18 +23,21 @@ class BlockPool:
         self.num_blocks = num_blocks
         self.block_size = block_size
         self.peak_blocks = 0
-        self._free = list(range(num_blocks))
-        self._is_free = [True] * num_blocks
+        self._held = bytearray(num_blocks)
+        self._untouched = 0
+        """Blocks from here on were never handed out: a pool may have millions."""
+        self._returned: list[int] = []
+        """A heap; all below `_untouched`."""
 
     @property
     def free_blocks(self) -> int:
         """Blocks nobody holds."""
-        return len(self._free)
+        return self.num_blocks - self._untouched + len(self._returned)
 
     @property
     def used_blocks(self) -> int:
         """Blocks in use."""
-        return self.num_blocks - len(self._free)
+        return self._untouched - len(self._returned)
 
     def blocks_for(self, tokens: int) -> int:
         """How many blocks hold `tokens` tokens."""
@@ -46,11 +49,14 @@ class BlockPool:
         Raises:
             InternalError: fewer are free; callers check `free_blocks` first.
         """
-        if count > len(self._free):
-            raise InternalError(f"{count} KV blocks asked for, {len(self._free)} free")
-        blocks = [heapq.heappop(self._free) for _ in range(count)]
+        if count > self.free_blocks:
+            raise InternalError(f"{count} KV blocks asked for, {self.free_blocks} free")
+        again = min(count, len(self._returned))
+        blocks = [heapq.heappop(self._returned) for _ in range(again)]
+        blocks += range(self._untouched, self._untouched + count - again)
+        self._untouched += count - again
         for block in blocks:
-            self._is_free[block] = False
+            self._held[block] = True
         self.peak_blocks = max(self.peak_blocks, self.used_blocks)
         return blocks
 
@@ -61,7 +67,7 @@ class BlockPool:
             InternalError: one of them is free already.
         """
         for block in blocks:
-            if self._is_free[block]:
+            if not self._held[block]:
                 raise InternalError(f"KV block {block} freed twice")
-            self._is_free[block] = True
-            heapq.heappush(self._free, block)
+            self._held[block] = False
+            heapq.heappush(self._returned, block)
