@@ -31,15 +31,16 @@ def run_with_kills(
     start: Callable[[], Process],
     *,
     kills: int,
-    longest_seconds: float,
+    longest_seconds: float | Callable[[], float],
     rng: random.Random,
     ready: Callable[[], bool] = lambda: True,
     timeout_seconds: float = 300.0,
 ) -> KillReport:
     """Start a process until it ends by itself, killing (SIGKILL) the first `kills` of them.
 
-    Each is killed after a random time of up to `longest_seconds`, counted from when `ready` says
-    so. One that ends before that ends the run early: the report tells.
+    Each is killed after a random time of up to `longest_seconds` (or what that gives for it),
+    counted from when `ready` says so. One that ends before that ends the run early: the report
+    tells.
     """
     deadline = time.monotonic() + timeout_seconds
     for number in range(kills + 1):
@@ -47,7 +48,8 @@ def run_with_kills(
         last = number == kills
         while not last and process.poll() is None and not ready():
             time.sleep(0.002)
-        end = deadline if last else time.monotonic() + rng.uniform(0, longest_seconds)
+        longest = longest_seconds if isinstance(longest_seconds, float) else longest_seconds()
+        end = deadline if last else time.monotonic() + rng.uniform(0, longest)
         while process.poll() is None and time.monotonic() < end:
             time.sleep(0.002)
         code = process.poll()

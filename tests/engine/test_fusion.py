@@ -153,7 +153,7 @@ def test_fused_attention_runs_on_any_backend(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trial, "select_backend", lambda *_: ReferenceAttention())
-    monkeypatch.setattr("shoal.engine.engine.select_backend", lambda *_: ReferenceAttention())
+    monkeypatch.setattr("shoal.engine.place.select_backend", lambda *_: ReferenceAttention())
     folder = save_model(tmp_path, "llama")
     llm = LLM(str(folder), dtype="float32", kv_memory="4MiB")
     prompts = forest_of_prompts(2)
