@@ -42,7 +42,7 @@ demo: install  ## Plan and run 320 support tickets on the bundled model, print t
 		--summary $(OUT)/tickets.summary.json --report $(OUT)/report --restart
 	$(BIN)/python examples/score.py $(OUT)/tickets.results.jsonl examples/answers.jsonl
 
-test: install  ## Run the tests (a few minutes on two cores)
+test: install  ## Run the tests (about ten minutes on two cores)
 	$(BIN)/python -m pytest
 
 test-kernels: install  ## Run the Triton kernels without a GPU: interpreted, and compiled for Hopper

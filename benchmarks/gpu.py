@@ -13,15 +13,14 @@ Every figure is a JSON line, printed and appended to the results as soon as it i
 
 from __future__ import annotations
 
+import argparse
+import os
+import sys
 import time
+from collections.abc import Sequence
+from pathlib import Path
 
 _BEGAN = time.perf_counter()
-
-import argparse  # noqa: E402
-import os  # noqa: E402
-import sys  # noqa: E402
-from collections.abc import Sequence  # noqa: E402
-from pathlib import Path  # noqa: E402
 
 PARTS = ("ceilings", "equality", "kernel", "end-to-end")
 MINUTES = 9.0

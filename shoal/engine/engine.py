@@ -49,7 +49,6 @@ class RunStats:
     tokens: int = 0
     prompt_tokens_computed: int = 0
     generated_tokens: int = 0
-    finished_requests: int = 0
     running_sequences: int = 0
     kv_bytes_in_use: int = 0
     peak_kv_bytes: int = 0
@@ -292,7 +291,6 @@ class Run:
         stats.prompt_tokens_computed = counts.prompt_tokens_computed
         stats.generated_tokens = counts.generated_tokens
         stats.preemptions = counts.preemptions
-        stats.finished_requests += len(completions)
         stats.running_sequences = self._scheduler.num_running
         if self._scheduler.calibration is not None:
             self._scheduler.calibration.report(stats.lengths)

@@ -63,7 +63,6 @@ def test_idle_devices_take_over(monkeypatch: pytest.MonkeyPatch) -> None:
     alone, together = timed(1, table, lengths, 60), timed(2, table, lengths, 60)
     monkeypatch.setattr(Book, "ask", lambda self, busy: None)
     static = timed(2, table, lengths, 60)
-    print(alone, static, together)
     assert static > 1.7 * alone / 2
     assert together < 1.25 * alone / 2
 

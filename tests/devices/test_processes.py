@@ -103,7 +103,6 @@ def test_two_devices_answer_as_one(group: DeviceGroup, engine: Engine, family: i
     run = group.run(table)
     same(ordered(run), ordered(engine.run(table)))
     stats, plan = run.stats, run.plan
-    assert stats.finished_requests == len(table)
     assert stats.prompt_tokens_computed + plan.saved_prompt_tokens >= plan.prompt_tokens
     assert len(run.trace) == stats.iterations
     assert (np.diff(run.trace.column("seconds")) >= 0).all()

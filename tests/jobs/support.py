@@ -147,7 +147,6 @@ class FakeRun:
             done, todo = todo[:width], todo[width:]
             completions = [self._complete(request) for request in done]
             self.stats.iterations += 1
-            self.stats.finished_requests += len(done)
             self.stats.generated_tokens += sum(c.generated_tokens for c in completions)
             if not todo:
                 self.stats.prompt_tokens_computed = self.plan.computed_prompt_tokens

@@ -6,9 +6,6 @@ from dataclasses import dataclass
 
 import torch
 
-SHARED_BYTES = 227 << 10
-"""What a program may have of shared memory on Hopper."""
-
 
 @dataclass(frozen=True)
 class Tiles:

@@ -18,7 +18,8 @@ from triton.compiler import ASTSource
 from shoal.attention import KVShape
 from shoal.attention.triton.kernels import attend, merge, store
 from shoal.attention.triton.launch import make_launch
-from shoal.attention.triton.tiles import SHARED_BYTES, Tiles, choose_tiles
+from shoal.attention.triton.tiles import Tiles, choose_tiles
+from tests.attention.triton.hopper import SHARED_BYTES
 from tests.interpreter import INTERPRETED
 
 pytestmark = [

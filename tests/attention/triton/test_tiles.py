@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.attention.triton.plan import rows_per_key
-from shoal.attention.triton.tiles import SHARED_BYTES, choose_tiles, halves
+from shoal.attention.triton.tiles import choose_tiles, halves
+from tests.attention.triton.hopper import SHARED_BYTES
 from tests.attention.work import one_segment
 
 
