@@ -20,6 +20,7 @@ import torch
 from benchmarks.agreement import by_prompt, check_work, compare
 from benchmarks.models import MAX_MODEL_LEN, MODELS, ensure_model
 from benchmarks.peers.client import CONTENDERS, OURS, ROOT, RunResult, Worker, python_of
+from benchmarks.peers.preload import NO_TCMALLOC
 from benchmarks.rates import RateMeter
 from benchmarks.roofline import count_flops, count_work
 from benchmarks.stolen import StolenTime
@@ -91,6 +92,8 @@ class Bench:
                 say(f"{model}: loading {engine}")
                 worker = self._stack.enter_context(Worker(engine, folder, self._threads))
                 self._workers[engine] = worker
+                if engine == "vllm" and not any("tcmalloc" in name for name in worker.preload):
+                    say(f"note: {NO_TCMALLOC}")
                 self.versions[engine] = worker.load(path, KV_GIB, MAX_MODEL_LEN)
         except BaseException:
             self._stack.close()
@@ -189,6 +192,10 @@ class Bench:
             "cpu": cpu_name(),
             "threads": self._threads,
             "versions": self.versions,
+            "preload": {
+                name: [Path(library).name for library in worker.preload]
+                for name, worker in self._workers.items()
+            },
             "commit": commit(),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         }

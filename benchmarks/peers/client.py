@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.peers.preload import preload_of
 from benchmarks.workloads import Workload
 
 ROOT = Path(__file__).parents[2]
@@ -75,7 +76,11 @@ def python_of(engine: str, folder: Path) -> Path:
 
 
 class Worker:
-    """An engine in a process of its own. Close it, or use it as a context."""
+    """An engine in a process of its own. Close it, or use it as a context.
+
+    Attributes:
+        preload: libraries its process loads before all others.
+    """
 
     def __init__(self, engine: str, folder: Path, threads: int) -> None:
         """Start the process; it holds no model yet.
@@ -95,6 +100,9 @@ class Worker:
             "OMP_NUM_THREADS": str(threads),
             "VLLM_CACHE_ROOT": str((folder / "cache" / "vllm").absolute()),
         }
+        self.preload = preload_of(python.parents[1]) if engine == "vllm" else []
+        if self.preload:
+            environment["LD_PRELOAD"] = ":".join(self.preload)
         with self.log.open("w") as log:
             self._process = subprocess.Popen(
                 [str(python), "-m", f"benchmarks.peers.run_{engine}"],

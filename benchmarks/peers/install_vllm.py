@@ -4,6 +4,7 @@ The wheel asks for torch and its companions in their +cpu flavour, which the reg
 have; torch itself is the same build. So torch goes first, then what the wheel's metadata lists
 without torch, torchvision, torchaudio and torchcodec, then the wheel alone. A torchvision from the
 registry breaks transformers there: it stays out. Needs Python 3.11, 3.5 GB and a few minutes.
+TCMalloc, which vLLM's documentation asks for too, is the system's to install (`preload.py`).
 """
 
 from __future__ import annotations

@@ -48,6 +48,7 @@ def test_one_record_per_workload(records: list[dict[str, Any]]) -> None:
         assert record["copy_gb_per_second"] > 0
         assert record["peak_rss_bytes"]["shoal"] > 2**20
         assert record["versions"]["shoal"]["shoal"]
+        assert record["preload"] == {"shoal": []}
     assert [record["tokens"] for record in records] == [1 * 3 * 6, 2 * 2 * 13]
 
 
