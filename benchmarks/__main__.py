@@ -11,13 +11,12 @@ from pathlib import Path
 from benchmarks.agreement import UnequalWorkError
 from benchmarks.models import MODELS
 from benchmarks.peers.client import CONTENDERS, OURS, ROOT, PeerError
-from benchmarks.runner import Bench, say
+from benchmarks.runner import Bench, cpu_name, records_name, say
 from benchmarks.workloads import SPECS
 
 DEFAULT_MODEL = "llama-100m"
 DEFAULT_PEERS = "vllm,vllm-sorted"
 RESULTS = Path(__file__).parent / "results"
-RECORDS = "cpu.jsonl"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 line = json.dumps(bench.run(name, chosen.scale))
                 print(line, flush=True)
                 if results:
-                    _append(results / RECORDS, line)
+                    _append(results / records_name(cpu_name()), line)
     except (PeerError, UnequalWorkError) as error:
         say(f"error: {error}")
         return 1
@@ -51,7 +50,7 @@ def _report(results: Path) -> None:
     except ModuleNotFoundError as missing:
         say(f"no table and plot: {missing.name} is not installed (the extra `report`)")
         return
-    for path in write_report(results / RECORDS):
+    for path in write_report(results / records_name(cpu_name())):
         say(f"wrote {path}")
 
 

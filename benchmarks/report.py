@@ -26,7 +26,7 @@ def write_report(records: Path) -> list[Path]:
     if not latest:
         return []
     table = records.with_suffix(".md")
-    table.write_text(markdown(latest))
+    table.write_text(markdown(latest, records.name))
     figure = ratios_figure(latest)
     pictures = [records.with_suffix(suffix) for suffix in (".png", ".svg")]
     for path in pictures:
@@ -36,8 +36,12 @@ def write_report(records: Path) -> list[Path]:
 
 
 def newest(records: list[Record]) -> list[Record]:
-    """The last full-scale record of each model and workload, of the last record's processor."""
+    """The last full-scale record of each model and workload, of the last record's processor.
+
+    One without peers counts only where there is no other.
+    """
     full = [record for record in records if record["scale"] == 1]
+    full = sorted(full, key=lambda record: bool(record["peers"]))
     chosen = {(r["model"], r["workload"]): r for r in full if r["cpu"] == full[-1]["cpu"]}
     models = list(dict.fromkeys(model for model, _ in chosen))
     return [
@@ -48,10 +52,10 @@ def newest(records: list[Record]) -> list[Record]:
     ]
 
 
-def markdown(records: list[Record]) -> str:
-    """One table per model."""
+def markdown(records: list[Record], file: str) -> str:
+    """One table per model; `file`: where the records are."""
     text = ["# Shoal and its peers on a CPU", ""]
-    text += ["Made by `make bench`; the records are in `cpu.jsonl`.", ""]
+    text += [f"Made by `make bench`; the records are in `{file}`.", ""]
     text += [f"Machine: {records[-1]['cpu']}, {records[-1]['threads']} threads.", ""]
     for model in dict.fromkeys(record["model"] for record in records):
         text += _model_table(model, [r for r in records if r["model"] == model])

@@ -210,18 +210,23 @@ def rounded(value: Any) -> Any:
     return float(f"{value:.4g}")
 
 
+def records_name(cpu: str) -> str:
+    """The file for the records of such a processor, by the last of its instruction sets."""
+    return f"cpu-{cpu.split()[-1].replace('_', '-')}.jsonl"
+
+
 def cpu_name() -> str:
-    """The processor's name, with the instruction sets that matter for bfloat16."""
+    """The processor's name, and the instruction sets that matter for bfloat16, oldest first."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return platform.processor() or platform.machine()
+        return platform.machine()
     pairs = [line.split(":", 1) for line in lines if ":" in line]
     fields = {name.strip(): value.strip() for name, value in pairs}
     flags = set(fields.get("flags", "").split())
     known = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
-    name = fields.get("model name", platform.machine())
-    return f"{name}, {os.cpu_count()} cores, {' '.join(known)}"
+    name = fields.get("model name", "processor")
+    return f"{name}, {os.cpu_count()} cores, {' '.join(known) or platform.machine()}"
 
 
 def commit() -> str:

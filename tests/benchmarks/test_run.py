@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from benchmarks.peers.client import ROOT
-from benchmarks.report import markdown, newest
+from benchmarks.report import newest
+from benchmarks.runner import cpu_name, records_name
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,8 @@ def records(folder: Path) -> list[dict[str, Any]]:
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert (folder / "results" / "cpu.jsonl").read_text().splitlines() == lines
+    file = folder / "results" / records_name(cpu_name())
+    assert file.read_text().splitlines() == lines
     assert "shared-2k round 2/2 shoal" in done.stderr
     return [json.loads(line) for line in lines]
 
@@ -64,15 +66,30 @@ def test_table_and_plot(records: list[dict[str, Any]], folder: Path) -> None:
     peers |= {"peer_agreement": {"vllm vllm-sorted": {"equal": 0.5, "common_prefix": 0.75}}}
     full = [record | peers | {"scale": 1, "ours_seconds": 4.0} for record in records]
     path = folder / "full.jsonl"
-    path.write_text("".join(json.dumps(r) + "\n" for r in [old, full[1], full[0]]))
+    alone = records[0] | {"scale": 1, "ours_seconds": 88.0}
+    path.write_text("".join(json.dumps(r) + "\n" for r in [old, full[1], full[0], alone]))
     table, png, svg = write_report(path)
     rows = [line.split(" | ") for line in table.read_text().splitlines() if line.startswith("| ")]
     assert [row[0] for row in rows] == ["| workload", "| ---", "| shared-2k", "| n-best"]
     assert rows[2][1:3] == ["4.0", "6.0 (1.50)"]
-    assert "vllm 1.50" in markdown(full)
-    assert "vllm and vllm-sorted 75%" in markdown(full)
+    text = table.read_text()
+    assert "the records are in `full.jsonl`" in text
+    assert "vllm 1.50" in text
+    assert "vllm and vllm-sorted 75%" in text
     assert png.read_bytes().startswith(b"\x89PNG")
     assert b"<svg" in svg.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("cpu", "file"),
+    [
+        ("Some(R) Processor, 2 cores, avx2 avx512f avx512_bf16", "cpu-avx512-bf16.jsonl"),
+        ("Some(R) Processor, 2 cores, avx2", "cpu-avx2.jsonl"),
+        ("aarch64", "cpu-aarch64.jsonl"),
+    ],
+)
+def test_a_file_for_each_kind_of_processor(cpu: str, file: str) -> None:
+    assert records_name(cpu) == file
 
 
 def test_a_missing_peer_is_named_before_anything_runs(
