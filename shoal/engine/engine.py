@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from shoal.config import EngineOptions
-from shoal.engine.allocator import return_temporaries
 from shoal.engine.calibrate import costs_of
 from shoal.engine.description import ModelDescription
 from shoal.engine.detokenize import Detokenizer
@@ -117,7 +116,6 @@ class Engine:
             self.__dict__.pop(name, None)
         if self.description.device.type == "cuda":
             torch.cuda.empty_cache()
-        return_temporaries()
 
     def executor(self, table: RequestTable, plan: Plan) -> Executor:
         """What computes a run's token batches, for our scheduler or another; one at a time."""

@@ -17,7 +17,6 @@ import torch
 
 from shoal.attention import AttentionBackend, select_backend
 from shoal.config import EngineOptions
-from shoal.engine.allocator import keep_temporaries
 from shoal.engine.calibrate import CANDIDATES, calibrated, token_budget_of
 from shoal.engine.calibrate_batches import STEPS
 from shoal.engine.calibrate_rates import LONG, ROWS
@@ -121,7 +120,6 @@ class Placing:
         """A pool of the size that is stated; nothing is measured but the token budget."""
         assert self._stated is not None
         kv = self._pool(self._stated)
-        keep_temporaries()
         calibration = self._calibration(kv, self._stated)
         budget = self._options.token_budget or token_budget_of(calibration)
         return Placement(kv, self._stated, budget, calibration)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from shoal.engine.fusion import precision
-from shoal.engine.fusion.linear import Product
+from shoal.engine.fusion import linear, precision
+from shoal.engine.fusion.linear import BlockedProduct, Product, product_of
 from shoal.engine.fusion.precision import available_bytes, product_dtype
-from shoal.kernels import Isa
+from shoal.kernels import Isa, Kernels, load_kernels
 
 BF16, F32 = torch.bfloat16, torch.float32
 
@@ -69,6 +69,27 @@ def test_held_in_float32_only_the_result_is_rounded(rows: int, bias: bool) -> No
     wide = product(x.float())
     assert wide.dtype == F32
     torch.testing.assert_close(wide.double(), exact, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("kernels", [None, load_kernels()], ids=["no kernels", "kernels"])
+def test_many_outputs_block_by_block(
+    monkeypatch: pytest.MonkeyPatch, kernels: Kernels | None, bias: bool
+) -> None:
+    monkeypatch.setattr(linear, "BLOCK_OUTPUTS", 32)
+    whole = layer(48, 3 * 32 + 5, bias=bias)
+    product = product_of(whole, F32, kernels)
+    assert isinstance(product, BlockedProduct)
+    assert [block.out_features for block in product.blocks] == [32, 32, 32, 5]
+    x = torch.randn(1, 19, 48).to(BF16)
+    assert product(x).dtype == BF16
+    assert_rounded(product(x), whole.double()(x.double()))
+
+
+def test_other_layers_are_computed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "BLOCK_OUTPUTS", 32)
+    assert type(product_of(layer(48, 64), F32, None)) is Product
+    assert type(product_of(layer(48, 101), BF16, None)) is Product
 
 
 def assert_rounded(found: torch.Tensor, exact: torch.Tensor) -> None:

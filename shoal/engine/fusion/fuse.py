@@ -11,7 +11,7 @@ from torch import nn
 
 from shoal.engine.fusion.attention import attention_candidates
 from shoal.engine.fusion.layer import layer_candidates
-from shoal.engine.fusion.linear import Product, can_pack
+from shoal.engine.fusion.linear import can_pack, product_of
 from shoal.engine.fusion.mlp import mlp_candidates
 from shoal.engine.fusion.norm import norm_candidates
 from shoal.engine.fusion.proof import agree, hidden_input, norm_input, residual_input
@@ -43,7 +43,7 @@ class Fusion:
             self._mlps(kernels)
             self._attention(kernels)
             self._layers()
-        self._linears()
+        self._linears(kernels)
 
     def _norms(self, kernels: Kernels) -> None:
         for place in _places(self.module):
@@ -80,7 +80,7 @@ class Fusion:
                 run = _as_in(call, residual_input(call.hidden))
                 self._replace(place, "layer", layer_candidates(place.module), run)
 
-    def _linears(self) -> None:
+    def _linears(self, kernels: Kernels | None) -> None:
         for place in _places(self.module):
             linear = place.module
             if type(linear) is nn.Linear and can_pack(linear.weight.dtype, self.held):
@@ -88,7 +88,7 @@ class Fusion:
                 self._replace(
                     place,
                     "linear",
-                    (Product(layer, held=self.held) for layer in [linear]),
+                    (product_of(layer, self.held, kernels) for layer in [linear]),
                     _given(x),
                 )
 

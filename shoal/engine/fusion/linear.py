@@ -8,8 +8,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from shoal.kernels import Kernels
+
 _ROWS = 256
 """Rows oneDNN is told to expect; the layout it chooses hardly depends on it."""
+
+BLOCK_OUTPUTS = 8192
+"""Outputs of a block of a `BlockedProduct`: 8 MiB of float32 results at 256 rows."""
 
 # Operators torch's own compiler uses; they have no Python wrapper.
 _reorder: Any = torch.ops.mkldnn._reorder_linear_weight.default
@@ -64,6 +69,51 @@ class Product(nn.Module):
             return out.to(x.dtype)
         # One pass adds and rounds, once.
         return torch.add(out, add, out=out if add.dtype == out.dtype else torch.empty_like(add))
+
+
+class BlockedProduct(nn.Module):
+    """x W^T + b of one layer with very many outputs, computed a block of outputs at a time.
+
+    For weights held in a wider format than the model's: a block's results are rounded while they
+    are in the cache, and the wide results are never in memory together. For 256 rows of a
+    vocabulary of 151,936 they would be 156 MB, mapped anew by every step (docs/lab-notes.md).
+    """
+
+    def __init__(self, layer: nn.Linear, held: torch.dtype, kernels: Kernels | None) -> None:
+        """`kernels`: ask for huge pages for what is returned; None: nobody does."""
+        super().__init__()
+        self._held, self._out_features, self._kernels = held, layer.out_features, kernels
+        self.blocks = nn.ModuleList(
+            Product(_outputs(layer, first, first + BLOCK_OUTPUTS), held=held)
+            for first in range(0, layer.out_features, BLOCK_OUTPUTS)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: [..., in]; returns [..., out] of the same dtype."""
+        out = x.new_empty(*x.shape[:-1], self._out_features)
+        if self._kernels is not None:
+            self._kernels.lib.shoal_use_huge_pages(out.data_ptr(), out.nbytes)
+        wide = x.to(self._held)
+        for block, part in zip(self.blocks, torch.split(out, BLOCK_OUTPUTS, dim=-1), strict=True):
+            part.copy_(block(wide))
+        return out
+
+
+def product_of(layer: nn.Linear, held: torch.dtype, kernels: Kernels | None) -> nn.Module:
+    """What computes `layer` with weights held as `held`."""
+    if held != layer.weight.dtype and layer.out_features > 2 * BLOCK_OUTPUTS:
+        return BlockedProduct(layer, held, kernels)
+    return Product(layer, held=held)
+
+
+def _outputs(layer: nn.Linear, first: int, last: int) -> nn.Linear:
+    """A layer of some of the outputs; its weights are a view."""
+    weight = layer.weight.detach()[first:last]
+    part = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    part.weight = nn.Parameter(weight, requires_grad=False)
+    if layer.bias is not None:
+        part.bias = nn.Parameter(layer.bias.detach()[first:last], requires_grad=False)
+    return part
 
 
 def _joined_bias(layers: tuple[nn.Linear, ...]) -> torch.Tensor | None:
