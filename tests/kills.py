@@ -48,7 +48,7 @@ def run_with_kills(
         last = number == kills
         while not last and process.poll() is None and not ready():
             time.sleep(0.002)
-        longest = longest_seconds if isinstance(longest_seconds, float) else longest_seconds()
+        longest = longest_seconds() if callable(longest_seconds) else longest_seconds
         end = deadline if last else time.monotonic() + rng.uniform(0, longest)
         while process.poll() is None and time.monotonic() < end:
             time.sleep(0.002)

@@ -44,6 +44,7 @@ def test_what_there_is_comes_first(
         assert worker.load(tmp_path, 1, 8)["LD_PRELOAD"] == ":".join(expected)
 
 
-def test_ours_gets_none(tmp_path: Path) -> None:
+def test_ours_gets_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preload, "find_library", lambda name: "libtcmalloc_minimal.so.4")
     with Worker("shoal", tmp_path, 1) as worker:
         assert worker.preload == []
