@@ -32,12 +32,12 @@ def test_a_disturbed_run_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     class Scripted:
         """A worker whose runs are disturbed as the script says; it does no work."""
 
-        def __init__(self, *fractions: float) -> None:
-            self.fractions, self.runs = list(fractions), 0
+        def __init__(self, fractions: tuple[float, ...], first: float) -> None:
+            self.fractions, self.first, self.runs = fractions, first, 0
 
         def run(self, workload: object) -> RunResult:
             self.runs += 1
-            return RunResult(float(self.runs), [], 0)
+            return RunResult(self.first + self.runs - 1, [], 0)
 
         def __enter__(self) -> "Scripted":
             return self
@@ -45,8 +45,8 @@ def test_a_disturbed_run_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
         def __exit__(self, *exception: object) -> None:
             self.fraction = self.fractions[self.runs - 1]
 
-    def run(*fractions: float) -> tuple[float, float]:
-        worker = Scripted(*fractions)
+    def run(*fractions: float, first: float = 1.0) -> tuple[float, float]:
+        worker = Scripted(fractions, first)
         monkeypatch.setattr(runner, "StolenTime", lambda: worker)
         result, taken = runner.Bench._undisturbed(None, worker, None)
         return result.seconds, taken
@@ -54,3 +54,7 @@ def test_a_disturbed_run_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(0.01) == (1.0, 0.01)
     assert run(0.5, 0.2, 0.02) == (3.0, 0.02)
     assert run(0.5, 0.2, 0.4, 0.3, 0.9) == (2.0, 0.2)
+    # Runs of 399.0, 400.0 and 401.0 s are 1200 s together, those of 400.0 s and more are too long.
+    assert run(0.5, 0.2, 0.02, first=399.0) == (401.0, 0.02)
+    assert run(0.5, 0.2, 0.02, first=400.0) == (401.0, 0.2)
+    assert run(0.5, 0.02, first=601.0) == (601.0, 0.5)
