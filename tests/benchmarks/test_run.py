@@ -45,8 +45,12 @@ def test_one_record_per_workload(records: list[dict[str, Any]]) -> None:
         assert record["peers"] == record["ratios"] == record["agreement"] == {}
         assert len(record["rounds"]["shoal"]) == 2
         assert record["ours_seconds"] > 0
-        assert 0 < record["roofline_fraction"] < 1
         assert record["matmul_gflops"] >= record["layer_gflops"] > 0
+        # Not "< 1": the rates of a machine whose host is busy may be lower than its runs.
+        floor = sum(record["flops"].values()) / (record["matmul_gflops"] * 1e9)
+        assert record["roofline_seconds"] == pytest.approx(floor, rel=2e-3)
+        fraction = record["roofline_seconds"] / record["ours_seconds"]
+        assert record["roofline_fraction"] == pytest.approx(fraction, rel=2e-3)
         assert record["copy_gb_per_second"] > 0
         assert record["peak_rss_bytes"]["shoal"] > 2**20
         assert record["versions"]["shoal"]["shoal"]

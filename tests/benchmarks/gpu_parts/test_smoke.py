@@ -89,7 +89,10 @@ def test_end_to_end(records: list[dict[str, Any]]) -> None:
         assert record["seconds"] > 0
         assert record["iterations"] > 0
         assert record["prefill_tokens"] > 0
-        assert 0 < record["roofline_fraction"] < 1
+        # Not "< 1": the ceilings of a machine whose host is busy may be lower than its runs.
+        floor = max(record["roofline_seconds"].values())
+        assert record["roofline_fraction"] == pytest.approx(floor / record["seconds"], rel=1e-3)
+        assert floor > 0
         if record["policy"].endswith("lru"):
             assert 0 < record["ratios"]["execute_seconds"] < record["ratios"]["seconds"]
     assert len({record["tokens"] for record in tight}) == 1
