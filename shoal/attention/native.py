@@ -67,11 +67,13 @@ class NativeAttention:
         assert shape.block_size == BLOCK, f"the kernel works on blocks of {BLOCK} tokens"
         slots = shape.num_blocks * shape.block_size
         keys, values = (
-            torch.zeros(shape.kv_heads * slots * dim + _SLACK, dtype=shape.dtype)
+            torch.empty(shape.kv_heads * slots * dim + _SLACK, dtype=shape.dtype)
             for dim in (shape.key_dim, shape.value_dim)
         )
         for pool in (keys, values):
+            # Before the first write: pages that are there already stay small.
             self._lib.shoal_use_huge_pages(pool.data_ptr(), pool.nbytes)
+            pool.zero_()
         return KVLayer(shape, keys, values)
 
     def store(
