@@ -19,12 +19,14 @@ from shoal.attention import AttentionBackend
 from shoal.engine.description import ModelDescription
 from shoal.engine.features import refuse_unknown_keyword
 from shoal.engine.fusion import (
-    FusedLayer,
     Fusion,
     Trial,
+    fused_layers,
     models_agree,
+    narrow,
     product_dtype,
     traced_modules,
+    widen,
 )
 from shoal.engine.hook import ATTENTION_NAME, AttentionProbe, attention_step
 from shoal.errors import ModelLoadError, UnsupportedModelError
@@ -41,6 +43,7 @@ class LoadedModel:
     Attributes:
         layers: (kv_heads, head_dim, value_dim) of each attention layer, by layer index.
         fused: how many of its modules were replaced by fused ones, by kind.
+        wide: whether its hidden states stay float32 between layers, though it is in bfloat16.
         selects_rows: whether its last layer can be told which rows are wanted (`WantedRows`).
     """
 
@@ -48,6 +51,7 @@ class LoadedModel:
     layers: list[tuple[int, int, int]]
     selects_logits: bool
     fused: dict[str, int] = field(default_factory=dict)
+    wide: bool = False
     selects_rows: bool = False
 
     def logits(
@@ -181,6 +185,7 @@ def _fuse(model: LoadedModel, description: ModelDescription) -> LoadedModel | No
         if models_agree(found, expected):
             _log.info("fused modules: %s", dict(fusion.done))
             fused = replace(model, fused=dict(fusion.done))
+            fused = replace(fused, wide=_widen(fused, trial, found))
             return replace(fused, selects_rows=_select_rows(fused, trial, found))
         reason = "its logits change"
     except Exception as error:
@@ -196,13 +201,29 @@ def _fuse(model: LoadedModel, description: ModelDescription) -> LoadedModel | No
 
 def _select_rows(model: LoadedModel, trial: Trial, expected: torch.Tensor) -> bool:
     """Let the last layer compute only the rows wanted, if the model is none the worse for it."""
-    last = max(range(len(model.layers)), default=-1)
-    for layer in model.module.modules():
-        if isinstance(layer, FusedLayer) and layer.self_attn.layer_idx == last:
-            layer.is_last = True
-            found = trial.run_some(model.logits)
-            layer.is_last = models_agree(found, expected[trial.some_rows])
-            return layer.is_last
+    layers = fused_layers(model.module)
+    if not layers or layers[-1].self_attn.layer_idx != len(model.layers) - 1:
+        return False
+    last = layers[-1]
+    last.is_last = True
+    found = trial.run_some(model.logits)
+    last.is_last = models_agree(found, expected[trial.some_rows])
+    return last.is_last
+
+
+def _widen(model: LoadedModel, trial: Trial, expected: torch.Tensor) -> bool:
+    """Keep hidden states in float32 between the layers, if all can and the model is the same."""
+    layers = fused_layers(model.module)
+    if not layers or len(layers) < len(model.layers) or not all(layer.can_widen for layer in layers):
+        return False
+    widen(layers, expected.dtype)
+    try:
+        if models_agree(trial.run(model.logits), expected):
+            return True
+    except RuntimeError:
+        # What the model does between its layers does not take another format.
+        _log.debug("hidden states stay narrow", exc_info=True)
+    narrow(layers)
     return False
 
 

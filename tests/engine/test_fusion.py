@@ -15,8 +15,9 @@ from shoal.attention.reference import ReferenceAttention
 from shoal.config import EngineOptions
 from shoal.engine import model as loading
 from shoal.engine.description import ModelDescription
-from shoal.engine.fusion import fuse, linear, mlp, trial
+from shoal.engine.fusion import fuse, linear, mlp, norm, trial
 from shoal.engine.fusion.fuse import Fusion, traced_modules
+from shoal.engine.fusion.layer import fused_layers, narrow
 from shoal.engine.fusion.proof import TOLERANCE, agree, models_agree
 from shoal.engine.model import LoadedModel, load_model, prepare_model
 from shoal.kernels import load_kernels
@@ -62,6 +63,9 @@ PACKED = {"olmo2": 9, "gpt_neox": 9, "qwen2_moe": 3, "starcoder2": 5}
 SELECTS_ROWS = {name for name, fused in FUSED.items() if "layer" in fused}
 """Models whose last layer computes only the rows whose logits are wanted."""
 
+WIDE = {"llama", "qwen2", "qwen3", "mistral", "phi3", "gemma", "smollm3"}
+"""Models whose hidden states stay in float32 where their products are: every part is ours."""
+
 ROUTED = {"mixtral", "qwen3_moe", "qwen2_moe"}
 """A router's choice may turn on a rounding, and then logits are not near."""
 
@@ -104,6 +108,7 @@ def test_what_is_fused_in_bfloat16(
     description = description_of(folder, "bfloat16")
     model = load_model(description)
     assert model.fused == {**FUSED[architecture], "linear": PACKED.get(architecture, 1)}
+    assert model.wide == (held == torch.float32 and architecture in WIDE)
     if architecture in ROUTED:
         return
     exact = logits(*unfused(folder, "float32"))
@@ -135,6 +140,53 @@ def test_the_last_layer_skips_rows_nobody_wants(
     scored = SamplingParams(temperature=0.0, max_tokens=1, echo=True, logprobs=1)
     llm.generate([prompt], scored, progress=False)
     assert [number for _, number in rows] == [40, 40]
+
+
+@needs_kernels
+@needs_packing
+def test_wide_hidden_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Float32 from the first layer to the last, which gives the model's own format again; and
+    nearer to a float32 model than rounding after each product is."""
+    monkeypatch.setattr(loading, "product_dtype", lambda *_: torch.float32)
+    folder = save_model(tmp_path, "llama")
+    description = description_of(folder, "bfloat16")
+    model = load_model(description)
+    seen: list[torch.dtype] = []
+    layers = fused_layers(model.module)
+    for each in layers:
+        each.register_forward_hook(lambda _module, _args, out: seen.append(out.dtype))
+    wide = logits(model, description)
+    assert seen == [torch.float32, torch.bfloat16]
+    narrow(layers)
+    seen.clear()
+    rounded = logits(model, description)
+    assert seen == [torch.bfloat16] * 2
+    exact = logits(*unfused(folder, "float32"))
+    assert (wide.float() - exact).norm() < (rounded.float() - exact).norm()
+
+
+@needs_kernels
+@needs_packing
+@pytest.mark.parametrize("breaks", ["raises", "differs"])
+def test_hidden_states_stay_narrow_where_the_model_wants_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, breaks: str
+) -> None:
+    monkeypatch.setattr(loading, "product_dtype", lambda *_: torch.float32)
+    forward = norm.FusedNorm.forward
+
+    def fail(self: norm.FusedNorm, x: torch.Tensor) -> torch.Tensor:
+        if x.dtype == torch.float32 and breaks == "raises":
+            raise RuntimeError("expected scalar type BFloat16 but found Float")
+        return forward(self, x) * (-1 if x.dtype == torch.float32 else 1)
+
+    monkeypatch.setattr(norm.FusedNorm, "forward", fail)
+    folder = save_model(tmp_path, "llama")
+    description = description_of(folder, "bfloat16")
+    model = load_model(description)
+    assert not model.wide
+    assert model.fused["layer"] == 2
+    plain = logits(*unfused(folder, "bfloat16"))
+    assert models_agree(logits(model, description), plain)
 
 
 @needs_kernels

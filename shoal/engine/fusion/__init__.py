@@ -1,9 +1,19 @@
 """Fused products, norms, rotations and activations in place of a model's own, proved at load."""
 
 from shoal.engine.fusion.fuse import Fusion, traced_modules
-from shoal.engine.fusion.layer import FusedLayer
+from shoal.engine.fusion.layer import FusedLayer, fused_layers, narrow, widen
 from shoal.engine.fusion.precision import product_dtype
 from shoal.engine.fusion.proof import models_agree
 from shoal.engine.fusion.trial import Trial
 
-__all__ = ["FusedLayer", "Fusion", "Trial", "models_agree", "product_dtype", "traced_modules"]
+__all__ = [
+    "FusedLayer",
+    "Fusion",
+    "Trial",
+    "fused_layers",
+    "models_agree",
+    "narrow",
+    "product_dtype",
+    "traced_modules",
+    "widen",
+]

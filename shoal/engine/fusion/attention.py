@@ -53,7 +53,7 @@ class FusedAttention(nn.Module):
         is about masks and caches."""
         step, heads = current_step(), self._heads
         backend, pool = step.kv.backend, step.kv[self.layer_idx]
-        qkv = self.qkv(hidden_states)[0]
+        qkv = self.qkv(hidden_states)[0].to(pool.shape.dtype)
         angles = None
         if position_embeddings is not None and self._turns:
             angles = position_embeddings[0][0], position_embeddings[1][0]

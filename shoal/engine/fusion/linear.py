@@ -60,8 +60,8 @@ class Product(nn.Module):
         out: torch.Tensor
         if not self.packed:
             out = functional.linear(x.to(self.held), self.weight, self.bias)
-        elif add is not None and x.dtype == add.dtype == self.held:
-            out = _product_and(x, add, self.weight, self.bias, "add")
+        elif add is not None and add.dtype == self.held:
+            out = _product_and(x.to(self.held), add, self.weight, self.bias, "add")
             return out
         else:
             out = _product(x.to(self.held), self.weight, self.bias, "none", [], "")

@@ -18,10 +18,18 @@ class FusedNorm(nn.Module):
         super().__init__()
         self.weight, self.eps, self.offset = weight.detach().contiguous(), eps, offset
         self._op = RmsNormOp(kernels, self.weight, eps, offset)
+        self._wide = self._op
+        if self.is_narrow:
+            self._wide = RmsNormOp(kernels, self.weight.float(), eps, offset)
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether its own format is narrower than float32."""
+        return self.weight.dtype != torch.float32
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: [..., width]"""
-        return self._op(x)
+        """x: [..., width] of the weight's dtype or float32; returns the same."""
+        return self._op(x) if x.dtype == self.weight.dtype else self._wide(x)
 
 
 def norm_candidates(module: nn.Module, kernels: Kernels) -> Iterator[FusedNorm]:
