@@ -214,7 +214,11 @@ def _select_rows(model: LoadedModel, trial: Trial, expected: torch.Tensor) -> bo
 def _widen(model: LoadedModel, trial: Trial, expected: torch.Tensor) -> bool:
     """Keep hidden states in float32 between the layers, if all can and the model is the same."""
     layers = fused_layers(model.module)
-    if not layers or len(layers) < len(model.layers) or not all(layer.can_widen for layer in layers):
+    if (
+        not layers
+        or len(layers) < len(model.layers)
+        or not all(layer.can_widen for layer in layers)
+    ):
         return False
     widen(layers, expected.dtype)
     try:
