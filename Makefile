@@ -9,7 +9,7 @@ PEER_PYTHON ?= python3.11
 comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help install kernels sanitize demo test test-kernels test-slow bench bench-attention bench-gpu bench-planner bench-peers lint format types docs check clean
+.PHONY: help install kernels sanitize demo test test-kernels test-slow bench bench-attention bench-int8 bench-gpu bench-planner bench-peers lint format types docs check clean
 
 help:  ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -61,6 +61,10 @@ bench-peers:  ## Install vLLM's CPU build into .bench/peers (3.5 GB, a few minut
 
 bench-attention: install  ## Compare the attention kernel with torch's and with a matrix product
 	$(BIN)/python -m benchmarks.attention
+
+bench-int8: install  ## Compare products in 8 bits with those in the model's format; WORKLOAD=.. MODEL=..
+	$(BIN)/python -m benchmarks.int8 --workload $(or $(WORKLOAD),shared-2k) \
+		--model $(or $(MODEL),llama-100m) --rounds $(or $(ROUNDS),3)
 
 bench-gpu:  ## Measure on a CUDA device, ten minutes, nothing to install; PARTS=.. MINUTES=.. RESULTS=..
 	$(PYTHON) -m benchmarks.gpu $(if $(PARTS),--parts $(PARTS)) $(if $(MINUTES),--minutes $(MINUTES)) \

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.agreement import UnequalWorkError
 from benchmarks.models import MODELS
-from benchmarks.peers.client import CONTENDERS, OURS, ROOT, PeerError
+from benchmarks.peers.client import PEERS, ROOT, PeerError
 from benchmarks.runner import Bench, cpu_name, records_name, say
 from benchmarks.workloads import SPECS
 
@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         "--peers",
         type=_peers,
         default=DEFAULT_PEERS,
-        help=f"none, or of {', '.join(n for n in CONTENDERS if n != OURS)} (default "
+        help=f"none, or of {', '.join(PEERS)} (default "
         f"{DEFAULT_PEERS}); transformers is far slower, give it a small scale",
     )
     add("--scale", type=float, default=1.0, help="smaller counts and lengths, for smoke tests")
@@ -82,8 +82,7 @@ def _workloads(text: str) -> list[str]:
 
 
 def _peers(text: str) -> list[str]:
-    known = [name for name in CONTENDERS if name != OURS]
-    return [] if text == "none" else _names(text, known)
+    return [] if text == "none" else _names(text, PEERS)
 
 
 def _names(text: str, known: list[str]) -> list[str]:

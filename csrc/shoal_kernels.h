@@ -137,6 +137,19 @@ struct ShoalGated {
 // out = activation(gate) * up
 SHOAL_API void shoal_gated(const ShoalGated* call);
 
+struct ShoalQuantize {
+  int32_t dtype, isa, threads;
+  int64_t rows, width;
+  const void* x;
+  int64_t x_row;   // stride
+  uint8_t* out;    // [rows, width]
+  float* scales;   // out, [rows]
+};
+
+// x = scales * (out - 128), nearly: 8 bits on both sides of 0, up to the largest number of each row.
+// The scale of a row with a number that is not finite is NaN.
+SHOAL_API void shoal_quantize(const ShoalQuantize* call);
+
 struct ShoalRotary {
   int32_t dtype, isa, threads;
   int32_t heads, kv_heads, key_dim, value_dim;

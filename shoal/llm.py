@@ -39,8 +39,8 @@ class LLM:
     Args:
         model: a local folder or a Hub id; None is the small model that ships with Shoal.
         options: fields of `shoal.config.EngineOptions`, the command line's options with
-            underscores: dtype, device, devices, kv_memory, memory_fraction, token_budget,
-            max_model_len, sharing, order, tensor_parallel.
+            underscores: dtype, quantization, device, devices, kv_memory, memory_fraction,
+            token_budget, max_model_len, sharing, order, tensor_parallel.
 
     Raises:
         OptionError: an unknown option or a wrong value.

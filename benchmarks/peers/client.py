@@ -32,11 +32,14 @@ class Contender:
 
 CONTENDERS = {
     "shoal": Contender("shoal"),
+    "shoal-int8": Contender("shoal_int8"),
     "vllm": Contender("vllm"),
     "vllm-sorted": Contender("vllm", sorts=True),
     "transformers": Contender("transformers"),
 }
 OURS = "shoal"
+INT8 = "shoal-int8"
+PEERS = [name for name in CONTENDERS if name not in (OURS, INT8)]
 
 
 @dataclass(frozen=True)

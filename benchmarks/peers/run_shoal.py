@@ -12,12 +12,20 @@ from benchmarks.peers.protocol import TokenIds, serve
 class ShoalEngine:
     """The Python API, with the options a user would give."""
 
+    def __init__(self, **options: str) -> None:
+        """`options`: others than the model's."""
+        self._options = options
+
     def load(self, model: str, kv_gib: int, max_model_len: int) -> dict[str, str]:
         """See `protocol.Engine`."""
         from shoal import LLM
 
         self._llm = LLM(
-            model, dtype="bfloat16", kv_memory=f"{kv_gib}GiB", max_model_len=max_model_len
+            model,
+            dtype="bfloat16",
+            kv_memory=f"{kv_gib}GiB",
+            max_model_len=max_model_len,
+            **self._options,
         )
         return {name: version(name) for name in ("shoal", "torch", "transformers")}
 

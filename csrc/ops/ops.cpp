@@ -13,3 +13,4 @@ const shoal::Ops& ops_for(const Call* call) {
 void shoal_rms_norm(const ShoalRmsNorm* call) { ops_for(call).rms_norm(*call); }
 void shoal_gated(const ShoalGated* call) { ops_for(call).gated(*call); }
 void shoal_rotary(const ShoalRotary* call) { ops_for(call).rotary(*call); }
+void shoal_quantize(const ShoalQuantize* call) { ops_for(call).quantize(*call); }

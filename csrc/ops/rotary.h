@@ -113,7 +113,7 @@ void rotary(const ShoalRotary& c) {
 
 template <class T>
 Ops make_ops() {
-  return {rms_norm<T>, gated<T>, rotary<T>};
+  return {rms_norm<T>, gated<T>, rotary<T>, quantize<T>};
 }
 
 }  // namespace

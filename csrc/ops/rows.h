@@ -1,4 +1,4 @@
-// RMSNorm and gated activations: each row on its own.
+// RMSNorm, gated activations, quantization: each row on its own.
 #pragma once
 #include <cmath>
 
@@ -55,6 +55,30 @@ void gated(const ShoalGated& c) {
     gated_rows<T, Silu>(c);
   else
     gated_rows<T, GeluTanh>(c);
+}
+
+template <class T>
+float quantize_row(const T* x, int64_t width, uint8_t* to) {
+  float top = 0, unsound = 0;  // 0, or NaN
+#pragma omp simd reduction(max : top) reduction(+ : unsound)
+  for (int64_t i = 0; i < width; i++) {
+    float size = std::fabs(get(x[i]));
+    top = size > top ? size : top;
+    unsound += size * 0.0f;
+  }
+  float steps = top > 0 ? 127.0f / top : 0;
+  const float magic = 12582912.0f + 128.0f;  // 1.5 * 2^23: adding it rounds to an integer
+#pragma omp simd
+  for (int64_t i = 0; i < width; i++) to[i] = uint8_t(as_bits(get(x[i]) * steps + magic));
+  return top / 127.0f + unsound;
+}
+
+template <class T>
+void quantize(const ShoalQuantize& c) {
+  int64_t chunk = rows_at_once(c.rows, c.threads);
+#pragma omp parallel for num_threads(c.threads) if (c.rows * c.width > kParallelFrom) schedule(dynamic, chunk)
+  for (int64_t row = 0; row < c.rows; row++)
+    c.scales[row] = quantize_row(static_cast<const T*>(c.x) + row * c.x_row, c.width, c.out + row * c.width);
 }
 
 }  // namespace

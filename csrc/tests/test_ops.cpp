@@ -1,5 +1,6 @@
 // Runs the ops between a layer's products on odd sizes against their definitions, in double.
 // Built with the sanitizers like test_kernels.cpp: buffers hold what the ops may touch and nothing more.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -92,6 +93,29 @@ int test_gated(int32_t dtype, int32_t isa, int32_t threads) {
 }
 
 template <class T>
+int test_quantize(int32_t dtype, int32_t isa, int32_t threads) {
+  int64_t rows = pick({1, 3, 40}), width = pick({1, 17, 64, 771}), stride = width + pick({0, 5});
+  auto x = random_numbers<T>((rows - 1) * stride + width);
+  std::vector<uint8_t> out(rows * width);
+  std::vector<float> scales(rows);
+  ShoalQuantize call{dtype, isa, threads, rows, width, x.data(), stride, out.data(), scales.data()};
+  shoal_quantize(&call);
+  int wrong = 0;
+  for (int64_t r = 0; r < rows; r++) {
+    double top = 0;
+    for (int64_t i = 0; i < width; i++) top = std::max<double>(top, std::abs(as_float(x[r * stride + i])));
+    wrong += !near(scales[r], top / 127, "scale");
+    for (int64_t i = 0; i < width; i++) {
+      double error = (out[r * width + i] - 128.0) * scales[r] - as_float(x[r * stride + i]);
+      if (std::abs(error) <= 0.50001 * scales[r]) continue;
+      printf("quantize: off by %g steps\n", error / scales[r]);
+      wrong++;
+    }
+  }
+  return wrong;
+}
+
+template <class T>
 int test_rotary(int32_t dtype, int32_t isa, int32_t threads) {
   ShoalRotary c{};
   c.dtype = dtype, c.isa = isa, c.threads = threads;
@@ -163,7 +187,7 @@ int test_all(int32_t dtype, int32_t isa) {
     rng.seed(round);
     int32_t threads = 1 + round % 3;
     wrong += test_norm<T>(dtype, isa, threads) + test_gated<T>(dtype, isa, threads) +
-             test_rotary<T>(dtype, isa, threads);
+             test_rotary<T>(dtype, isa, threads) + test_quantize<T>(dtype, isa, threads);
   }
   return wrong;
 }

@@ -64,6 +64,7 @@ def cache_path(description: ModelDescription) -> Path:
     facts = (
         description.config.to_json_string(),
         str(description.dtype),
+        str(description.quantization),
         str(description.device),
         str(description.tensor_parallel),
         _processor(),

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
+from shoal.config import Quantization
 from shoal.engine.description import ModelDescription
 from shoal.planner import Costs
 from shoal.scheduler import BLOCK_SIZE
@@ -70,11 +71,13 @@ def model_costs(description: ModelDescription, rates: Rates) -> Costs:
     experts: a batch of many tokens meets them all.
     """
     weights = count_weights(description.config)
+    dtype = description.dtype
+    layers = torch.int8 if description.quantization is Quantization.int8 else dtype
     return Costs(
         flops_per_token=2.0 * weights.active,
         head_flops=2.0 * weights.head,
         attention_flops=_attention_flops(description.config),
-        weight_bytes=float((weights.layers + weights.head) * description.dtype.itemsize),
+        weight_bytes=float(weights.layers * layers.itemsize + weights.head * dtype.itemsize),
         kv_bytes=float(description.kv_bytes_per_token),
         flops_per_second=rates.flops_per_second,
         bytes_per_second=rates.bytes_per_second,

@@ -12,9 +12,10 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils.hub import cached_file
 
-from shoal.config import Device, Dtype, EngineOptions
+from shoal.config import Device, Dtype, EngineOptions, Quantization
 from shoal.engine.features import refuse_unsupported, refuse_unsupported_length
 from shoal.engine.parallel.plan import kv_shards, refuse_unsplittable
+from shoal.engine.quantization import check_quantization
 from shoal.errors import ModelLoadError, OptionError
 from shoal.scheduler import BLOCK_SIZE
 
@@ -47,6 +48,7 @@ class ModelDescription:
         max_model_len: most tokens of prompt and output together.
         kv_bytes_per_token: bytes of K and V of one token over all layers, on one device.
         tensor_parallel: over how many devices, each with a process of its own, it is split.
+        quantization: of the products of its layers.
         fingerprint: digest per file; it changes when the model does.
     """
 
@@ -63,6 +65,7 @@ class ModelDescription:
     generation_defaults: dict[str, Any] = field(default_factory=dict)
     fingerprint: dict[str, str] = field(default_factory=dict)
     tensor_parallel: int = 1
+    quantization: Quantization = Quantization.none
 
     @classmethod
     def load(cls, model: str | None, options: EngineOptions) -> ModelDescription:
@@ -74,7 +77,7 @@ class ModelDescription:
                 cannot be split.
             OptionError: CUDA is asked for and absent, max_model_len exceeds the model's, or
                 tensor_parallel does not fit the model or the machine, or there are fewer CUDA
-                devices than asked for.
+                devices than asked for, or the quantization cannot be had here.
         """
         source = str(bundled_model_path()) if model is None else model
         config = _read(AutoConfig, source, "config").get_text_config()
@@ -88,6 +91,7 @@ class ModelDescription:
         generation = _generation_config(source)
         device = _device(options.device, parts)
         _check_devices(device, options.devices)
+        check_quantization(options.quantization, device, dtype, parts)
         return cls(
             id=model or BUNDLED_MODEL,
             name=Path(source.rstrip("/")).name,
@@ -102,6 +106,7 @@ class ModelDescription:
             generation_defaults=_sampling_defaults(generation),
             fingerprint=_fingerprint(source),
             tensor_parallel=parts,
+            quantization=options.quantization,
         )
 
     def kv_blocks(self, kv_bytes: int) -> int:

@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.import_utils import is_accelerate_available
 
 from shoal.attention import AttentionBackend
+from shoal.config import Quantization
 from shoal.engine.description import ModelDescription
 from shoal.engine.features import refuse_unknown_keyword
 from shoal.engine.fusion import (
@@ -24,14 +25,19 @@ from shoal.engine.fusion import (
     fused_layers,
     models_agree,
     narrow,
+    pack_linears,
     product_dtype,
+    quantize,
     traced_modules,
     widen,
 )
 from shoal.engine.hook import ATTENTION_NAME, AttentionProbe, attention_step
 from shoal.errors import ModelLoadError, UnsupportedModelError
-from shoal.kernels import load_kernels
+from shoal.kernels import Kernels, load_kernels
 from shoal.kernels.interface import DTYPES
+
+MOSTLY = 0.9
+"""Share of a model's weights of which it is said to be quantized without a warning."""
 
 _log = logging.getLogger(__name__)
 
@@ -106,10 +112,12 @@ def quiet_transformers() -> Iterator[None]:
 def load_model(description: ModelDescription) -> LoadedModel:
     """Load the weights, probe the model's attention, and fuse what can be on the CPU.
 
+    What is to be quantized is fused first, and proved to be the same: after it, nothing can be.
+
     Raises:
         ModelLoadError: the weights cannot be read.
         UnsupportedModelError: the model does not use the attention it is given, or asks it for
-            a feature we do not honour.
+            a feature we do not honour, or has nothing that can be quantized.
     """
     model = prepare_model(_read_weights(description), description)
     if description.device.type != "cpu" or description.dtype not in DTYPES:
@@ -119,8 +127,10 @@ def load_model(description: ModelDescription) -> LoadedModel:
         return model
     fused = _fuse(model, description)
     if fused is None:
-        return prepare_model(_read_weights(description), description)
-    return fused
+        fused = prepare_model(_read_weights(description), description)
+    if description.quantization is Quantization.none:
+        return fused
+    return _quantize(fused, description)
 
 
 def _read_weights(description: ModelDescription) -> torch.nn.Module:
@@ -178,7 +188,7 @@ def _fuse(model: LoadedModel, description: ModelDescription) -> LoadedModel | No
     trial.record(traced_modules(model.module), model.logits)
     expected = trial.run(model.logits)
     kernels = load_kernels()
-    fusion = Fusion(model.module, model.layers, trial, product_dtype(model.module, kernels))
+    fusion = _fusion(model, trial, description.quantization, kernels)
     try:
         fusion.run(kernels)
         found = trial.run(model.logits)
@@ -197,6 +207,45 @@ def _fuse(model: LoadedModel, description: ModelDescription) -> LoadedModel | No
         reason,
     )
     return None
+
+
+def _fusion(
+    model: LoadedModel, trial: Trial, quantization: Quantization, kernels: Kernels | None
+) -> Fusion:
+    if quantization is Quantization.none:
+        return Fusion(model.module, model.layers, trial, product_dtype(model.module, kernels))
+    # Float32 is what quantized products give.
+    return Fusion(model.module, model.layers, trial, torch.float32, pack=False)
+
+
+@torch.inference_mode()
+def _quantize(model: LoadedModel, description: ModelDescription) -> LoadedModel:
+    """The model with its layers' products in 8 bits, and the rest packed."""
+    kernels = load_kernels()
+    assert kernels is not None  # the option was refused otherwise
+    # transformers leaves this method without types.
+    found = quantize(model.module, model.module.get_output_embeddings(), kernels)  # type: ignore[operator]
+    kind = description.config.model_type
+    if not found.products:
+        raise UnsupportedModelError(
+            "quantization int8",
+            f"models of type {kind!r} have no products that can be quantized: run this one "
+            "without --quantization.",
+        )
+    if found.refused:
+        _log.warning(
+            "not quantized, since 8 bits are too few for their weights: %s",
+            ", ".join(found.refused),
+        )
+    if found.share < MOSTLY:
+        _log.warning(
+            "quantization int8 reaches %.0f %% of the weights of this model's layers; it cannot "
+            "be had for the others",
+            100 * found.share,
+        )
+    packed = pack_linears(model.module, product_dtype(model.module, kernels), kernels)
+    done = {"int8": found.products} | ({"linear": packed} if packed else {})
+    return replace(model, fused=model.fused | done)
 
 
 def _select_rows(model: LoadedModel, trial: Trial, expected: torch.Tensor) -> bool:

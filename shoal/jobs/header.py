@@ -42,6 +42,7 @@ class JobHeader:
             model=dict(description.fingerprint),
             options={
                 "dtype": str(description.dtype).removeprefix("torch."),
+                "quantization": str(description.quantization),
                 "device": description.device.type,
                 "max_model_len": description.max_model_len,
                 "served_model_name": sorted(set(served_names)),

@@ -136,6 +136,22 @@ class Gated(ctypes.Structure):
     ]
 
 
+class Quantize(ctypes.Structure):
+    """`ShoalQuantize`."""
+
+    _fields_ = [
+        ("dtype", c_int32),
+        ("isa", c_int32),
+        ("threads", c_int32),
+        ("rows", c_int64),
+        ("width", c_int64),
+        ("x", c_void_p),
+        ("x_row", c_int64),
+        ("out", c_void_p),
+        ("scales", c_void_p),
+    ]
+
+
 class Rotary(ctypes.Structure):
     """`ShoalRotary`."""
 
@@ -189,5 +205,7 @@ def declare(lib: ctypes.CDLL) -> None:
     lib.shoal_rms_norm.restype = None
     lib.shoal_gated.argtypes = [POINTER(Gated)]
     lib.shoal_gated.restype = None
+    lib.shoal_quantize.argtypes = [POINTER(Quantize)]
+    lib.shoal_quantize.restype = None
     lib.shoal_rotary.argtypes = [POINTER(Rotary)]
     lib.shoal_rotary.restype = None

@@ -12,7 +12,7 @@ from enum import IntEnum
 
 import torch
 
-from shoal.kernels.interface import DTYPES, Gated, RmsNorm, Rotary
+from shoal.kernels.interface import DTYPES, Gated, Quantize, RmsNorm, Rotary
 from shoal.kernels.library import Isa, Kernels
 
 
@@ -81,6 +81,33 @@ class GatedOp:
         call.input, call.input_row, call.out = gate_up.data_ptr(), 2 * width, out.data_ptr()
         self._run(ctypes.byref(call))
         return out
+
+
+ZERO_POINT = 128
+"""What 0 is quantized to."""
+
+
+class QuantizeOp:
+    """Each row in 8 bits, up to the row's largest number."""
+
+    def __init__(self, kernels: Kernels, isa: Isa | None = None) -> None:
+        """`isa`: another than the machine's fastest, for tests."""
+        self._run = kernels.lib.shoal_quantize
+        self._call = Quantize(isa=kernels.isa if isa is None else isa)
+
+    def __call__(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """x: [rows, width], float32 or bfloat16; returns uint8 [rows, width] and float32 scales
+        [rows, 1]: x is nearly scales * (first - `ZERO_POINT`). The scale of a row with a number
+        that is not finite is NaN."""
+        x = x.contiguous()
+        out, scales = torch.empty_like(x, dtype=torch.uint8), x.new_empty(len(x), 1).float()
+        call = self._call
+        call.dtype, call.threads = DTYPES[x.dtype], torch.get_num_threads()
+        call.rows, call.width = x.shape
+        call.x, call.x_row = x.data_ptr(), call.width
+        call.out, call.scales = out.data_ptr(), scales.data_ptr()
+        self._run(ctypes.byref(call))
+        return out, scales
 
 
 @dataclass(frozen=True)

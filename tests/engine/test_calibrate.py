@@ -1,13 +1,13 @@
 """The token budget and the rates: measured, remembered."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from shoal import LLM
-from shoal.config import EngineOptions
+from shoal.config import EngineOptions, Quantization
 from shoal.engine import calibrate
 from shoal.engine.calibrate import (
     CANDIDATES,
@@ -74,15 +74,16 @@ def test_is_measured_once_and_remembered(
     assert LLM(folder, dtype="float32", kv_memory="16MiB").token_budget == first.token_budget
 
 
-def test_depends_on_the_model_and_the_dtype(tmp_path: Path, cache: Path) -> None:
+def test_depends_on_the_model_and_its_formats(tmp_path: Path, cache: Path) -> None:
     folder = str(save_model(tmp_path / "a", "llama"))
     other = str(save_model(tmp_path / "b", "llama", intermediate_size=64))
-    paths = {
-        cache_path(ModelDescription.load(model, EngineOptions(dtype=dtype)))
+    descriptions = [
+        ModelDescription.load(model, EngineOptions(dtype=dtype))
         for model in (folder, other)
         for dtype in ("float32", "bfloat16")
-    }
-    assert len(paths) == 4
+    ]
+    descriptions += [replace(each, quantization=Quantization.int8) for each in descriptions]
+    assert len({cache_path(each) for each in descriptions}) == 8
 
 
 RATES = Rates(1e11, 1e10, 1e-3, 1e-5, 1e-6)

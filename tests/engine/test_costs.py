@@ -1,12 +1,13 @@
 """Work counted from a config, against formulas written down by hand and against real weights."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from benchmarks.models import MODELS, make_config
-from shoal.config import EngineOptions
+from shoal.config import EngineOptions, Quantization
 from shoal.engine.costs import Rates, count_weights, default_costs, model_costs
 from shoal.engine.description import ModelDescription
 from tests.models import ARCHITECTURES, save_model
@@ -67,6 +68,8 @@ def test_work_follows_the_shape(tmp_path: Path) -> None:
     assert costs.head_flops == 2 * shape.vocabulary * shape.hidden
     assert costs.attention_flops == 4 * shape.layers * shape.heads * shape.head_dim
     assert costs.weight_bytes == 2 * (shape.linear_parameters + shape.vocabulary * shape.hidden)
+    int8 = model_costs(replace(description, quantization=Quantization.int8), RATES)
+    assert int8.weight_bytes == shape.linear_parameters + 2 * shape.vocabulary * shape.hidden
     assert costs.kv_bytes == shape.kv_bytes_per_token
     assert costs.flops_per_second == 1e11
     assert (costs.iteration_seconds, costs.segment_seconds, costs.use_seconds) == (1e-3, 1e-5, 1e-6)

@@ -238,7 +238,9 @@ def test_a_wrong_replacement_is_refused(
     name, folder = f"{kind}_candidates", save_model(tmp_path, "llama")
     right = getattr(fuse, name)
     factor = 1 + 5 * TOLERANCE[getattr(torch, dtype)]
-    monkeypatch.setattr(fuse, name, lambda *args: (Wrong(found, factor) for found in right(*args)))
+    monkeypatch.setattr(
+        fuse, name, lambda *args, **how: (Wrong(found, factor) for found in right(*args, **how))
+    )
     model = load_model(description_of(folder, dtype))
     assert kind not in model.fused
     assert not any(isinstance(part, Wrong) for part in model.module.modules())

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from shoal.config import Quantization
 from shoal.engine.description import ModelDescription
 from shoal.jobs.header import JobHeader
 from shoal.jobs.lines import ContentDigest
@@ -34,8 +35,12 @@ def test_of_a_new_job(description: ModelDescription) -> None:
     assert first.model == description.fingerprint
     assert first.options == {
         "dtype": "float32",
+        "quantization": "none",
         "device": "cpu",
         "max_model_len": 512,
         "served_model_name": ["a", "b"],
     }
+    quantized = replace(description, quantization=Quantization.int8)
+    now = JobHeader.new(content, quantized, ["a", "b"])
+    assert first.changes_to(now) == ["quantization was 'none' and is 'int8'"]
     assert first.job_seed != JobHeader.new(content, description, []).job_seed

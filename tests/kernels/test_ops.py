@@ -10,7 +10,16 @@ from torch.nn import functional
 from shoal.attention.contract import KVShape
 from shoal.attention.native import NativeAttention
 from shoal.kernels import Isa, available_isas, load_kernels
-from shoal.kernels.ops import Activation, GatedOp, HeadNorm, Heads, RmsNormOp, RotaryOp
+from shoal.kernels.ops import (
+    ZERO_POINT,
+    Activation,
+    GatedOp,
+    HeadNorm,
+    Heads,
+    QuantizeOp,
+    RmsNormOp,
+    RotaryOp,
+)
 
 KERNELS = load_kernels()
 if KERNELS is None:
@@ -74,6 +83,47 @@ def test_gated_at_the_ends_of_the_range(isa: Isa, dtype: torch.dtype) -> None:
     found = GatedOp(KERNELS, Activation.silu, dtype, isa)(x)[0].float()
     assert found[2:].isnan().tolist() == [False] * 4 + [True]
     assert found[1:6].tolist() == pytest.approx([0, 0, 0, 88, 1e4], abs=1e-30, rel=1e-2)
+
+
+@each_isa
+@each_dtype
+@pytest.mark.parametrize("width", [1, 9, 48, 2049])
+def test_quantize(isa: Isa, dtype: torch.dtype, width: int) -> None:
+    """To the nearest of 127 steps on both sides of 0, whatever a row's size."""
+    torch.manual_seed(width)
+    x = (torch.randn(41, width) * 10 ** torch.linspace(-20, 20, 41)[:, None]).to(dtype)
+    found, scales = QuantizeOp(KERNELS, isa)(x)
+    assert found.dtype == torch.uint8
+    assert found.shape == x.shape
+    assert scales.shape == (41, 1)
+    wide = x.double()
+    torch.testing.assert_close(
+        scales.double(), wide.abs().amax(dim=1, keepdim=True) / 127, rtol=1e-6, atol=0
+    )
+    steps = found.double() - ZERO_POINT
+    assert ((steps - wide / scales.double()).abs() <= 0.5001).all()
+
+
+@each_isa
+@each_dtype
+def test_quantize_at_the_ends_of_the_range(isa: Isa, dtype: torch.dtype) -> None:
+    x = torch.ones(6, 40)
+    x[0], x[1, 7], x[2, 39], x[3, 0] = 0, torch.nan, torch.inf, -torch.inf
+    x[4] *= 1e-40
+    found, scales = QuantizeOp(KERNELS, isa)(x.to(dtype))
+    assert scales[:, 0].isnan().tolist() == [False, True, True, True, False, False]
+    assert found[0].tolist() == [ZERO_POINT] * 40
+    assert scales[0] == 0
+    assert 0 <= scales[4] < 1e-40
+    assert found[5].tolist() == [ZERO_POINT + 127] * 40
+
+
+@each_isa
+def test_quantize_takes_a_view(isa: Isa) -> None:
+    x = torch.randn(5, 96)
+    found = QuantizeOp(KERNELS, isa)(x[:, 32:64])
+    expected = QuantizeOp(KERNELS, isa)(x[:, 32:64].clone())
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 @each_isa

@@ -1,6 +1,7 @@
 """Fused products, norms, rotations and activations in place of a model's own, proved at load."""
 
-from shoal.engine.fusion.fuse import Fusion, traced_modules
+from shoal.engine.fusion.fuse import Fusion, pack_linears, traced_modules
+from shoal.engine.fusion.int8 import quantize
 from shoal.engine.fusion.layer import FusedLayer, fused_layers, narrow, widen
 from shoal.engine.fusion.precision import product_dtype
 from shoal.engine.fusion.proof import models_agree
@@ -13,7 +14,9 @@ __all__ = [
     "fused_layers",
     "models_agree",
     "narrow",
+    "pack_linears",
     "product_dtype",
+    "quantize",
     "traced_modules",
     "widen",
 ]

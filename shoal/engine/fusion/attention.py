@@ -86,6 +86,8 @@ def attention_candidates(
     scale: float,
     kernels: Kernels,
     held: torch.dtype,
+    *,
+    pack: bool = True,
 ) -> Iterator[FusedAttention]:
     """What `module` may be; nothing if it does not look like an attention we know.
 
@@ -93,7 +95,7 @@ def attention_candidates(
         layer: its index.
         shape: (kv_heads, key_dim, value_dim) it calls its attention function with.
         scale: on the scores.
-        held: format of the weights.
+        held, pack: see `Product`.
     """
     qkv = linear_children(module, "q_proj", "k_proj", "v_proj") or linear_children(
         module, "qkv_proj"
@@ -107,11 +109,11 @@ def attention_candidates(
     heads = Heads(rest // key_dim, kv_heads, key_dim, value_dim)
     if heads.heads * value_dim != out[0].in_features or rest % key_dim:
         return
-    products = Product(*qkv, held=held), Product(*out, held=held)
+    into, back = (Product(*layers, held=held, pack=pack) for layers in (qkv, out))
     dtype = out[0].weight.dtype
     for turns, neighbours in ((True, False), (True, True), (False, False)):
         rotary = RotaryOp(kernels, heads, dtype, neighbours=neighbours, norm=norm)
-        yield FusedAttention(layer, heads, scale, *products, rotary, turns=turns)
+        yield FusedAttention(layer, heads, scale, into, back, rotary, turns=turns)
 
 
 def _head_norm(module: nn.Module, key_dim: int) -> tuple[bool, HeadNorm | None]:

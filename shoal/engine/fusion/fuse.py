@@ -27,6 +27,7 @@ class Fusion:
         layers: (kv_heads, key_dim, value_dim) of each attention layer.
         trial: has recorded how the model calls `traced_modules`.
         held: format of the weights of matrix products, see `product_dtype`.
+        pack: False: leave the weights of products as they are, to be quantized.
         done: modules replaced so far, by kind.
     """
 
@@ -34,6 +35,7 @@ class Fusion:
     layers: list[tuple[int, int, int]]
     trial: Trial
     held: torch.dtype
+    pack: bool = True
     done: Counter[str] = field(default_factory=Counter)
 
     def run(self, kernels: Kernels | None) -> None:
@@ -43,7 +45,8 @@ class Fusion:
             self._mlps(kernels)
             self._attention(kernels)
             self._layers()
-        self._linears(kernels)
+        if self.pack and (packed := pack_linears(self.module, self.held, kernels)):
+            self.done["linear"] = packed
 
     def _norms(self, kernels: Kernels) -> None:
         for place in _places(self.module):
@@ -58,7 +61,10 @@ class Fusion:
             if isinstance(down, nn.Linear):
                 x = norm_input(down.out_features, down.weight.dtype)
                 self._replace(
-                    place, "mlp", mlp_candidates(place.module, kernels, self.held), _given(x)
+                    place,
+                    "mlp",
+                    mlp_candidates(place.module, kernels, self.held, pack=self.pack),
+                    _given(x),
                 )
 
     def _attention(self, kernels: Kernels) -> None:
@@ -68,7 +74,7 @@ class Fusion:
             if call is not None and layer in self.trial.scales:
                 shape, scale = self.layers[layer], self.trial.scales[layer]
                 candidates = attention_candidates(
-                    place.module, layer, shape, scale, kernels, self.held
+                    place.module, layer, shape, scale, kernels, self.held, pack=self.pack
                 )
                 run = _as_in(call, hidden_input(call.hidden))
                 self._replace(place, "attention", candidates, run)
@@ -79,18 +85,6 @@ class Fusion:
             if call is not None:
                 run = _as_in(call, residual_input(call.hidden))
                 self._replace(place, "layer", layer_candidates(place.module), run)
-
-    def _linears(self, kernels: Kernels | None) -> None:
-        for place in _places(self.module):
-            linear = place.module
-            if type(linear) is nn.Linear and can_pack(linear.weight.dtype, self.held):
-                x = norm_input(linear.in_features, linear.weight.dtype)
-                self._replace(
-                    place,
-                    "linear",
-                    (product_of(layer, self.held, kernels) for layer in [linear]),
-                    _given(x),
-                )
 
     def _replace(
         self,
@@ -108,6 +102,27 @@ class Fusion:
                     setattr(place.owner, place.name, candidate)
                     self.done[kind] += 1
                     return
+
+
+def pack_linears(module: nn.Module, held: torch.dtype, kernels: Kernels | None) -> int:
+    """Pack the linear layers that are part of nothing fused, most often the output head.
+
+    Args:
+        held: format of the weights of matrix products, see `product_dtype`.
+
+    Returns:
+        How many were packed.
+    """
+    packed = 0
+    for place in _places(module):
+        linear = place.module
+        if type(linear) is nn.Linear and can_pack(linear.weight.dtype, held):
+            x = norm_input(linear.in_features, linear.weight.dtype)
+            product = product_of(linear, held, kernels)
+            if agree(product(x), linear(x)):
+                setattr(place.owner, place.name, product)
+                packed += 1
+    return packed
 
 
 def traced_modules(module: nn.Module) -> list[nn.Module]:

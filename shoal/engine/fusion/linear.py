@@ -35,23 +35,31 @@ def can_pack(dtype: torch.dtype, held: torch.dtype) -> bool:
 class Product(nn.Module):
     """x W^T + b, and optionally something added, of one or several linear layers side by side."""
 
-    def __init__(self, *layers: nn.Linear, held: torch.dtype | None = None) -> None:
+    def __init__(
+        self, *layers: nn.Linear, held: torch.dtype | None = None, pack: bool = True
+    ) -> None:
         """All `layers` take the same input; their outputs follow each other.
 
         Args:
             held: format of the weights in memory and of the products; None: the layers' own.
+            pack: False: weights stay as they are until `pack` is called, and products are slow.
         """
         super().__init__()
         weights = [layer.weight.detach() for layer in layers]
-        dtype = weights[0].dtype
-        self.held = dtype if held is None else held
-        weight = weights[0] if len(weights) == 1 else torch.cat(weights)
-        self.in_features, self.out_features = weight.shape[1], weight.shape[0]
+        self.held = weights[0].dtype if held is None else held
+        # Not a parameter: a packed weight is opaque, and of a shared one this is only a view.
+        self.weight = weights[0] if len(weights) == 1 else torch.cat(weights)
+        self.out_features, self.in_features = self.weight.shape
         bias = _joined_bias(layers)
         self.bias = None if bias is None else bias.to(self.held)
-        self.packed = can_pack(dtype, self.held)
-        # Not a parameter: a packed weight is opaque, and of a shared one this is only a view.
-        weight = weight.to(self.held)
+        self.packed = False
+        if pack:
+            self.pack()
+
+    def pack(self) -> None:
+        """Lay the weights out for the processor, in the format they are to be held in."""
+        self.packed = can_pack(self.weight.dtype, self.held)
+        weight = self.weight.to(self.held)
         self.weight = _reorder(weight, _ROWS) if self.packed else weight
 
     def forward(self, x: torch.Tensor, add: torch.Tensor | None = None) -> torch.Tensor:
@@ -59,7 +67,7 @@ class Product(nn.Module):
         of x."""
         out: torch.Tensor
         if not self.packed:
-            out = functional.linear(x.to(self.held), self.weight, self.bias)
+            out = functional.linear(x.to(self.held), self.weight.to(self.held), self.bias)
         elif add is not None and add.dtype == self.held:
             out = _product_and(x.to(self.held), add, self.weight, self.bias, "add")
             return out

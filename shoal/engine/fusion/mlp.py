@@ -28,8 +28,13 @@ class FusedMLP(nn.Module):
         return out.to(x.dtype)
 
 
-def mlp_candidates(module: nn.Module, kernels: Kernels, held: torch.dtype) -> Iterator[FusedMLP]:
-    """What `module` may be if it is a gated MLP; nothing if it does not look like one."""
+def mlp_candidates(
+    module: nn.Module, kernels: Kernels, held: torch.dtype, *, pack: bool = True
+) -> Iterator[FusedMLP]:
+    """What `module` may be if it is a gated MLP; nothing if it does not look like one.
+
+    `held`, `pack`: see `Product`.
+    """
     gate_up = linear_children(module, "gate_proj", "up_proj") or linear_children(
         module, "gate_up_proj"
     )
@@ -40,7 +45,8 @@ def mlp_candidates(module: nn.Module, kernels: Kernels, held: torch.dtype) -> It
         return
     gated = GatedOp(kernels, activation, held)
     if sum(layer.out_features for layer in gate_up) == 2 * down[0].in_features:
-        yield FusedMLP(Product(*gate_up, held=held), Product(*down, held=held), gated)
+        into, back = (Product(*layers, held=held, pack=pack) for layers in (gate_up, down))
+        yield FusedMLP(into, back, gated)
 
 
 def _activation(function: object) -> Activation | None:

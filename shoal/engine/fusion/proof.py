@@ -15,8 +15,11 @@ MODEL_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5}
 """The same for a row of logits after all layers; see `models_agree`."""
 
 
-def agree(found: object, expected: object) -> bool:
-    """Whether two outputs are equal up to rounding; of tuples, the first element counts."""
+def agree(found: object, expected: object, tolerance: float | None = None) -> bool:
+    """Whether two outputs are equal up to rounding; of tuples, the first element counts.
+
+    `tolerance`: another than that of the format of the outputs.
+    """
     if isinstance(found, tuple) and isinstance(expected, tuple):
         found, expected = found[0], expected[0]
     if not isinstance(found, torch.Tensor) or not isinstance(expected, torch.Tensor):
@@ -25,7 +28,8 @@ def agree(found: object, expected: object) -> bool:
         return False
     distance = (found.float() - expected.float()).norm()
     # Negated so that NaN is no agreement.
-    return bool(distance <= TOLERANCE[expected.dtype] * expected.float().norm())
+    tolerance = TOLERANCE[expected.dtype] if tolerance is None else tolerance
+    return bool(distance <= tolerance * expected.float().norm())
 
 
 def models_agree(found: torch.Tensor, expected: torch.Tensor) -> bool:
