@@ -8,13 +8,16 @@
 //   pack        elements of B that lie together (2: pairs)
 //   kSubRows    query rows whose scores are kept at a time
 //   kPadRows    rows are read, and scratch results written, in multiples of this
+//   kOverlaps   products leave the vector units free, for the softmax of the rows before
 //   product     c[rows][width] = a x the columns [column, column + width) of some blocks
+//   score       product with one block of keys, while the blocks ahead are fetched (not if kOverlaps)
 #pragma once
 #include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <memory>
 #include <new>
+#include <type_traits>
 
 #include "attention/plan.h"
 #include "vec.h"
@@ -26,7 +29,9 @@ constexpr int kChunk = 512;  // keys whose scores are kept at a time
 constexpr int kChunkBlocks = kChunk / SHOAL_BLOCK;
 // A row of scores or weights, with a cache line more: rows a power of two apart would share sets of
 // the cache, and stores would hold up loads 4 KiB away.
-constexpr int64_t kScoreStride = kChunk + 16, kWeightStride = kChunk + 32;
+constexpr int64_t kScoreStride = kChunk + 16;
+template <class A>
+constexpr int64_t kWeightStride = kChunk + 64 / sizeof(A);
 constexpr float kLog2e = 1.4426950408889634f;
 
 constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
@@ -69,11 +74,21 @@ inline void copy_row(const From* from, To* to, int n) {
   }
 }
 
+// Blocks that will be needed soon.
+struct Ahead {
+  const void* blocks[2];
+  int64_t bytes[2];  // of each
+  int num = 0;
+
+  void add(const void* block, int64_t size) { blocks[num] = block, bytes[num++] = size; }
+};
+
 template <class Unit>
 class Kernel {
   using A = typename Unit::A;
   using B = typename Unit::B;
   static constexpr int kDegree = sizeof(B) == 4 ? 6 : 3;
+  static constexpr bool kInPlace = std::is_same_v<A, float> && !Unit::kOverlaps;
 
  public:
   Kernel(const Plan& plan, const ShoalAttention& call)
@@ -107,15 +122,19 @@ class Kernel {
     Scratch(int rows, int key_dim, int64_t out_stride)
         : query(round_up(rows + 32, 32) * int64_t(key_dim)),
           scores{Buffer<float>(Unit::kSubRows * kScoreStride + 64),
-                 Buffer<float>(Unit::kSubRows * kScoreStride + 64)},
-          weights(Unit::kSubRows * kWeightStride + 64),
+                 Buffer<float>(Unit::kOverlaps ? Unit::kSubRows * kScoreStride + 64 : 0)},
+          weights(kInPlace ? 0 : Unit::kSubRows * kWeightStride<A> + 64),
           product(Unit::kSubRows * out_stride + 64),
           out((rows + 32) * out_stride),
           peak(rows + 32),
           total(rows + 32) {}
     Buffer<A> query;          // [rows][key_dim]
-    Buffer<float> scores[2];  // [kSubRows][kScoreStride]
-    Buffer<A> weights;        // [kSubRows][kWeightStride]
+    A* weights_of(int buffer) {
+      if constexpr (kInPlace) return scores[buffer].get();
+      else return weights.get();
+    }
+    Buffer<float> scores[2];  // [kSubRows][kScoreStride]; the second for units that overlap
+    Buffer<A> weights;        // [kSubRows][kWeightStride], unless they take the scores' place
     Buffer<float> product;    // [kSubRows][out_stride]
     Buffer<float> out;        // [rows][out_stride], not yet divided by `total`
     Buffer<float> peak;       // [rows], of the scores times scale * log2(e)
@@ -173,8 +192,6 @@ class Kernel {
     bool opens_ = true;
   };
 
-  // The scores of the next step are computed between the rows of this step's softmax: the matrix
-  // unit and the vector units work at the same time.
   void do_task(const Task& task, int64_t head, Scratch& s) {
     const Tile& tile = plan_.tiles[task.tile];
     const B* keys = static_cast<const B*>(call_.keys) + head * call_.keys_head;
@@ -184,6 +201,36 @@ class Kernel {
     std::fill_n(s.peak.get(), rows, -INFINITY);
     std::fill_n(s.total.get(), rows, 0.0f);
     std::fill_n(s.out.get(), rows * out_stride_, 0.0f);
+    if constexpr (Unit::kOverlaps)
+      overlapped(task, keys, values, s);
+    else
+      in_turn(task, keys, values, s);
+    finish(task, head, s);
+  }
+
+  // Step after step. What a step works on stays in the first cache, and what comes next is fetched
+  // line by line: many at once would hold up the loads of the products.
+  void in_turn(const Task& task, const B* keys, const B* values, Scratch& s) {
+    Steps steps(*this, task);
+    Step now, next;
+    bool more = steps.next(now), even_more;
+    for (; more; now = next, more = even_more) {
+      even_more = steps.next(next);
+      for (int k = 0; k < now.num_blocks; k++) {
+        Ahead ahead;
+        if (now.opens) ahead.add(block_at(values, now, k, value_dim_), block_bytes(value_dim_));
+        if (even_more && next.opens && k < next.num_blocks)
+          ahead.add(block_at(keys, next, k, key_dim_), block_bytes(key_dim_));
+        Unit::score(query_of(now, s), key_dim_, now.rows, block_at(keys, now, k, key_dim_),
+                    key_dim_ / Unit::pack, s.scores[0].get() + k * SHOAL_BLOCK, kScoreStride, ahead);
+      }
+      soften_and_add(now, values, s, 0, [](int) {});
+    }
+  }
+
+  // The scores of the next step are computed between the rows of this step's softmax: the matrix
+  // unit and the vector units work at the same time.
+  void overlapped(const Task& task, const B* keys, const B* values, Scratch& s) {
     Steps steps(*this, task);
     Step now, next, later;
     bool more = steps.next(now), even_more = more && steps.next(next), last = false;
@@ -192,32 +239,38 @@ class Kernel {
     for (int buffer = 0; more; buffer ^= 1, now = next, next = later, more = even_more, even_more = last) {
       last = even_more && steps.next(later);
       int done = 0, blocks = even_more ? next.num_blocks : 0;
-      auto score_next = [&](int share) {  // of 2 * now.rows
+      soften_and_add(now, values, s, buffer, [&](int share) {  // of 2 * now.rows
         for (; done * 2 * now.rows < blocks * share; done++) {
           if (next.opens) prefetch(values, next, done, value_dim_);
           if (last && later.opens && done < later.num_blocks) prefetch(keys, later, done, key_dim_);
           score(next, done, keys, s, buffer ^ 1);
         }
-      };
-      alignas(64) float shrink[Unit::kSubRows + VL];
-      const float* scores = s.scores[buffer].get();
-      float *peak = s.peak.get() + now.row, *total = s.total.get() + now.row;
-      for (int r = 0; r < now.rows; r++) {
-        score_next(r + 1);
-        shrink[r] = peak[r];
-        peak[r] = std::max(peak[r], highest(scores + r * kScoreStride, seen_by(now, r)) * scale_);
-      }
-      // A row that has seen nothing yet would take minus infinity from itself.
-      for (int r = 0; r < now.rows; r += VL)
-        store(shrink + r, exp2<6>(load(shrink + r) - max(load(peak + r), set1(-1e30f))));
-      for (int r = 0; r < now.rows; r++) {
-        score_next(now.rows + r + 1);
-        total[r] = total[r] * shrink[r] + weigh(scores + r * kScoreStride, s.weights.get() + r * kWeightStride,
-                          seen_by(now, r), now.num_blocks * SHOAL_BLOCK, peak[r]);
-      }
-      add_values(now, values, shrink, s);
+      });
     }
-    finish(task, head, s);
+  }
+
+  // A step's softmax and its product with the values. `between` is called before each of its rows,
+  // twice, with how often it was called.
+  template <class Between>
+  void soften_and_add(const Step& step, const B* values, Scratch& s, int buffer, Between between) {
+    alignas(64) float shrink[Unit::kSubRows + VL];
+    const float* scores = s.scores[buffer].get();
+    A* weights = s.weights_of(buffer);
+    float *peak = s.peak.get() + step.row, *total = s.total.get() + step.row;
+    for (int r = 0; r < step.rows; r++) {
+      between(r + 1);
+      shrink[r] = peak[r];
+      peak[r] = std::max(peak[r], highest(scores + r * kScoreStride, seen_by(step, r)) * scale_);
+    }
+    // A row that has seen nothing yet would take minus infinity from itself.
+    for (int r = 0; r < step.rows; r += VL)
+      store(shrink + r, exp2<6>(load(shrink + r) - max(load(peak + r), set1(-1e30f))));
+    for (int r = 0; r < step.rows; r++) {
+      between(step.rows + r + 1);
+      total[r] = total[r] * shrink[r] + weigh(scores + r * kScoreStride, weights + r * kWeightStride<A>,
+                        seen_by(step, r), step.num_blocks * SHOAL_BLOCK, peak[r]);
+    }
+    add_values(step, values, weights, shrink, s);
   }
 
   void finish(const Task& task, int64_t head, Scratch& s) {
@@ -251,31 +304,36 @@ class Kernel {
     return visible(*step.piece, step.row + r - step.first, step.key0, step.len);
   }
 
-  int64_t block_of(const Step& step, int k) const {
-    return step.piece->blocks[step.key0 / SHOAL_BLOCK + k];
+  A* query_of(const Step& step, Scratch& s) const {
+    return s.query.get() + int64_t(step.row) * key_dim_;
+  }
+
+  static int64_t block_bytes(int dim) { return SHOAL_BLOCK * dim * sizeof(B); }
+
+  // A step's k-th block of keys or values.
+  static const B* block_at(const B* of, const Step& step, int k, int dim) {
+    return of + step.piece->blocks[step.key0 / SHOAL_BLOCK + k] * int64_t(SHOAL_BLOCK) * dim;
   }
 
   // The scores of a step's rows and its k-th block of keys.
   void score(const Step& step, int k, const B* keys, Scratch& s, int buffer) {
-    const B* block = keys + block_of(step, k) * SHOAL_BLOCK * key_dim_;
-    Unit::product(s.query.get() + int64_t(step.row) * key_dim_, key_dim_, step.rows, &block, 1,
-                  key_dim_ / Unit::pack, SHOAL_BLOCK * Unit::pack, 0, SHOAL_BLOCK,
+    const B* block = block_at(keys, step, k, key_dim_);
+    Unit::product(query_of(step, s), key_dim_, step.rows, &block, 1, key_dim_ / Unit::pack,
+                  SHOAL_BLOCK * Unit::pack, 0, SHOAL_BLOCK,
                   s.scores[buffer].get() + k * SHOAL_BLOCK, kScoreStride);
   }
 
   // Asks for a block of keys or values that will be needed soon.
   void prefetch(const B* of, const Step& step, int k, int dim) const {
-    auto block = reinterpret_cast<const char*>(of + block_of(step, k) * SHOAL_BLOCK * dim);
-    for (size_t at = 0; at < SHOAL_BLOCK * dim * sizeof(B); at += 64)
-      _mm_prefetch(block + at, _MM_HINT_T1);
+    auto block = reinterpret_cast<const char*>(block_at(of, step, k, dim));
+    for (int64_t at = 0; at < block_bytes(dim); at += 64) _mm_prefetch(block + at, _MM_HINT_T1);
   }
 
-  void add_values(const Step& step, const B* values, const float* shrink, Scratch& s) {
+  void add_values(const Step& step, const B* values, const A* weights, const float* shrink, Scratch& s) {
     const B* blocks[kChunkBlocks];
-    for (int k = 0; k < step.num_blocks; k++)
-      blocks[k] = values + block_of(step, k) * SHOAL_BLOCK * value_dim_;
+    for (int k = 0; k < step.num_blocks; k++) blocks[k] = block_at(values, step, k, value_dim_);
     float* product = s.product.get();
-    Unit::product(s.weights.get(), kWeightStride, step.rows, blocks, step.num_blocks,
+    Unit::product(weights, kWeightStride<A>, step.rows, blocks, step.num_blocks,
                   SHOAL_BLOCK / Unit::pack, int64_t(value_dim_) * Unit::pack, 0, value_dim_,
                   product, out_stride_);
     for (int r = 0; r < step.rows; r++) {

@@ -13,6 +13,7 @@ struct AmxUnit {
   using B = uint16_t;
   static constexpr int pack = 2;
   static constexpr int kSubRows = 32;
+  static constexpr bool kOverlaps = true;
   static constexpr int kPadRows = 16;  // rows are read and results written in sixteens
 
   static void begin() {
