@@ -17,8 +17,9 @@ import torch
 from shoal.engine.costs import Rates
 from shoal.engine.description import ModelDescription
 
-VERSION = 2
-"""Of the file and of what is measured: a calibration of another version is measured anew."""
+VERSION = 3
+"""Of the file, of what is measured and of the kernels: a calibration of another version is measured
+anew."""
 
 _log = logging.getLogger(__name__)
 
