@@ -77,7 +77,8 @@ struct ShoalAttention {
   const void *keys, *values;
   int64_t keys_head, values_head;  // elements per head of the pool
   float scale;                     // above 0
-  void* out;                       // [rows, heads, value_dim], in the query's dtype
+  void* out;                       // [rows, heads, value_dim]
+  int32_t out_dtype;               // the query's, or SHOAL_FLOAT32
 };
 
 // Divides a token batch into tasks. The arrays of `work` are copied. Never null.
@@ -158,6 +159,7 @@ struct ShoalRotary {
   int64_t rows;
   void* qkv;           // [rows][heads of queries, of keys, of values]
   int64_t qkv_row;     // stride
+  const float* wide;   // the same, dense, to be rounded into qkv first; null: qkv holds it
   const void *cos, *sin;               // [rows, rotary_dim]
   int64_t angle_row;                   // stride
   const void *query_norm, *key_norm;   // [key_dim] weights of an RMSNorm of each head, or null
@@ -167,6 +169,6 @@ struct ShoalRotary {
   int64_t keys_head, values_head;      // elements per head of the pool
 };
 
-// Norms and rotates queries and keys in place, then writes keys and values into the pool as
+// Norms and rotates queries and keys in qkv, then writes keys and values into the pool as
 // shoal_kv_store does.
 SHOAL_API void shoal_rotary(const ShoalRotary* call);

@@ -405,17 +405,25 @@ class Kernel {
   }
 
   void write_out(const Tile& tile, int64_t head, const float* out, const float* total) {
-    auto to = static_cast<B*>(call_.out);
+    if (call_.out_dtype == SHOAL_FLOAT32)
+      write_out_as<float>(tile, head, out, total);
+    else
+      write_out_as<B>(tile, head, out, total);
+  }
+
+  template <class T>
+  void write_out_as(const Tile& tile, int64_t head, const float* out, const float* total) {
+    auto to = static_cast<T*>(call_.out);
     for (int row = tile.row0; row < tile.row1; row++)
       for (int g = 0; g < group_; g++, out += out_stride_, total++) {
-        B* place = to + (int64_t(row) * plan_.shape.heads + head * group_ + g) * value_dim_;
+        T* place = to + (int64_t(row) * plan_.shape.heads + head * group_ + g) * value_dim_;
         vf factor = set1(*total == 0 ? 0 : 1 / *total);
         int d = 0;
         for (; d + VL <= value_dim_; d += VL) store_from_float(place + d, load(out + d) * factor);
         if (d < value_dim_) {
-          B last[VL];
+          T last[VL];
           store_from_float(last, load(out + d) * factor);
-          memcpy(place + d, last, (value_dim_ - d) * sizeof(B));
+          memcpy(place + d, last, (value_dim_ - d) * sizeof(T));
         }
       }
   }

@@ -1,5 +1,5 @@
-// Norms and rotation of a product's query and key heads, in place, and the way of keys and values
-// into the pool.
+// Norms and rotation of a product's query and key heads, in place or on the way from float32, and the
+// way of keys and values into the pool.
 #pragma once
 #include "ops/rows.h"
 
@@ -31,6 +31,11 @@ void rotate_head(T* head, const ShoalRotary& c, const T* cos, const T* sin) {
 template <class T>
 void turn_row(const ShoalRotary& c, int64_t row) {
   T* head = static_cast<T*>(c.qkv) + row * c.qkv_row;
+  if (c.wide) {
+    const float* from = c.wide + row * c.qkv_row;
+#pragma omp simd
+    for (int64_t i = 0; i < c.qkv_row; i++) put(head + i, from[i]);
+  }
   auto cos = static_cast<const T*>(c.cos) + row * c.angle_row;
   auto sin = static_cast<const T*>(c.sin) + row * c.angle_row;
   for (int32_t h = 0; h < c.heads + c.kv_heads; h++, head += c.key_dim) {

@@ -122,11 +122,17 @@ bool check(const Batch& batch, int32_t dtype, int32_t isa, int heads, int kv_hea
   float scale = 1 / std::sqrt(float(key_dim));
   void* plan = shoal_attention_plan(&work, &shape);
   ShoalAttention call{q.data(), key_dim, int64_t(heads) * key_dim, keys.data(), values.data(),
-                      slots * key_dim, slots * value_dim, scale, out.data()};
+                      slots * key_dim, slots * value_dim, scale, out.data(), dtype};
+  shoal_attention_run(plan, &call);
+  std::vector<float> wide(out.size());
+  call.out = wide.data(), call.out_dtype = SHOAL_FLOAT32;
   shoal_attention_run(plan, &call);
   shoal_attention_free(plan);
 
   double worst = 0;
+  for (size_t i = 0; i < out.size(); i++)
+    if (!(std::fabs(number(out[i]) - wide[i]) <= std::fabs(wide[i]) / (sizeof(T) == 2 ? 256 : 1e9f)))
+      worst = INFINITY;
   std::vector<double> weights;
   for (int64_t row = 0; row < batch.rows; row++)
     for (int head = 0; head < heads; head++) {

@@ -127,6 +127,12 @@ int test_rotary(int32_t dtype, int32_t isa, int32_t threads) {
   auto before = random_numbers<T>(c.rows * row), qkv = before;
   auto cos = random_numbers<T>(c.rows * c.rotary_dim), sin = random_numbers<T>(c.rows * c.rotary_dim);
   auto query_norm = random_numbers<T>(c.key_dim), key_norm = random_numbers<T>(c.key_dim);
+  std::vector<float> wide(before.size());
+  for (size_t i = 0; i < wide.size(); i++) wide[i] = as_float(before[i]);
+  if (pick({0, 1})) {
+    c.wide = wide.data();
+    std::fill(qkv.begin(), qkv.end(), T(1));
+  }
   c.qkv = qkv.data(), c.cos = cos.data(), c.sin = sin.data(), c.angle_row = c.rotary_dim;
   bool norms = pick({0, 1});
   if (norms) c.query_norm = query_norm.data(), c.key_norm = key_norm.data();

@@ -116,14 +116,21 @@ class NativeAttention:
         return tasks.value, parts.value
 
     def __call__(
-        self, query: torch.Tensor, layer: KVLayer, prepared: object, scale: float
+        self,
+        query: torch.Tensor,
+        layer: KVLayer,
+        prepared: object,
+        scale: float,
+        *,
+        out_dtype: torch.dtype | None = None,
     ) -> torch.Tensor:
-        """See `AttentionBackend`."""
+        """See `AttentionBackend`. `out_dtype`: the query's (None), or float32, which is not
+        rounded."""
         assert isinstance(prepared, _Prepared)
         shape = layer.shape
         query = _dense_rows(query)
         heads, rows, _ = query.shape
-        out = query.new_empty(rows, heads, shape.value_dim)
+        out = query.new_empty(rows, heads, shape.value_dim, dtype=out_dtype)
         plan = prepared.plan(
             Shape(
                 dtype=DTYPES[shape.dtype],
@@ -145,6 +152,7 @@ class NativeAttention:
             values_head=_head_size(shape, shape.value_dim),
             scale=scale,
             out=out.data_ptr(),
+            out_dtype=DTYPES[out.dtype],
         )
         self._lib.shoal_attention_run(plan, ctypes.byref(call))
         return out

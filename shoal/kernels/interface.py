@@ -80,6 +80,7 @@ class Attention(ctypes.Structure):
         ("values_head", c_int64),
         ("scale", c_float),
         ("out", c_void_p),
+        ("out_dtype", c_int32),
     ]
 
 
@@ -168,6 +169,7 @@ class Rotary(ctypes.Structure):
         ("rows", c_int64),
         ("qkv", c_void_p),
         ("qkv_row", c_int64),
+        ("wide", c_void_p),
         ("cos", c_void_p),
         ("sin", c_void_p),
         ("angle_row", c_int64),

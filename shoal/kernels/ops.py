@@ -136,7 +136,7 @@ class Heads:
 
 
 class RotaryOp:
-    """Norms and rotates query and key heads in place, and stores keys and values in the pool."""
+    """Norms and rotates query and key heads, and stores keys and values in the pool."""
 
     def __init__(
         self,
@@ -173,17 +173,25 @@ class RotaryOp:
         slots: torch.Tensor | None = None,
         keys: torch.Tensor | None = None,
         values: torch.Tensor | None = None,
-    ) -> None:
+    ) -> torch.Tensor:
         """Turn T rows, and store them if given a pool.
 
         Args:
-            qkv: [T, width], dense; changed.
+            qkv: [T, width], dense, of the op's dtype or float32.
             angles: cosines and sines [T, rotary_dim]; None: nothing is rotated.
             slots: int64 [T], the pool slot of each row.
             keys, values: the layer's pool as the C++ attention allocates it.
+
+        Returns:
+            The rows turned, in the op's dtype: `qkv` itself, changed, if that is its own.
         """
         call, rows = self._call, qkv.shape[0]
-        call.threads, call.rows, call.qkv = torch.get_num_threads(), rows, qkv.data_ptr()
+        turned, call.wide = qkv, None
+        if qkv.dtype != self._dtype:
+            assert qkv.dtype == torch.float32
+            assert qkv.is_contiguous()
+            turned, call.wide = torch.empty_like(qkv, dtype=self._dtype), qkv.data_ptr()
+        call.threads, call.rows, call.qkv = torch.get_num_threads(), rows, turned.data_ptr()
         call.rotary_dim, cos, sin = 0, None, None
         if angles is not None:
             cos, sin = (a.to(self._dtype).contiguous() for a in angles)
@@ -197,6 +205,7 @@ class RotaryOp:
                 values.data_ptr(),
             )
         self._run(ctypes.byref(call))
+        return turned
 
     def set_pool(self, num_slots: int) -> None:
         """Say how many slots the pools given to later calls have."""

@@ -35,6 +35,21 @@ def backend_named(name: str) -> AttentionBackend:
     return PLAIN[name]() if name in PLAIN else native(name)
 
 
+@pytest.mark.parametrize("name", NATIVE)
+@pytest.mark.parametrize("dim", [64, 24])
+def test_results_in_float32_are_those_that_would_be_rounded(name: str, dim: int) -> None:
+    torch.manual_seed(dim)
+    case = random_case(dim, block_size=32, scattered=True)
+    query, keys, values = random_inputs(case, (6, 2), (dim, dim), torch.bfloat16)
+    backend = native(name)
+    layer = filled(backend, case, keys, values)
+    prepared = backend.prepare(case.work, CPU)
+    wide = backend(query, layer, prepared, 0.2, out_dtype=torch.float32)
+    assert wide.dtype == torch.float32
+    assert torch.equal(wide.bfloat16(), backend(query, layer, prepared, 0.2))
+    assert not torch.equal(wide.bfloat16().float(), wide)
+
+
 @pytest.mark.parametrize("name", [*PLAIN, *NATIVE])
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("heads", [(4, 4), (6, 2), (8, 1)])

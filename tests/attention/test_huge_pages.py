@@ -13,7 +13,8 @@ from shoal.attention.contract import KVShape
 from shoal.attention.native import NativeAttention
 from shoal.kernels import load_kernels
 
-SIZE = 32 * 2**20
+SIZE = 128 * 2**20
+"""More than glibc keeps of what was freed, which lies in small pages since it was first used."""
 SMAPS = Path("/proc/self/smaps")
 
 

@@ -18,7 +18,7 @@ from shoal.engine.description import ModelDescription
 from shoal.engine.fusion import fuse, linear, mlp, norm, trial
 from shoal.engine.fusion.fuse import Fusion, traced_modules
 from shoal.engine.fusion.layer import fused_layers, narrow
-from shoal.engine.fusion.proof import TOLERANCE, agree, models_agree
+from shoal.engine.fusion.proof import TOLERANCE, agree, agree_in_most_rows, models_agree
 from shoal.engine.model import LoadedModel, load_model, prepare_model
 from shoal.kernels import load_kernels
 from shoal.kernels.ops import Activation
@@ -272,6 +272,21 @@ def test_nan_is_no_agreement(dtype: torch.dtype) -> None:
     assert not agree(x[:1], x)
     assert not agree(x.double(), x)
     assert not models_agree(x * torch.nan, x)
+
+
+def test_of_layers_with_a_router_the_median_row_counts() -> None:
+    """One row whose experts are others is no other layer; half of them are."""
+    x = torch.randn(1, 9, 32)
+    turned = x.clone()
+    turned[0, 3] *= -1
+    assert agree_in_most_rows(turned, x)
+    assert not agree(turned, x)
+    turned[0, :5] *= 1.1
+    assert not agree_in_most_rows(turned, x)
+    assert not agree_in_most_rows(x * torch.nan, x)
+    assert not agree_in_most_rows(x[:, :5], x)
+    assert not agree_in_most_rows(x.bfloat16(), x)
+    assert not agree_in_most_rows((x,), (x,))
 
 
 def test_activations_are_told_apart() -> None:

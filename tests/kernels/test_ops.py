@@ -184,6 +184,31 @@ def test_rotary(
     torch.testing.assert_close(layer.values, reference.values, rtol=0, atol=0, equal_nan=True)
 
 
+@each_isa
+@pytest.mark.parametrize("normed", [False, True])
+def test_rotary_from_float32(isa: Isa, normed: bool) -> None:
+    """Rounded first, then turned and stored: as if the rows had been in bfloat16."""
+    heads = Heads(6, 3, 64, 48)
+    wide = torch.randn(70, heads.width)
+    before = wide.clone()
+    angle = torch.rand(70, 64)
+    angles = angle.cos(), angle.sin()
+    weights = torch.randn(2, heads.key_dim).bfloat16()
+    norm = HeadNorm(weights[0], weights[1], 1e-6, 0.5) if normed else None
+    op = RotaryOp(KERNELS, heads, torch.bfloat16, norm=norm, isa=isa)
+    op.set_pool(40 * 32)
+    shape = KVShape(3, 64, 48, 40, 32, torch.bfloat16, torch.device("cpu"))
+    found, expected = (NativeAttention(KERNELS).allocate(shape) for _ in range(2))
+    slots = scattered_slots(70)
+    turned = op(wide, angles, slots, found.keys, found.values)
+    narrow = wide.bfloat16()
+    assert op(narrow, angles, slots, expected.keys, expected.values) is narrow
+    assert torch.equal(turned, narrow)
+    assert torch.equal(wide, before)
+    assert torch.equal(found.keys, expected.keys)
+    assert torch.equal(found.values, expected.values)
+
+
 def scattered_slots(rows: int) -> torch.Tensor:
     """Runs of rows: one that starts inside a block, whole blocks, single rows."""
     blocks = torch.randperm(40)

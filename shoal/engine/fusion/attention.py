@@ -53,18 +53,19 @@ class FusedAttention(nn.Module):
         is about masks and caches."""
         step, heads = current_step(), self._heads
         backend, pool = step.kv.backend, step.kv[self.layer_idx]
-        qkv = self.qkv(hidden_states)[0].to(pool.shape.dtype)
+        # In float32 if the products are, whatever the model's dtype.
+        qkv: torch.Tensor = self.qkv(hidden_states.to(self.qkv.held))[0]
         angles = None
         if position_embeddings is not None and self._turns:
             angles = position_embeddings[0][0], position_embeddings[1][0]
         rows, queries = qkv.shape[0], heads.heads * heads.key_dim
         if isinstance(backend, NativeAttention):
             self._rotary.set_pool(pool.shape.num_blocks * pool.shape.block_size)
-            self._rotary(qkv, angles, step.slots, pool.keys, pool.values)
+            qkv = self._rotary(qkv, angles, step.slots, pool.keys, pool.values)
         else:
-            self._rotary(qkv, angles)
+            qkv = self._rotary(qkv, angles)
             split = [heads.kv_heads * heads.key_dim, heads.kv_heads * heads.value_dim]
-            key, value = qkv[:, queries:].split(split, dim=1)
+            key, value = torch.split(qkv[:, queries:], split, dim=1)
             backend.store(
                 pool,
                 step.slots,
@@ -75,8 +76,12 @@ class FusedAttention(nn.Module):
         if wanted is not None:
             query, prepared = query[wanted.rows], wanted.prepared
         query = query.view(len(query), heads.heads, heads.key_dim).transpose(0, 1)
-        attended = backend(query, pool, prepared, self._scale)
-        return self.out(attended.view(1, len(attended), -1), add), None
+        if isinstance(backend, NativeAttention):
+            attended = backend(query, pool, prepared, self._scale, out_dtype=self.out.held)
+        else:
+            attended = backend(query, pool, prepared, self._scale)
+        out: torch.Tensor = self.out(attended.view(1, len(attended), -1), add)
+        return out.to((hidden_states if add is None else add).dtype), None
 
 
 def attention_candidates(

@@ -12,9 +12,15 @@ from torch import nn
 from shoal.engine.fusion.attention import attention_candidates
 from shoal.engine.fusion.layer import layer_candidates
 from shoal.engine.fusion.linear import can_pack, product_of
-from shoal.engine.fusion.mlp import mlp_candidates
+from shoal.engine.fusion.mlp import FusedMLP, mlp_candidates
 from shoal.engine.fusion.norm import norm_candidates
-from shoal.engine.fusion.proof import agree, hidden_input, norm_input, residual_input
+from shoal.engine.fusion.proof import (
+    agree,
+    agree_in_most_rows,
+    hidden_input,
+    norm_input,
+    residual_input,
+)
 from shoal.engine.fusion.trial import Call, Trial
 from shoal.kernels import Kernels
 
@@ -84,7 +90,9 @@ class Fusion:
             call = self.trial.calls.get(place.module)
             if call is not None:
                 run = _as_in(call, residual_input(call.hidden))
-                self._replace(place, "layer", layer_candidates(place.module), run)
+                mlp = getattr(place.module, "mlp", None)
+                test = agree if isinstance(mlp, FusedMLP) else agree_in_most_rows
+                self._replace(place, "layer", layer_candidates(place.module), run, test)
 
     def _replace(
         self,
@@ -92,13 +100,14 @@ class Fusion:
         kind: str,
         candidates: Iterable[nn.Module],
         run: Callable[[nn.Module], object],
+        test: Callable[[object, object], bool] = agree,
     ) -> None:
         """Put the first candidate whose output agrees in the original's place, if there is one."""
         expected = None
         with self.trial.step():
             for candidate in candidates:
                 expected = run(place.module) if expected is None else expected
-                if agree(run(candidate), expected):
+                if test(run(candidate), expected):
                     setattr(place.owner, place.name, candidate)
                     self.done[kind] += 1
                     return
