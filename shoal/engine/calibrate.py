@@ -1,9 +1,9 @@
 """Measures a model on its machine before the first run: the token budget, and rates for costs.
 
-More tokens in a batch make matrix products faster, up to a point; beyond it they only delay
-decodes and take memory. Where that point lies depends on the machine and on the model's width, so
-it is measured: chunks of prompts through the real model, in batches of growing size, until a larger
-batch gains nothing or costs too much time to try. What decoding, reading and segments take is
+More tokens in a batch make matrix products faster, up to a point; beyond it they only take memory.
+Where that point lies depends on the machine and on the model's width, so it is measured: chunks of
+prompts through the real model, in batches of growing size, until a larger batch gains nothing or
+costs too much time to try. What decoding, reading and segments take is
 measured by a few batches more (`calibrate_rates.py`). All of it is remembered per machine and
 model.
 """
@@ -32,8 +32,10 @@ CANDIDATES = (512, 1024, 2048, 4096, 8192)
 DEFAULT_TOKEN_BUDGET = 2048
 """Where nothing was measured: planning without weights, pools too small to try."""
 
-WORTH = 1.04
-"""How many times faster per token the next budget must be to be taken."""
+WORTH = {"cuda": 1.04, "cpu": 0.98}
+"""How many times faster per token the next budget must be to be taken. On CUDA its activations take
+memory from KV. On a CPU they do not: there it is taken unless it is slower, since it lets more
+sequences decode together, which prompts alone do not show (docs/lab-notes.md)."""
 
 MOST_SECONDS = 6.0
 """No further budget is tried once this much time is spent or the next would exceed it."""
@@ -64,7 +66,7 @@ def calibrated(
         return timed[tokens]
 
     began = time.perf_counter()
-    budget = choose(CANDIDATES, seconds)
+    budget = choose(CANDIDATES, seconds, WORTH[description.device.type])
     calibration = Calibration(budget, measure_rates(bench, budget, timed[budget]))
     _log.info("measured in %.1f s: %s", time.perf_counter() - began, calibration)
     remember(description, calibration)
@@ -83,12 +85,16 @@ def costs_of(description: ModelDescription, calibration: Calibration | None) -> 
     return model_costs(description, calibration.rates)
 
 
-def choose(candidates: Iterable[int], seconds: Callable[[int], float]) -> int:
+def choose(
+    candidates: Iterable[int], seconds: Callable[[int], float], worth: float = WORTH["cuda"]
+) -> int:
     """The candidate after which more tokens per batch stop paying.
 
     Args:
         candidates: growing numbers of tokens.
         seconds: measures one batch of so many tokens; infinite: there is no memory for it.
+        worth: see `WORTH`. Below 1 a candidate that is slower does not end the search: a machine's
+            speed varies more than that.
     """
     best, rate, spent = 0, 0.0, 0.0
     for tokens in candidates:
@@ -96,7 +102,8 @@ def choose(candidates: Iterable[int], seconds: Callable[[int], float]) -> int:
             break
         took = seconds(tokens)
         spent += 2 * took
-        if best and tokens / took < rate * WORTH:
+        if tokens / took >= rate * worth:
+            best, rate = tokens, max(rate, tokens / took)
+        elif worth >= 1:
             break
-        best, rate = tokens, tokens / took
     return best
