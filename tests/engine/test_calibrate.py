@@ -1,6 +1,7 @@
 """The token budget and the rates: measured, remembered."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -85,6 +86,22 @@ def test_is_measured_once_and_remembered(
     assert known.token_budget == first.token_budget
     monkeypatch.setattr(calibrate, "choose", pytest.fail)
     assert LLM(folder, dtype="float32", kv_memory="16MiB").token_budget == first.token_budget
+
+
+def test_a_cpu_is_asked_for_its_own_worth(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+
+    def note(_candidates: object, seconds: Callable[[int], float], worth: float) -> int:
+        asked.append(worth)
+        seconds(512)
+        return 512
+
+    monkeypatch.setattr(calibrate, "choose", note)
+    folder = str(save_model(tmp_path, "llama"))
+    assert LLM(folder, dtype="float32", kv_memory="16MiB", device="cpu").token_budget == 512
+    assert asked == [WORTH["cpu"]]
 
 
 def test_depends_on_the_model_and_its_formats(tmp_path: Path, cache: Path) -> None:

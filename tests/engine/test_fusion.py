@@ -167,6 +167,24 @@ def test_wide_hidden_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @needs_kernels
 @needs_packing
+@pytest.mark.parametrize("held", [torch.bfloat16, torch.float32])
+def test_attention_gives_its_product_what_it_multiplies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: torch.dtype
+) -> None:
+    """Nothing is rounded to bfloat16 and widened again on the way."""
+    monkeypatch.setattr(loading, "product_dtype", lambda *_: held)
+    description = description_of(save_model(tmp_path, "llama"), "bfloat16")
+    model = load_model(description)
+    given: list[torch.dtype] = []
+    for layer in fused_layers(model.module):
+        out = layer.self_attn.out
+        out.register_forward_pre_hook(lambda _module, args: given.append(args[0].dtype))
+    logits(model, description)
+    assert given == [held] * 2
+
+
+@needs_kernels
+@needs_packing
 @pytest.mark.parametrize("breaks", ["raises", "differs"])
 def test_hidden_states_stay_narrow_where_the_model_wants_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, breaks: str
