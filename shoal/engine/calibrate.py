@@ -37,7 +37,7 @@ WORTH = {"cuda": 1.04, "cpu": 0.98}
 memory from KV. On a CPU they do not: there it is taken unless it is slower, since it lets more
 sequences decode together, which prompts alone do not show (docs/lab-notes.md)."""
 
-MOST_SECONDS = 6.0
+MOST_SECONDS = 10.0
 """No further budget is tried once this much time is spent or the next would exceed it."""
 
 _log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ import torch
 from shoal.engine.costs import Rates
 from shoal.engine.description import ModelDescription
 
-VERSION = 4
+VERSION = 5
 """Of the file, of what is measured and of the kernels: a calibration of another version is measured
 anew."""
 
