@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 line = json.dumps(bench.run(name, chosen.scale))
                 print(line, flush=True)
                 if results:
-                    _append(results / records_name(cpu_name()), line)
+                    append_record(results / records_name(cpu_name()), line)
     except (PeerError, UnequalWorkError) as error:
         say(f"error: {error}")
         return 1
@@ -38,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _append(path: Path, line: str) -> None:
+def append_record(path: Path, line: str) -> None:
+    """Add a line to a file of records."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as records:
         records.write(line + "\n")
@@ -59,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--workload", type=_workloads, default="all", help=f"all, or of {', '.join(SPECS)}")
     add("--model", choices=list(MODELS), default=DEFAULT_MODEL)
-    add("--rounds", type=_positive, default=3, help="runs of each engine, in turn (default 3)")
+    add("--rounds", type=positive, default=3, help="runs of each engine, in turn (default 3)")
     add(
         "--peers",
         type=_peers,
@@ -93,7 +94,8 @@ def _names(text: str, known: list[str]) -> list[str]:
     return names
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A whole number of at least 1, of the command line."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError("must be at least 1")

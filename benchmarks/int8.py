@@ -13,7 +13,8 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks.__main__ import DEFAULT_MODEL, RESULTS
+from benchmarks.__main__ import DEFAULT_MODEL, RESULTS, append_record, positive
+from benchmarks.agreement import UnequalWorkError
 from benchmarks.models import MODELS
 from benchmarks.peers.client import INT8, ROOT, PeerError
 from benchmarks.runner import Bench, cpu_name, records_name, rounded, say
@@ -24,12 +25,12 @@ EXAMPLES = ROOT / "examples"
 
 
 def main() -> int:
-    """Run what is asked for; 0, or 1 if an engine failed."""
+    """Run what is asked for; 0, or 1 if an engine failed or did other work."""
     parser = argparse.ArgumentParser("python -m benchmarks.int8", description=__doc__)
     add = parser.add_argument
     add("--workload", choices=list(SPECS), default="shared-2k")
     add("--model", choices=list(MODELS), default=DEFAULT_MODEL)
-    add("--rounds", type=int, default=3)
+    add("--rounds", type=positive, default=3)
     add("--scale", type=float, default=1.0, help="smaller counts and lengths, for smoke tests")
     add("--folder", type=Path, default=ROOT / ".bench", help="models, logs, caches")
     add("--results", type=Path, help="where the record goes (benchmarks/results; none if scaled)")
@@ -37,7 +38,7 @@ def main() -> int:
     try:
         with Bench(chosen.model, [INT8], chosen.folder, chosen.rounds) as bench:
             record = bench.run(chosen.workload, chosen.scale)
-    except PeerError as error:
+    except (PeerError, UnequalWorkError) as error:
         say(f"error: {error}")
         return 1
     answers = {name: tickets(name) for name in ("none", "int8")}
@@ -49,9 +50,7 @@ def main() -> int:
     print(line, flush=True)
     results = chosen.results or (RESULTS if chosen.scale == 1 else None)
     if results:
-        results.mkdir(parents=True, exist_ok=True)
-        with (results / f"int8-{records_name(cpu_name())}").open("a") as records:
-            records.write(line + "\n")
+        append_record(results / f"int8-{records_name(cpu_name())}", line)
     return 0
 
 

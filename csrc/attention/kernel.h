@@ -128,11 +128,11 @@ class Kernel {
           out((rows + 32) * out_stride),
           peak(rows + 32),
           total(rows + 32) {}
-    Buffer<A> query;          // [rows][key_dim]
     A* weights_of(int buffer) {
       if constexpr (kInPlace) return scores[buffer].get();
       else return weights.get();
     }
+    Buffer<A> query;          // [rows][key_dim]
     Buffer<float> scores[2];  // [kSubRows][kScoreStride]; the second for units that overlap
     Buffer<A> weights;        // [kSubRows][kWeightStride], unless they take the scores' place
     Buffer<float> product;    // [kSubRows][out_stride]

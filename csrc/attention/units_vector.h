@@ -102,7 +102,8 @@ struct SinglesByFma {  // float32 x float32
   }
 };
 
-// While a product is computed, fetches the lines of blocks that are needed next into the second cache.
+// While a product is computed, fetches the lines of blocks that are needed next into the second cache: two
+// of each block per step, which is all of it unless it is larger than the block that is multiplied.
 class Fetching {
  public:
   Fetching(const Ahead& ahead, int steps) {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.int8 import accuracy, tickets
 from shoal import LLM, SamplingParams
 from shoal.config import EngineOptions, Quantization
 from shoal.engine import model as loading
@@ -28,7 +28,6 @@ from tests.models import ARCHITECTURES, forest_of_prompts, save_model
 
 KERNELS: Any = load_kernels()
 CPU = torch.device("cpu")
-EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def can_run() -> bool:
@@ -233,16 +232,7 @@ def test_sharing_and_batches_change_nothing_but_rounding(tmp_path: Path) -> None
 
 @needs_int8
 def test_accuracy_of_the_bundled_model() -> None:
-    lines = (EXAMPLES / "tickets.jsonl").read_text().splitlines()
-    bodies = [json.loads(line)["body"] for line in lines]
-    answers = [
-        json.loads(line)["answer"] for line in (EXAMPLES / "answers.jsonl").read_text().splitlines()
-    ]
-    llm = LLM(quantization="int8", device="cpu")
-    params = [SamplingParams(temperature=0.0, max_tokens=body["max_tokens"]) for body in bodies]
-    outputs = llm.chat([body["messages"] for body in bodies], params, progress=False)
-    right = sum(out.choices[0].text == answer for out, answer in zip(outputs, answers, strict=True))
-    assert right >= 0.95 * len(answers)
+    assert accuracy(tickets("int8")) >= 0.95
 
 
 @pytest.mark.parametrize(

@@ -36,11 +36,7 @@ def agree_in_most_rows(found: object, expected: object) -> bool:
     """Like `agree`, but of the median row: rounding may turn a router's choice for some rows."""
     if not isinstance(found, torch.Tensor) or not isinstance(expected, torch.Tensor):
         return False
-    if found.shape != expected.shape or found.dtype != expected.dtype:
-        return False
-    distance = (found.float() - expected.float()).norm(dim=-1)
-    relative = distance / expected.float().norm(dim=-1).clamp(min=1e-30)
-    return bool(relative.median() <= TOLERANCE[expected.dtype])
+    return _median_row_agrees(found, expected, TOLERANCE)
 
 
 def models_agree(found: torch.Tensor, expected: torch.Tensor) -> bool:
@@ -50,11 +46,17 @@ def models_agree(found: torch.Tensor, expected: torch.Tensor) -> bool:
     turns a router's choice for one row, the rows after it change too. What this finds is parts
     that do not fit together.
     """
+    return _median_row_agrees(found, expected, MODEL_TOLERANCE)
+
+
+def _median_row_agrees(
+    found: torch.Tensor, expected: torch.Tensor, tolerance: dict[torch.dtype, float]
+) -> bool:
     if found.shape != expected.shape or found.dtype != expected.dtype:
         return False
-    distance = (found.float() - expected.float()).norm(dim=1)
-    relative = distance / expected.float().norm(dim=1).clamp(min=1e-30)
-    return bool(relative.median() <= MODEL_TOLERANCE[expected.dtype])
+    distance = (found.float() - expected.float()).norm(dim=-1)
+    relative = distance / expected.float().norm(dim=-1).clamp(min=1e-30)
+    return bool(relative.median() <= tolerance[expected.dtype])
 
 
 def norm_input(width: int, dtype: torch.dtype, rows: int = 19) -> torch.Tensor:
