@@ -32,10 +32,11 @@ CANDIDATES = (512, 1024, 2048, 4096, 8192)
 DEFAULT_TOKEN_BUDGET = 2048
 """Where nothing was measured: planning without weights, pools too small to try."""
 
-WORTH = {"cuda": 1.04, "cpu": 0.98}
+WORTH = {"cuda": 1.04, "cpu": 0.9}
 """How many times faster per token the next budget must be to be taken. On CUDA its activations take
-memory from KV. On a CPU they do not: there it is taken unless it is slower, since it lets more
-sequences decode together, which prompts alone do not show (docs/lab-notes.md)."""
+memory from KV. On a CPU they do not: there it is taken unless it is clearly slower, by more than
+timings of one machine differ, since it lets more sequences decode together, which prompts alone do
+not show (docs/lab-notes.md)."""
 
 MOST_SECONDS = 10.0
 """No further budget is tried once this much time is spent or the next would exceed it."""

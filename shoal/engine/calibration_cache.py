@@ -17,7 +17,7 @@ import torch
 from shoal.engine.costs import Rates
 from shoal.engine.description import ModelDescription
 
-VERSION = 5
+VERSION = 6
 """Of the file, of what is measured and of the kernels: a calibration of another version is measured
 anew."""
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from shoal import LLM, SamplingParams
 from shoal.attention.reference import ReferenceAttention
@@ -21,7 +22,7 @@ from shoal.engine.fusion.layer import fused_layers, narrow
 from shoal.engine.fusion.proof import TOLERANCE, agree, agree_in_most_rows, models_agree
 from shoal.engine.model import LoadedModel, load_model, prepare_model
 from shoal.kernels import load_kernels
-from shoal.kernels.ops import Activation
+from shoal.kernels.ops import Activation, GatedOp
 from tests.models import ARCHITECTURES, forest_of_prompts, greedy, save_model
 
 needs_kernels = pytest.mark.skipif(load_kernels() is None, reason="the C++ kernels are not built")
@@ -305,6 +306,49 @@ def test_of_layers_with_a_router_the_median_row_counts() -> None:
     assert not agree_in_most_rows(x[:, :5], x)
     assert not agree_in_most_rows(x.bfloat16(), x)
     assert not agree_in_most_rows((x,), (x,))
+
+
+@needs_kernels
+@pytest.mark.parametrize("rows", [1, 16, 17, 40])
+@pytest.mark.parametrize("adds", [False, True])
+def test_many_rows_go_through_an_mlp_in_blocks(
+    monkeypatch: pytest.MonkeyPatch, rows: int, adds: bool
+) -> None:
+    """None much smaller than the others, and each with its own residuals."""
+    plain = nn.Module()
+    for name, (inputs, outputs) in {"gate": (8, 32), "up": (8, 32), "down": (32, 8)}.items():
+        setattr(plain, f"{name}_proj", nn.Linear(inputs, outputs))
+    plain.act_fn = nn.SiLU()
+    kernels = load_kernels()
+    assert kernels is not None
+    monkeypatch.setattr(mlp, "LEAST_ROWS", 1)
+    monkeypatch.setattr(mlp, "BLOCK_BYTES", 16 * 64 * 4)
+    (fused,) = mlp.mlp_candidates(plain, kernels, torch.float32)
+    seen: list[int] = []
+    fused.gate_up.register_forward_hook(lambda _module, args, _out: seen.append(args[0].shape[-2]))
+    x, residual = torch.randn(1, rows, 8), torch.randn(1, rows, 8)
+    with torch.inference_mode():
+        out = fused(x, residual if adds else None)
+        gated = functional.silu(plain.gate_proj(x)) * plain.up_proj(x)
+        expected = plain.down_proj(gated) + (residual if adds else 0)
+    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+    assert seen == {1: [1], 16: [16], 17: [9, 8], 40: [14, 13, 13]}[rows]
+
+
+@needs_kernels
+def test_blocks_of_an_mlp_stay_below_what_is_mapped_anew() -> None:
+    """But not below what products need to be fast."""
+    kernels = load_kernels()
+    assert kernels is not None
+    for width, held, rows in (
+        (2048, torch.float32, 1024),
+        (2048, torch.bfloat16, 2048),
+        (28672, torch.float32, 256),
+    ):
+        up, down = (nn.Linear(*shape, device="meta") for shape in ((8, width), (width, 8)))
+        into, back = (linear.Product(*each, held=held, pack=False) for each in ((up, up), (down,)))
+        gated = GatedOp(kernels, Activation.silu, held)
+        assert mlp.FusedMLP(into, back, gated).block_rows == rows
 
 
 def test_activations_are_told_apart() -> None:

@@ -1,4 +1,7 @@
-"""A gated MLP: one product for gate and up, the activation in one pass, the product down."""
+"""A gated MLP: one product for gate and up, the activation in one pass, the product down.
+
+Many rows are computed a block at a time, so that what lies between the products stays small.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,13 @@ from shoal.engine.fusion.linear import Product, linear_children
 from shoal.kernels import Kernels
 from shoal.kernels.ops import Activation, GatedOp
 
+BLOCK_BYTES = 16 << 20
+"""Of the gates and ups of a block of rows. glibc gives memory back to the system when more than 32
+MiB are freed, and every layer would have its pages mapped and cleared anew (docs/lab-notes.md)."""
+
+LEAST_ROWS = 256
+"""Rows of a block at least: with fewer the products become slow."""
+
 
 class FusedMLP(nn.Module):
     """down(activation(gate(x)) * up(x))"""
@@ -19,9 +29,19 @@ class FusedMLP(nn.Module):
     def __init__(self, gate_up: Product, down: Product, gated: GatedOp) -> None:
         super().__init__()
         self.gate_up, self.down, self._gated = gate_up, down, gated
+        row_bytes = gate_up.out_features * gate_up.held.itemsize
+        self.block_rows = max(LEAST_ROWS, BLOCK_BYTES // row_bytes)
 
     def forward(self, x: torch.Tensor, add: torch.Tensor | None = None) -> torch.Tensor:
-        """x: [..., hidden]; add: a residual [..., hidden] or None."""
+        """x: [..., rows, hidden]; add: a residual [..., rows, hidden] or None."""
+        blocks = -(-x.shape[-2] // self.block_rows)
+        if blocks <= 1:
+            return self._block(x, add)
+        adds = [None] * blocks if add is None else add.tensor_split(blocks, dim=-2)
+        parts = zip(x.tensor_split(blocks, dim=-2), adds, strict=True)
+        return torch.cat([self._block(*part) for part in parts], dim=-2)
+
+    def _block(self, x: torch.Tensor, add: torch.Tensor | None) -> torch.Tensor:
         # Between the products numbers keep the format the products are in.
         gate_up = self.gate_up(x.to(self.gate_up.held))
         out: torch.Tensor = self.down(self._gated(gate_up), add)
