@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 from torch.nn import functional
 
+from shoal.engine.fusion.packed import PackedWeight, pack_weight
 from shoal.kernels import Kernels
-
-_ROWS = 256
-"""Rows oneDNN is told to expect; the layout it chooses hardly depends on it."""
 
 BLOCK_OUTPUTS = 8192
 """Outputs of a block of a `BlockedProduct`: 8 MiB of float32 results at 256 rows."""
-
-# Operators torch's own compiler uses; they have no Python wrapper.
-_reorder: Any = torch.ops.mkldnn._reorder_linear_weight.default
-_product: Any = torch.ops.mkldnn._linear_pointwise.default
-_product_and: Any = torch.ops.mkldnn._linear_pointwise.binary
 
 
 def can_pack(dtype: torch.dtype, held: torch.dtype) -> bool:
@@ -52,27 +43,27 @@ class Product(nn.Module):
         self.out_features, self.in_features = self.weight.shape
         bias = _joined_bias(layers)
         self.bias = None if bias is None else bias.to(self.held)
-        self.packed = False
+        self.packed: PackedWeight | None = None
         if pack:
             self.pack()
 
     def pack(self) -> None:
         """Lay the weights out for the processor, in the format they are to be held in."""
-        self.packed = can_pack(self.weight.dtype, self.held)
-        weight = self.weight.to(self.held)
-        self.weight = _reorder(weight, _ROWS) if self.packed else weight
+        packs = can_pack(self.weight.dtype, self.held)
+        self.weight = self.weight.to(self.held)
+        if packs:
+            self.packed = pack_weight(self.weight)
+            del self.weight
 
     def forward(self, x: torch.Tensor, add: torch.Tensor | None = None) -> torch.Tensor:
         """x: [..., in]; add: [..., out] or None; returns [..., out] of the dtype of `add`, or else
         of x."""
-        out: torch.Tensor
-        if not self.packed:
+        if self.packed is None:
             out = functional.linear(x.to(self.held), self.weight.to(self.held), self.bias)
         elif add is not None and add.dtype == self.held:
-            out = _product_and(x.to(self.held), add, self.weight, self.bias, "add")
-            return out
+            return self.packed(x.to(self.held), self.bias, add)
         else:
-            out = _product(x.to(self.held), self.weight, self.bias, "none", [], "")
+            out = self.packed(x.to(self.held), self.bias, None)
         if add is None:
             return out.to(x.dtype)
         # One pass adds and rounds, once.
