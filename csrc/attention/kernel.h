@@ -16,10 +16,12 @@
 #include <atomic>
 #include <cmath>
 #include <memory>
-#include <new>
 #include <type_traits>
 
+#include "attention/buffer.h"
+#include "attention/convert.h"
 #include "attention/plan.h"
+#include "attention/softmax.h"
 #include "vec.h"
 
 namespace shoal {
@@ -33,46 +35,6 @@ constexpr int64_t kScoreStride = kChunk + 16;
 template <class A>
 constexpr int64_t kWeightStride = kChunk + 64 / sizeof(A);
 constexpr float kLog2e = 1.4426950408889634f;
-
-constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-
-// Memory that starts on a cache line; zeroed.
-template <class T>
-class Buffer {
- public:
-  explicit Buffer(int64_t n) : data_(static_cast<T*>(::operator new(n * sizeof(T), kAlign))) {
-    memset(static_cast<void*>(data_), 0, n * sizeof(T));
-  }
-  ~Buffer() { ::operator delete(data_, kAlign); }
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-  T* get() { return data_; }
-
- private:
-  static constexpr std::align_val_t kAlign{64};
-  T* data_;
-};
-
-inline float to_float(float x) { return x; }
-inline float to_float(uint16_t x) {
-  uint32_t bits = uint32_t(x) << 16;
-  float out;
-  memcpy(&out, &bits, 4);
-  return out;
-}
-inline vf load_as_float(const float* p) { return load(p); }
-inline vf load_as_float(const uint16_t* p) { return load_bf16(p); }
-inline void store_from_float(float* p, vf x) { store(p, x); }
-inline void store_from_float(uint16_t* p, vf x) { store_bf16(p, x); }
-
-template <class From, class To>
-inline void copy_row(const From* from, To* to, int n) {
-  if constexpr (std::is_same_v<From, To>) {
-    memcpy(to, from, n * sizeof(To));
-  } else {
-    for (int i = 0; i < n; i++) to[i] = to_float(from[i]);
-  }
-}
 
 // Blocks that will be needed soon.
 struct Ahead {
@@ -267,8 +229,9 @@ class Kernel {
       store(shrink + r, exp2<6>(load(shrink + r) - max(load(peak + r), set1(-1e30f))));
     for (int r = 0; r < step.rows; r++) {
       between(step.rows + r + 1);
-      total[r] = total[r] * shrink[r] + weigh(scores + r * kScoreStride, weights + r * kWeightStride<A>,
-                        seen_by(step, r), step.num_blocks * SHOAL_BLOCK, peak[r]);
+      float sum = weigh<kDegree>(scores + r * kScoreStride, weights + r * kWeightStride<A>,
+                                 seen_by(step, r), step.num_blocks * SHOAL_BLOCK, scale_, peak[r]);
+      total[r] = total[r] * shrink[r] + sum;
     }
     add_values(step, values, weights, shrink, s);
   }
@@ -342,41 +305,6 @@ class Kernel {
       for (int d = 0; d < out_stride_; d += VL)
         store(out + d, fma(load(out + d), factor, load(product + r * out_stride_ + d)));
     }
-  }
-
-  static float highest(const float* scores, int seen) {
-    vf a = set1(-INFINITY), b = a;
-    int j = 0;
-    for (; j + 2 * VL <= seen; j += 2 * VL) {
-      a = max(a, load(scores + j));
-      b = max(b, load(scores + j + VL));
-    }
-    for (; j < seen; j += VL) a = max(a, first(load(scores + j), seen - j, set1(-INFINITY)));
-    return top(max(a, b));
-  }
-
-  // One row's softmax weights: weights[j] = 2^(scores[j] * scale * log2(e) - peak), 0 where unseen.
-  // Returns their sum.
-  float weigh(const float* scores, A* weights, int seen, int len, float peak) const {
-    const vf factor = set1(scale_), offset = set1(-peak);
-    vf a = set1(0), b = a;
-    int j = 0;
-    for (; j + 2 * VL <= seen; j += 2 * VL) {
-      vf p = exp2<kDegree>(fma(load(scores + j), factor, offset));
-      vf q = exp2<kDegree>(fma(load(scores + j + VL), factor, offset));
-      a = a + p;
-      b = b + q;
-      store_from_float(weights + j, p);
-      store_from_float(weights + j + VL, q);
-    }
-    for (; j < len; j += VL) {
-      vf p = set1(0);
-      if (j < seen)
-        p = first(exp2<kDegree>(fma(load(scores + j), factor, offset)), seen - j, set1(0));
-      a = a + p;
-      store_from_float(weights + j, p);
-    }
-    return sum(a + b);
   }
 
   float* part_of(const Tile& tile, int64_t head, int part) {
