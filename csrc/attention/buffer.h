@@ -1,4 +1,4 @@
-// Memory that starts on a cache line.
+// Scratch memory of the attention kernel.
 #pragma once
 #include <cstdint>
 #include <cstring>

@@ -1,4 +1,4 @@
-// Between the KV pool's numbers and float32: one at a time, a vector, a row.
+// From and to the KV pool's numbers.
 #pragma once
 #include <type_traits>
 
@@ -14,8 +14,6 @@ inline float to_float(uint16_t x) {
   memcpy(&out, &bits, 4);
   return out;
 }
-inline vf load_as_float(const float* p) { return load(p); }
-inline vf load_as_float(const uint16_t* p) { return load_bf16(p); }
 inline void store_from_float(float* p, vf x) { store(p, x); }
 inline void store_from_float(uint16_t* p, vf x) { store_bf16(p, x); }
 

@@ -16,6 +16,7 @@ import torch
 
 from shoal.engine.costs import Rates
 from shoal.engine.description import ModelDescription
+from shoal.engine.processor import processor_field
 
 VERSION = 6
 """Of the file, of what is measured and of the kernels: a calibration of another version is measured
@@ -68,7 +69,7 @@ def cache_path(description: ModelDescription) -> Path:
         str(description.quantization),
         str(description.device),
         str(description.tensor_parallel),
-        _processor(),
+        processor_field("model name") or platform.machine(),
         str(torch.get_num_threads()),
         torch.__version__,
         *_accelerator(description.device),
@@ -80,12 +81,3 @@ def cache_path(description: ModelDescription) -> Path:
 def _accelerator(device: torch.device) -> list[str]:
     """The device's name, where it is not the processor."""
     return [] if device.type == "cpu" else [torch.cuda.get_device_name(device)]
-
-
-def _processor() -> str:
-    """The processor's name; what the platform calls it where /proc does not say."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.startswith("model name")), platform.machine())

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from shoal.engine.fusion import packed
 from shoal.engine.fusion.packed import MklWeight, OneDnnWeight, mkl_is_faster, pack_weight
+from shoal.engine.processor import processor_field
 
 needs_mkl = pytest.mark.skipif(
     not torch.backends.mkl.is_available(), reason="this build of torch has no MKL"
@@ -82,18 +83,21 @@ def anew() -> Iterator[None]:
 def test_mkl_is_taken_on_its_makers_processors(
     monkeypatch: pytest.MonkeyPatch, vendor: str, dtype: torch.dtype, library: type
 ) -> None:
-    monkeypatch.setattr(packed, "_vendor", lambda: vendor)
+    monkeypatch.setattr(packed, "processor_field", {"vendor_id": vendor}.__getitem__)
     assert type(pack_weight(torch.randn(8, 16, dtype=dtype))) is library
 
 
 @needs_mkl
 @pytest.mark.usefixtures("anew")
 def test_without_mkl_there_is_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed, "_vendor", lambda: "GenuineIntel")
+    monkeypatch.setattr(packed, "processor_field", {"vendor_id": "GenuineIntel"}.__getitem__)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
     assert type(pack_weight(torch.randn(8, 16))) is OneDnnWeight
 
 
 def test_the_processor_names_its_maker() -> None:
     with open("/proc/cpuinfo") as file:
-        assert f": {packed._vendor()}\n" in file.read()
+        text = file.read()
+    assert f": {processor_field('vendor_id')}\n" in text
+    assert f": {processor_field('model name')}\n" in text
+    assert processor_field("no such field") == ""

@@ -1,16 +1,17 @@
 """Weights laid out once, at load, as a library's matrix products want them.
 
 oneDNN has products for every format. MKL has them for float32, and on Intel's processors its are
-faster: 8 to 20 % from one row to 1,024 (measured: docs/lab-notes.md).
+faster: by 6 to 21 % from 64 rows to 1,024 (measured: docs/lab-notes.md).
 """
 
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 from typing import Any
 
 import torch
+
+from shoal.engine.processor import processor_field
 
 _ROWS = 256
 """Rows a library is told to expect. oneDNN's layout hardly depends on it. MKL's does: laid out for
@@ -75,12 +76,4 @@ def pack_weight(weight: torch.Tensor) -> PackedWeight:
 def mkl_is_faster() -> bool:
     """Whether MKL's products in float32 are: torch has it, and the processor is Intel's."""
     has_mkl: bool = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
-    return has_mkl and _vendor() == "GenuineIntel"
-
-
-def _vendor() -> str:
-    """What the processor calls its maker."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("vendor_id"):
-            return line.split(":", 1)[1].strip()
-    return ""
+    return has_mkl and processor_field("vendor_id") == "GenuineIntel"
