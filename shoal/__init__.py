@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from shoal.requests.columns import TokenColumns
+from shoal.prompts.token_columns import TokenColumns
 from shoal.types import Choice, Completion, RunSummary, SamplingParams, TokenLogprob
 
 if TYPE_CHECKING:

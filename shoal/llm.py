@@ -11,15 +11,15 @@ import numpy as np
 
 from shoal.config import EngineOptions
 from shoal.devices import AnyRun, make_engine
-from shoal.engine.description import ModelDescription
-from shoal.engine.progress import ProgressState, make_reporter
-from shoal.engine.sampling import check_vocabulary
 from shoal.errors import InvalidRequestError, OptionError
-from shoal.requests.columns import TokenColumns
-from shoal.requests.lengths import LengthRules
-from shoal.requests.prompts import ChatPrompt
-from shoal.requests.render import Renderer
-from shoal.requests.table import TableBuilder
+from shoal.model.description import ModelDescription
+from shoal.progress import ProgressState, make_reporter
+from shoal.prompts.length_rules import LengthRules
+from shoal.prompts.prompts import ChatPrompt
+from shoal.prompts.render import Renderer
+from shoal.prompts.table_builder import TableBuilder
+from shoal.prompts.token_columns import TokenColumns
+from shoal.sampling.sampler import check_vocabulary
 from shoal.types import (
     Completion,
     PhaseSeconds,

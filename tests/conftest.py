@@ -3,7 +3,7 @@
 import os
 import tempfile
 
-from tests.interpreter import INTERPRETED, mend_interpreter
+from tests.helpers.interpreter import INTERPRETED, mend_interpreter
 
 # Calibrations of test models do not belong among the user's; one folder serves the whole session.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="shoal-tests-")

@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from shoal.config import EngineOptions
-from shoal.engine.description import ModelDescription
 from shoal.engine.engine import Engine, Run
 from shoal.errors import InvalidRequestError
 from shoal.jobs import JobInput, read_job
+from shoal.model.description import ModelDescription
 from shoal.report.figures import plan_figure, svg, token_batches_figure
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -34,10 +34,10 @@ from benchmarks.peers.client import RunResult
 from benchmarks.runner import say
 from benchmarks.workloads import Workload, make_workload
 from shoal.config import EngineOptions
-from shoal.engine.cuda.buckets import MAX_GRAPH_ROWS
-from shoal.engine.description import ModelDescription
+from shoal.cuda.buckets import MAX_GRAPH_ROWS
 from shoal.engine.engine import Engine
-from shoal.engine.model import LoadedModel
+from shoal.model.description import ModelDescription
+from shoal.model.load import LoadedModel
 from shoal.planner import Costs
 from shoal.scheduler import BLOCK_SIZE
 

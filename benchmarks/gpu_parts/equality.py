@@ -18,10 +18,10 @@ from benchmarks.policies.run import Limits, run_lru, unshared_plan
 from benchmarks.runner import say
 from benchmarks.workloads import Workload
 from shoal.config import EngineOptions, OrderOption, Sharing
-from shoal.engine.description import ModelDescription
 from shoal.engine.engine import Engine
-from shoal.engine.hook import ATTENTION_NAME
-from shoal.engine.model import prepare_model
+from shoal.model.description import ModelDescription
+from shoal.model.hook import ATTENTION_NAME
+from shoal.model.load import prepare_model
 from shoal.scheduler import BLOCK_SIZE
 
 SHAPES = {

@@ -8,8 +8,8 @@ from benchmarks.gpu_parts.ceilings import Ceilings
 from benchmarks.models import ModelShape
 from benchmarks.roofline import count_flops, count_work
 from benchmarks.workloads import Workload
-from shoal.engine.costs import Rates, model_costs
-from shoal.engine.description import ModelDescription
+from shoal.machine.model_costs import Rates, model_costs
+from shoal.model.description import ModelDescription
 from shoal.planner import Costs, make_plan
 from shoal.scheduler import BLOCK_SIZE
 from shoal.simulate.bound import lower_bound

@@ -8,9 +8,9 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from benchmarks.models import MAX_MODEL_LEN, ModelShape, make_config, make_tokenizer
-from shoal.engine.description import ModelDescription
-from shoal.engine.hook import ATTENTION_NAME
-from shoal.engine.model import LoadedModel, prepare_model
+from shoal.model.description import ModelDescription
+from shoal.model.hook import ATTENTION_NAME
+from shoal.model.load import LoadedModel, prepare_model
 
 
 def describe(

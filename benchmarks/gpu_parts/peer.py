@@ -17,7 +17,7 @@ from transformers import GenerationConfig
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from benchmarks.workloads import Workload
-from shoal.engine.hook import ATTENTION_NAME
+from shoal.model.hook import ATTENTION_NAME
 
 NAME = "transformers"
 

@@ -194,7 +194,7 @@ def kernel_backend(device: torch.device, sizes: Sizes) -> AttentionBackend:
     if importlib.util.find_spec("triton") is None:
         return ReferenceAttention()
     from shoal.attention.triton import TritonAttention
-    from tests.interpreter import mend_interpreter
+    from tests.helpers.interpreter import mend_interpreter
 
     mend_interpreter()
     return TritonAttention()

@@ -15,8 +15,8 @@ from typing import Any
 
 from benchmarks.planner.workload import VOCABULARY, Shape, write_prompts
 from shoal.planner import make_plan
-from shoal.requests.lengths import LengthRules
-from shoal.requests.token_files import open_tokens
+from shoal.prompts.length_rules import LengthRules
+from shoal.prompts.token_files import open_tokens
 from shoal.types import SamplingParams
 
 Record = dict[str, Any]

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from shoal.planner.relational import FieldTable, choose_orders, saved_length
-from shoal.planner.relational_exact import exact_orders
-from shoal.planner.relational_fields import fixed_orders
-from shoal.planner.relational_greedy import Greed, greedy_orders
+from shoal.tables.exact_order import exact_orders
+from shoal.tables.field_order import FieldTable, choose_orders, saved_length
+from shoal.tables.greedy_order import Greed, greedy_orders
+from shoal.tables.table_fields import fixed_orders
 
 SEED = 4
 SEARCH_ROWS = 10_000

@@ -20,10 +20,10 @@ from unittest.mock import patch
 import numpy as np
 
 from shoal.config import EngineOptions
-from shoal.engine.description import ModelDescription
 from shoal.jobs.reader import read_job
+from shoal.model.description import ModelDescription
 from shoal.planner import make_plan
-from shoal.requests.pieces import PieceTokenizer
+from shoal.prompts.text_pieces import PieceTokenizer
 
 FLOPS_PER_TOKEN = 2e8
 """Of a model with 100 million weights."""

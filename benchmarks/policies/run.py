@@ -35,7 +35,7 @@ class Result(Protocol):
 
 
 class BatchExecutor(Protocol):
-    """The part of `shoal.engine.executor.Executor` that a baseline needs."""
+    """The part of `shoal.executor.executor.Executor` that a baseline needs."""
 
     def execute(self, batch: TokenBatch) -> Result:
         """Run one batch."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 from multiprocessing.connection import wait
 
 from shoal.config import EngineOptions
-from shoal.devices.contract import AnyEngine
+from shoal.devices.device_run import DeviceRun
 from shoal.devices.messages import (
     Died,
     Failed,
@@ -21,10 +21,10 @@ from shoal.devices.messages import (
     Ready,
 )
 from shoal.devices.process import WorkerProcess, worker_processes
-from shoal.devices.run import DeviceRun
-from shoal.engine.description import ModelDescription
+from shoal.devices.protocols import AnyEngine
 from shoal.engine.engine import Engine
 from shoal.errors import DeviceLostError
+from shoal.model.description import ModelDescription
 from shoal.planner import Costs
 from shoal.scheduler import BLOCK_SIZE
 from shoal.types import RequestTable

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal.config import EngineOptions
-from shoal.engine.description import ModelDescription
 from shoal.engine.engine import RunStats
+from shoal.model.description import ModelDescription
 from shoal.planner import Costs
 from shoal.types import Completion, Int64Array, RequestTable
 

@@ -28,10 +28,10 @@ from shoal.devices.messages import (
     Started,
     Update,
 )
-from shoal.engine.calibration_cache import remembered
 from shoal.engine.engine import Engine, Run
 from shoal.engine.release import NOTHING
 from shoal.errors import DeviceLostError, InternalError, ShoalError
+from shoal.machine.calibration_cache import remembered
 from shoal.types import Completion
 
 UPDATE_SECONDS = 0.05

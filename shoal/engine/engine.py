@@ -9,24 +9,24 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from shoal.answers.detokenize import Detokenizer
 from shoal.config import EngineOptions
-from shoal.engine.calibrate import costs_of
-from shoal.engine.description import ModelDescription
-from shoal.engine.detokenize import Detokenizer
-from shoal.engine.executor import Executor, TorchExecutor
-from shoal.engine.model import LoadedModel
 from shoal.engine.outputs import OutputProcessor
-from shoal.engine.parallel.leader import load
 from shoal.engine.pipeline import Collected, Failed, Pipeline
-from shoal.engine.place import place, stated_blocks
 from shoal.engine.release import NOTHING, Released, release_from, released
-from shoal.engine.results import PromptScores, StepResult
-from shoal.engine.sampling import needs_history
 from shoal.engine.trace import IterationTrace
 from shoal.errors import InternalError, InvalidRequestError, ModelFailedError
+from shoal.executor.executor import Executor, TorchExecutor
+from shoal.machine.calibrate import costs_of
+from shoal.machine.placement import place, stated_blocks
+from shoal.model.description import ModelDescription
+from shoal.model.load import LoadedModel
 from shoal.planner import Costs, LengthModel, Pilot, Plan, fixed_lengths, make_plan, pilot_first
+from shoal.sampling.results import PromptScores, StepResult
+from shoal.sampling.sampler import needs_history
 from shoal.scheduler import BLOCK_SIZE, BlockPool, Scheduler, TokenBatch
 from shoal.simulate import in_order, part_seconds
+from shoal.tensor_parallel.leader import load
 from shoal.types import (
     BoolArray,
     Completion,

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from shoal.engine.detokenize import Detokenizer
-from shoal.engine.results import Sampled
-from shoal.engine.stops import StopSearch
+from shoal.answers.detokenize import Detokenizer
+from shoal.answers.stops import StopSearch
 from shoal.errors import InternalError, InvalidRequestError
+from shoal.sampling.results import Sampled
 from shoal.types import (
     BoolArray,
     Choice,

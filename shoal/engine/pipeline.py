@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 import torch
 
-from shoal.engine.executor import Executor
-from shoal.engine.results import StepResult
 from shoal.errors import DeviceLostError
+from shoal.executor.executor import Executor
+from shoal.sampling.results import StepResult
 from shoal.scheduler import Scheduler, TokenBatch
 
 LEAST_BUDGET = 16

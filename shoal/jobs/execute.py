@@ -7,12 +7,9 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 
+from shoal.answers.detokenize import Detokenizer
 from shoal.config import EngineOptions
 from shoal.devices import AnyEngine, AnyRun
-from shoal.engine.description import ModelDescription
-from shoal.engine.detokenize import Detokenizer
-from shoal.engine.place import stated_blocks
-from shoal.engine.progress import ProgressState, Reporter
 from shoal.errors import InternalError, InvalidRequestError, JobChangedError
 from shoal.jobs.collect import Collector
 from shoal.jobs.finish import JobPaths, finish_job
@@ -22,6 +19,9 @@ from shoal.jobs.journal import Journal
 from shoal.jobs.reader import JobInput, read_job
 from shoal.jobs.records import RecordWriter
 from shoal.jobs.signals import Interruption
+from shoal.machine.placement import stated_blocks
+from shoal.model.description import ModelDescription
+from shoal.progress import ProgressState, Reporter
 from shoal.scheduler.pool import BLOCK_SIZE
 from shoal.types import Completion, RunSummary
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import orjson
 
-from shoal.engine.description import ModelDescription
 from shoal.jobs.lines import ContentDigest
+from shoal.model.description import ModelDescription
 
 
 @dataclass(frozen=True)

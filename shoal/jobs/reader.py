@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shoal.engine.description import ModelDescription
 from shoal.errors import InvalidRequestError
 from shoal.jobs.index import LineIndex
 from shoal.jobs.lines import MAX_LINE_BYTES, ContentDigest, LineReader, RawLine, open_input
 from shoal.jobs.validate import CHAT_URL, ParsedRequest, Validator, custom_id_of, decode_line
-from shoal.requests.lengths import LengthRules, OutputLength
-from shoal.requests.refusals import empty_prompt
-from shoal.requests.render import Renderer, TokenIds
-from shoal.requests.table import TableBuilder
+from shoal.model.description import ModelDescription
+from shoal.prompts.length_rules import LengthRules, OutputLength
+from shoal.prompts.refusals import empty_prompt
+from shoal.prompts.render import Renderer, TokenIds
+from shoal.prompts.table_builder import TableBuilder
 from shoal.types import RequestTable
 
 _BATCH_REQUESTS = 512

@@ -9,10 +9,10 @@ from typing import Any
 
 import orjson
 
-from shoal.engine.detokenize import Detokenizer
+from shoal.answers.detokenize import Detokenizer
 from shoal.errors import InvalidRequestError
 from shoal.jobs.index import LineName
-from shoal.jobs.logprobs import chat_logprobs, completion_logprobs
+from shoal.jobs.logprob_records import chat_logprobs, completion_logprobs
 from shoal.jobs.validate import CHAT_URL
 from shoal.types import Choice, Completion
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from shoal.engine.description import ModelDescription
 from shoal.errors import InvalidRequestError, JobError, OptionError
-from shoal.requests.lengths import LengthRules
-from shoal.requests.token_files import is_token_file, open_tokens
+from shoal.model.description import ModelDescription
+from shoal.prompts.length_rules import LengthRules
+from shoal.prompts.token_files import is_token_file, open_tokens
 from shoal.types import RequestTable, SamplingParams
 
 

@@ -13,8 +13,8 @@ from typing import Any, cast
 import orjson
 
 from shoal.errors import InvalidRequestError
-from shoal.requests.prompts import ChatPrompt, Prompt, parse_messages, parse_prompts
-from shoal.requests.refusals import missing, unsupported, wrong_value
+from shoal.prompts.prompts import ChatPrompt, Prompt, parse_messages, parse_prompts
+from shoal.prompts.refusals import missing, unsupported, wrong_value
 from shoal.types import SamplingParams
 
 CHAT_URL = "/v1/chat/completions"

@@ -3,7 +3,7 @@
 Pure arithmetic on token ids and length estimates; `make_plan` is the entry.
 """
 
-from shoal.planner.costs import Costs
+from shoal.costs import Costs
 from shoal.planner.folding import FoldCost
 from shoal.planner.forest import Forest, build_forest
 from shoal.planner.lengths import LengthModel, fixed_lengths

@@ -19,10 +19,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from shoal.planner.costs import Costs
-from shoal.planner.pieces import Line, piece_starts
+from shoal.costs import Costs
+from shoal.planner.rearrange_pieces import Line, piece_starts
 from shoal.planner.tree import Arrangement, Tree, depth_first
-from shoal.planner.work import FloatArray, Work, request_work, segment_work
+from shoal.planner.work_counts import FloatArray, Work, request_work, segment_work
 from shoal.types import BoolArray, Int64Array
 
 _KEPT = 0.99

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from shoal.planner.costs import Costs
+from shoal.costs import Costs
 from shoal.planner.forest import Forest
 from shoal.types import Int32Array, Int64Array
 

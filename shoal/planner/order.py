@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal.config import Order
+from shoal.costs import Costs
 from shoal.planner.blend import blend
-from shoal.planner.costs import Costs
 from shoal.planner.tree import Arrangement, Tree, depth_first
 from shoal.types import Int64Array
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from shoal.config import Order, Sharing
+from shoal.costs import Costs
 from shoal.errors import InternalError
-from shoal.planner.costs import Costs
 from shoal.planner.folding import FoldCost
 from shoal.planner.forest import Forest, build_forest, split_by_level
 from shoal.planner.order import arrange

@@ -11,8 +11,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from shoal.diagnose import Diagnoses
 from shoal.planner import Plan
-from shoal.planner.diagnose import Diagnoses
 from shoal.report.excerpts import Decode, Excerpts
 from shoal.report.plan_advice import Advice, all_advice, render_advice
 from shoal.report.plan_facts import PlanFacts, fact_rows, mode_rows

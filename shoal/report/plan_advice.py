@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from shoal.planner.diagnose import Diagnoses, Finding, Kind, LimitFinding
+from shoal.diagnose import Diagnoses, Finding, Kind, LimitFinding
 from shoal.report.excerpts import Excerpts
 from shoal.report.units import plural
 

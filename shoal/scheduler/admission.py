@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from shoal.errors import InternalError
-from shoal.scheduler.columns import SequenceColumns
 from shoal.scheduler.forecast import PeakForecast
 from shoal.scheduler.growth import LearntGrowth, StatedGrowth
 from shoal.scheduler.pool import BlockPool
 from shoal.scheduler.running import RunningSequences
 from shoal.scheduler.segments import SegmentTable
+from shoal.scheduler.sequence_columns import SequenceColumns
 from shoal.scheduler.stats import SchedulerStats
 from shoal.scheduler.waiting import WaitingSequences
 from shoal.types import BoolArray, Int64Array

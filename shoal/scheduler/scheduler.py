@@ -15,11 +15,11 @@ from shoal.planner import LengthModel, Plan
 from shoal.scheduler.admission import Admission
 from shoal.scheduler.batch import TokenBatch
 from shoal.scheduler.builder import BatchBuilder
-from shoal.scheduler.columns import SequenceColumns
 from shoal.scheduler.growth import Calibration, LearntGrowth, StatedGrowth
 from shoal.scheduler.pool import BlockPool
 from shoal.scheduler.running import RunningSequences
 from shoal.scheduler.segments import SegmentTable
+from shoal.scheduler.sequence_columns import SequenceColumns
 from shoal.scheduler.stats import SchedulerStats
 from shoal.scheduler.under_way import UnderWay
 from shoal.scheduler.waiting import WaitingSequences

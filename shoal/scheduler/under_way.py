@@ -16,9 +16,9 @@ import numpy as np
 
 from shoal.errors import InternalError
 from shoal.scheduler.batch import TokenBatch
-from shoal.scheduler.columns import SequenceColumns
 from shoal.scheduler.running import RunningSequences
 from shoal.scheduler.segments import SegmentTable
+from shoal.scheduler.sequence_columns import SequenceColumns
 from shoal.scheduler.stats import SchedulerStats
 from shoal.types import BoolArray, Int32Array, Int64Array
 

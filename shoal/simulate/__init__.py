@@ -1,10 +1,10 @@
 """The scheduler against a clock: what a planned run takes, and which order to plan it in."""
 
 from shoal.simulate.bound import LowerBound, lower_bound
-from shoal.simulate.choose import OrderChoice, choose_order, in_order
 from shoal.simulate.clock import BatchTime, batch_time
-from shoal.simulate.parts import Cuts, PartSeconds, cuts, part_seconds
-from shoal.simulate.run import SimulatedRun, simulate
+from shoal.simulate.orders import OrderChoice, choose_order, in_order
+from shoal.simulate.seconds import Cuts, PartSeconds, cuts, part_seconds
+from shoal.simulate.simulated_run import SimulatedRun, simulate
 
 __all__ = [
     "BatchTime",

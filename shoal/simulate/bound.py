@@ -8,7 +8,7 @@ import numpy as np
 
 from shoal.planner import Costs, Plan
 from shoal.planner.tree import Tree
-from shoal.planner.work import request_work, segment_work
+from shoal.planner.work_counts import request_work, segment_work
 from shoal.types import Int64Array, RequestTable
 
 

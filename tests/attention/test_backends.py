@@ -10,7 +10,7 @@ from shoal.attention.native import NativeAttention
 from shoal.attention.reference import ReferenceAttention
 from shoal.attention.torch_cpu import TorchCpuAttention
 from shoal.kernels import available_isas, load_kernels
-from tests.attention.work import (
+from tests.helpers.attention_work import (
     CPU,
     TOLERANCE,
     dense_attention,

@@ -6,7 +6,7 @@ import torch
 
 from shoal.attention.reference import ReferenceAttention
 from tests.attention.test_backends import CPU, filled, random_inputs
-from tests.attention.work import random_case
+from tests.helpers.attention_work import random_case
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.peers.client import ROOT
-from tests.engine.test_int8 import needs_int8
+from tests.model.test_int8 import needs_int8
 
 
 @needs_int8

@@ -7,9 +7,9 @@ import pytest
 
 from benchmarks.planner import relational
 from benchmarks.planner.relational import climb, field_table, published_recursion, reviews
-from shoal.planner.relational import saved_length
-from shoal.planner.relational_exact import exact_orders
-from shoal.planner.relational_fields import fixed_orders
+from shoal.tables.exact_order import exact_orders
+from shoal.tables.field_order import saved_length
+from shoal.tables.table_fields import fixed_orders
 
 
 def test_the_published_recursion_may_miss_the_optimum() -> None:

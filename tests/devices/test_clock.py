@@ -13,8 +13,8 @@ from shoal.devices.book import Book
 from shoal.errors import DeviceLostError, InternalError
 from shoal.planner import Costs
 from shoal.types import Int64Array, RequestTable
-from tests.devices.clock import ClockGroup, run
-from tests.planner.jobs import Job, jobs
+from tests.helpers.device_clock import ClockGroup, run
+from tests.helpers.planner_jobs import Job, jobs
 
 COSTS = Costs(
     flops_per_token=2e8,
@@ -180,7 +180,7 @@ def test_the_only_device_is_not_given_up_silently() -> None:
 def test_breaking_off_ends_the_processes() -> None:
     table = families(2, 40)
     group = ClockGroup(2, np.full(len(table), 30), COSTS)
-    from shoal.devices.run import DeviceRun
+    from shoal.devices.device_run import DeviceRun
 
     for completions in DeviceRun(group, table):  # type: ignore[arg-type]
         if completions:

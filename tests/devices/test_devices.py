@@ -11,19 +11,19 @@ import pytest
 import torch
 
 from shoal.config import EngineOptions
-from shoal.devices.merge import added, merged, one_after_another
+from shoal.cuda.lost import raise_if_lost
+from shoal.devices.merged import added, merged, one_after_another
 from shoal.devices.messages import Hello, Piece
 from shoal.devices.part import part_of
 from shoal.devices.process import ended_how, worker_environment, worker_processes
 from shoal.devices.wire import receive, send
 from shoal.devices.worker import EXIT_LOST, _portable
-from shoal.engine.description import ModelDescription
 from shoal.engine.engine import RunStats
-from shoal.engine.lost import raise_if_lost
 from shoal.engine.trace import IterationTrace
 from shoal.errors import DeviceLostError, InternalError, OptionError, UnsupportedModelError
+from shoal.model.description import ModelDescription
 from shoal.types import LengthCounts
-from tests.planner.jobs import Job
+from tests.helpers.planner_jobs import Job
 
 
 @pytest.mark.parametrize("devices", [0, -1, 1.5, "2", True])

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.devices.part import part_of
-from shoal.engine.random import stream_key
+from shoal.sampling.random import stream_key
 from shoal.types import RequestTable, SamplingParams
-from tests.planner.jobs import Job, jobs
+from tests.helpers.planner_jobs import Job, jobs
 
 
 def with_lines(job: Job, per_line: int) -> RequestTable:

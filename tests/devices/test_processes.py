@@ -16,12 +16,12 @@ import pytest
 from shoal.config import EngineOptions
 from shoal.devices import DeviceGroup, make_engine
 from shoal.devices.messages import Died, FromWorker, Gave, Load, Prepared, Ready, Started
-from shoal.engine.description import ModelDescription
 from shoal.engine.engine import Engine
 from shoal.errors import InternalError, ModelLoadError
+from shoal.model.description import ModelDescription
 from shoal.types import Completion, RequestTable, SamplingParams
-from tests.engine.tables import table as make_table
-from tests.models import forest_of_prompts, save_model
+from tests.helpers.models import forest_of_prompts, save_model
+from tests.helpers.request_tables import table as make_table
 
 OPTIONS = EngineOptions(
     dtype="float32", device="cpu", kv_memory="256KiB", token_budget=64, devices=2

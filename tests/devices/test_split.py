@@ -14,9 +14,9 @@ from shoal.devices.split import WORTH, Share, divide
 from shoal.planner import Plan, make_plan
 from shoal.planner.rearrange import restricted
 from shoal.simulate import PartSeconds, part_seconds
-from tests.planner.jobs import Job, jobs
-from tests.simulate.test_parts import seconds_of
-from tests.simulate.test_run import COSTS
+from tests.helpers.planner_jobs import Job, jobs
+from tests.simulate.test_seconds import seconds_of
+from tests.simulate.test_simulated_run import COSTS
 
 
 def planned(job: Job, sharing: Sharing = Sharing.forest) -> tuple[Plan, PartSeconds]:

@@ -14,7 +14,7 @@ from shoal.devices.messages import Failed, Hello, Spare
 from shoal.devices.wire import receive, send
 from shoal.devices.worker import EXIT_FAILED, EXIT_LOST, Worker, main
 from shoal.errors import DeviceLostError, InternalError
-from tests.jobs.support import ForkedProcess
+from tests.helpers.job_files import ForkedProcess
 
 
 def forked(serve: Callable[[Worker], None] = Worker.serve) -> tuple[Connection, ForkedProcess]:

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 from tests.e2e.conftest import Command, Shoal
-from tests.e2e.jobs import mixed
 from tests.e2e.test_run import answers
+from tests.helpers.e2e_jobs import mixed
 
 OPTIONS = ("--dtype", "float32", "--device", "cpu", "--token-budget", "64", "--kv-memory", "2MiB")
 OUTPUTS = ("out.jsonl", "out.errors.jsonl")

@@ -4,9 +4,9 @@ import random
 import time
 
 from tests.e2e.conftest import Command, Shoal
-from tests.e2e.jobs import mixed
 from tests.e2e.test_run import answers
-from tests.kills import run_with_kills
+from tests.helpers.e2e_jobs import mixed
+from tests.helpers.kills import run_with_kills
 
 KILLS = 22
 

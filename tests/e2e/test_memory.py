@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from shoal.engine.description import bundled_model_path
+from shoal.model.description import bundled_model_path
 from tests.e2e.conftest import Shoal
 
 REQUESTS, TOKENS = 200_000, 500

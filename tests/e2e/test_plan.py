@@ -9,9 +9,9 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from shoal.engine.description import bundled_model_path
+from shoal.model.description import bundled_model_path
 from tests.e2e.conftest import Shoal
-from tests.e2e.jobs import POLICIES, chat
+from tests.helpers.e2e_jobs import POLICIES, chat
 
 
 def with_ids(number: int) -> list[dict[str, Any]]:

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from shoal.engine.description import bundled_model_path
+from shoal.model.description import bundled_model_path
 from shoal.scheduler import BLOCK_SIZE
 from tests.e2e.conftest import Shoal
-from tests.e2e.jobs import chat, completion, good, mixed
+from tests.helpers.e2e_jobs import chat, completion, good, mixed
 
 FLOAT32 = ("--dtype", "float32", "--device", "cpu")
 

@@ -14,7 +14,7 @@ from pyarrow import parquet
 
 from tests.e2e.conftest import Command, Shoal
 from tests.e2e.test_run import FLOAT32, answers
-from tests.kills import run_with_kills
+from tests.helpers.kills import run_with_kills
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TEMPLATE = (EXAMPLES / "reviews.toml").read_text()

@@ -4,8 +4,8 @@ import pytest
 from transformers.utils.import_utils import is_accelerate_available
 
 from tests.e2e.conftest import Shoal
-from tests.e2e.jobs import good
 from tests.e2e.test_run import FLOAT32, answers
+from tests.helpers.e2e_jobs import good
 
 
 @pytest.mark.skipif(not is_accelerate_available(), reason="transformers asks for accelerate")

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from shoal import LLM, SamplingParams
-from shoal.engine.description import bundled_model_path
+from shoal.model.description import bundled_model_path
 from tests.e2e.conftest import Shoal
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

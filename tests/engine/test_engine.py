@@ -10,8 +10,8 @@ import torch
 
 from shoal import LLM, SamplingParams
 from shoal.errors import InvalidRequestError, ModelFailedError, OptionError
-from tests.engine.ahead import run_ahead
-from tests.models import forest_of_prompts, greedy, save_model
+from tests.helpers.ahead import run_ahead
+from tests.helpers.models import forest_of_prompts, greedy, save_model
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=8)
 

@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from shoal import LLM, SamplingParams
-from shoal.engine.device_sampling import DeviceSampler, rest_for
-from shoal.engine.draw import CANDIDATES
-from shoal.engine.executor import TorchExecutor
-from shoal.engine.rows import LogitRows
-from shoal.engine.transfers import Transfers
+from shoal.cuda.transfers import Transfers
+from shoal.executor.executor import TorchExecutor
+from shoal.sampling.device_sampling import DeviceSampler, rest_for
+from shoal.sampling.draw import CANDIDATES
+from shoal.sampling.rows import LogitRows
 from shoal.types import SamplingParams as Params
-from tests.engine.test_device_sampling import PARAMS, batch_of, samplers
 from tests.engine.test_run_ahead import FEATURES
-from tests.models import forest_of_prompts, greedy, save_model
+from tests.helpers.models import forest_of_prompts, greedy, save_model
+from tests.sampling.test_device_sampling import PARAMS, batch_of, samplers
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

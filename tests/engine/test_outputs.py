@@ -3,14 +3,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal.engine.detokenize import Detokenizer
+from shoal.answers.detokenize import Detokenizer
 from shoal.engine.outputs import OutputProcessor
-from shoal.engine.results import Sampled
 from shoal.errors import InternalError, InvalidRequestError
+from shoal.sampling.results import Sampled
 from shoal.types import TokenLogprob
-from tests.engine.tables import one, table
-from tests.engine.test_stops import decode_everything, token_lists
-from tests.engine.toys import byte_level
+from tests.answers.test_stops import decode_everything, token_lists
+from tests.helpers.request_tables import one, table
+from tests.helpers.toy_logits import byte_level
 
 TOKENIZER = byte_level()
 DETOKENIZER = Detokenizer(TOKENIZER)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from shoal import LLM, SamplingParams
-from tests.models import save_model
+from tests.helpers.models import save_model
 
 
 @pytest.fixture(scope="module")

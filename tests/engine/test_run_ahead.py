@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from shoal import LLM, SamplingParams
-from shoal.engine.executor import TorchExecutor
 from shoal.engine.pipeline import LEAST_BUDGET, out_of_memory
-from shoal.engine.results import StepResult
 from shoal.errors import DeviceLostError
+from shoal.executor.executor import TorchExecutor
+from shoal.sampling.results import StepResult
 from shoal.scheduler import TokenBatch
-from tests.engine.ahead import run_ahead
-from tests.models import forest_of_prompts, greedy, save_model
+from tests.helpers.ahead import run_ahead
+from tests.helpers.models import forest_of_prompts, greedy, save_model
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=10)
 FEATURES = [

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from shoal.engine.description import ModelDescription
-from tests.jobs.job import Job
-from tests.jobs.support import describe, make_model
+from shoal.model.description import ModelDescription
+from tests.helpers.job_files import describe, make_model
+from tests.helpers.job_process import Job
 
 
 @pytest.fixture(scope="session")

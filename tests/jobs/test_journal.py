@@ -19,7 +19,7 @@ from shoal.jobs.frames import Frame, FrameKind, decode_frame
 from shoal.jobs.header import JobHeader
 from shoal.jobs.journal import Journal
 from shoal.types import RequestCounts
-from tests.jobs.support import ForkedProcess
+from tests.helpers.job_files import ForkedProcess
 
 HEADER = JobHeader("ab", 10, {"config.json": "1"}, {"dtype": "float32"}, job_seed=4)
 DONE, FAILED, REJECTED = FrameKind.done, FrameKind.failed, FrameKind.rejected

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.jobs.job import MIXED, Job
-from tests.jobs.support import ForkedProcess, chat
-from tests.kills import run_with_kills
+from tests.helpers.job_files import ForkedProcess, chat
+from tests.helpers.job_process import MIXED, Job
+from tests.helpers.kills import run_with_kills
 
 KILLS = 24
 

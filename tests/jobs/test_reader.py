@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from transformers import ByT5Tokenizer
 
-from shoal.engine.description import ModelDescription
 from shoal.errors import InvalidRequestError, JobChangedError
 from shoal.jobs import JobInput, read_job
 from shoal.jobs.lines import digest_input
-from tests.jobs.support import chat, completion, write_lines
+from shoal.model.description import ModelDescription
+from tests.helpers.job_files import chat, completion, write_lines
 
 Rejections = dict[int, tuple[str | None, InvalidRequestError]]
 
@@ -171,7 +171,7 @@ MEASURE = """
 import resource, sys
 from pathlib import Path
 from shoal.jobs import read_job
-from tests.jobs.support import describe
+from tests.helpers.job_files import describe
 description = describe(sys.argv[2])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 job = read_job(Path(sys.argv[1]), description, capacity_tokens=10_000, names=(), reject=print)

@@ -5,13 +5,13 @@ from typing import Any
 import orjson
 import pytest
 
-from shoal.engine.detokenize import Detokenizer
+from shoal.answers.detokenize import Detokenizer
 from shoal.errors import InvalidRequestError
 from shoal.jobs.index import LineName
-from shoal.jobs.logprobs import completion_logprobs
+from shoal.jobs.logprob_records import completion_logprobs
 from shoal.jobs.records import RecordWriter
 from shoal.types import Choice, Completion, TokenLogprob
-from tests.jobs.support import byte_tokenizer
+from tests.helpers.job_files import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()
 CHAT, TEXT = LineName("é1", "/v1/chat/completions"), LineName("c", "/v1/completions")

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from shoal.errors import InvalidRequestError
 from shoal.jobs.validate import ParsedRequest, Validator, custom_id_of, decode_line
-from shoal.requests.prompts import ChatPrompt
+from shoal.prompts.prompts import ChatPrompt
 from shoal.types import SamplingParams
-from tests.jobs.support import chat, completion
+from tests.helpers.job_files import chat, completion
 
 VALIDATOR = Validator({"toy"}, vocab_size=100, defaults={})
 

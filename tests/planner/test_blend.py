@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from shoal.config import Order, Sharing
 from shoal.planner import Costs, Plan, make_plan, reordered
 from shoal.planner.blend import alternating
-from shoal.planner.pieces import Line, piece_starts
+from shoal.planner.rearrange_pieces import Line, piece_starts
 from shoal.planner.sharing import choose_segments
 from shoal.planner.tree import Tree, depth_first
-from shoal.planner.work import Work, request_work, segment_work
+from shoal.planner.work_counts import Work, request_work, segment_work
 from shoal.types import RequestTable
-from tests.planner.jobs import Job, jobs
+from tests.helpers.planner_jobs import Job, jobs
 from tests.planner.test_forest import build
 
 COSTS = Costs(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.planner.forest import Forest, build_forest
-from tests.planner.jobs import Job, jobs
+from tests.helpers.planner_jobs import Job, jobs
 
 Path = tuple[int, ...]
 

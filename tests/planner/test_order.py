@@ -11,7 +11,7 @@ from shoal.planner.forest import Forest
 from shoal.planner.order import arrange
 from shoal.planner.sharing import Segments, choose_segments
 from shoal.planner.tree import Tree
-from tests.planner.jobs import Job, jobs
+from tests.helpers.planner_jobs import Job, jobs
 from tests.planner.test_forest import build
 
 

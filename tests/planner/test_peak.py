@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from shoal.config import Sharing
 from shoal.planner import FoldCost, Plan, expected_peak_kv, make_plan
-from tests.planner.jobs import Job, jobs
+from tests.helpers.planner_jobs import Job, jobs
 
 
 def walk(job: Job, plan: Plan, token_budget: int) -> int:

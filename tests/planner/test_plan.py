@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from shoal.config import Order, Sharing
 from shoal.errors import InternalError, JobError
 from shoal.planner import FoldCost, Plan, make_plan
-from tests.planner.jobs import Job, jobs
+from tests.helpers.planner_jobs import Job, jobs
 from tests.planner.test_forest import build
 
 modes = st.sampled_from(Sharing)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from shoal.config import Order, Sharing
 from shoal.planner import Plan, make_plan, spread
 from shoal.planner.rearrange import with_first, with_groups_sorted
-from tests.planner.jobs import Job, jobs
+from tests.helpers.planner_jobs import Job, jobs
 
 
 def check(job: Job, plan: Plan) -> None:

@@ -14,9 +14,9 @@ from benchmarks.planner.workload import Shape, write_prompts
 from shoal.planner import Plan, build_forest, make_plan, match
 from shoal.planner import forest as forest_module
 from shoal.planner.forest import Forest
-from shoal.requests.columns import TokenColumns
-from shoal.requests.lengths import LengthRules
-from shoal.requests.token_files import open_tokens
+from shoal.prompts.length_rules import LengthRules
+from shoal.prompts.token_columns import TokenColumns
+from shoal.prompts.token_files import open_tokens
 from shoal.types import SamplingParams
 
 BYTES_PER_REQUEST = 250

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from benchmarks.workloads import common_prefix
 from shoal.config import Sharing
-from shoal.planner.costs import Costs
+from shoal.costs import Costs
 from shoal.planner.folding import FoldCost
 from shoal.planner.forest import Forest
 from shoal.planner.sharing import Savings, Segments, choose_segments, savings
 from shoal.types import Int32Array
-from tests.planner.jobs import Job, jobs
+from tests.helpers.planner_jobs import Job, jobs
 from tests.planner.test_forest import build
 
 constants = st.sampled_from([0.0, 0.3, 3.0, 16.0])

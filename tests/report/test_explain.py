@@ -6,8 +6,8 @@ from rich.console import Console
 
 from shoal.config import Order, Sharing
 from shoal.report.explain import PlanReport
-from tests.planner.jobs import Job
-from tests.report.plans import RULES, desks, make_report, tokens, with_facts, with_ids
+from tests.helpers.planner_jobs import Job
+from tests.helpers.report_plans import RULES, desks, make_report, tokens, with_facts, with_ids
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from shoal.engine.trace import IterationTrace
 from shoal.errors import OptionError
 from shoal.planner import make_plan
 from shoal.report.figures import plan_figure, require_matplotlib, svg, token_batches_figure
-from tests.planner.jobs import Job
-from tests.report.runs import Ran, run, tickets
+from tests.helpers.planner_jobs import Job
+from tests.helpers.report_runs import Ran, run, tickets
 
 
 def batches(ran: Ran) -> Figure:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from shoal.planner import FoldCost, Plan, make_plan
 from shoal.report.icicle import Boxes, Icicle, make_icicle
 from shoal.types import RequestTable
-from tests.planner.jobs import Job, jobs
+from tests.helpers.planner_jobs import Job, jobs
 
 
 def planned(job: Job) -> tuple[Plan, RequestTable]:

@@ -12,7 +12,7 @@ import pytest
 from shoal.errors import OutputWriteError
 from shoal.report.page import write_report
 from shoal.report.summary import summary_rows
-from tests.report.runs import BLOCK_SIZE, SUMMARY, Ran, run, tickets
+from tests.helpers.report_runs import BLOCK_SIZE, SUMMARY, Ran, run, tickets
 
 
 class Page(HTMLParser):

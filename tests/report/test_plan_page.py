@@ -19,8 +19,8 @@ from shoal.report.explain import PlanReport
 from shoal.report.plan_page import plan_page, write_plan_page
 from shoal.report.units import TIMES
 from shoal.types import Int32Array
-from tests.planner.jobs import Job
-from tests.report.plans import desks, make_report, with_ids
+from tests.helpers.planner_jobs import Job
+from tests.helpers.report_plans import desks, make_report, with_ids
 from tests.report.test_page import Page
 
 SVG = "{http://www.w3.org/2000/svg}"

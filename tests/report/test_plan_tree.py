@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from shoal.planner import FoldCost, make_plan
 from shoal.report.excerpts import Excerpts
 from shoal.report.plan_tree import Branch, hidden_line, plan_tree
-from tests.planner.jobs import Job, jobs
+from tests.helpers.planner_jobs import Job, jobs
 
 
 def tree(job: Job) -> Branch:

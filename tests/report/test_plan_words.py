@@ -5,7 +5,7 @@ from hypothesis import given, settings
 
 from shoal.planner import FoldCost, make_plan
 from shoal.report.plan_words import explanation, segment_levels
-from tests.planner.jobs import Job, jobs
+from tests.helpers.planner_jobs import Job, jobs
 
 
 def words(job: Job) -> str:

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from shoal.report.summary import summary_rows, summary_table
 from shoal.types import LengthCounts, RequestCounts, RunSummary, TokenCounts
-from tests.report.runs import SUMMARY
+from tests.helpers.report_runs import SUMMARY
 
 
 def printed(summary: RunSummary, width: int = 80) -> str:

@@ -13,9 +13,9 @@ from shoal.scheduler import BlockPool, Scheduler
 from shoal.scheduler.forecast import PeakForecast
 from shoal.scheduler.growth import LearntGrowth
 from shoal.types import LengthCounts
+from tests.helpers.fake_executor import CheckingExecutor, answer
 from tests.planner.test_lengths import LIMIT
 from tests.planner.test_pilot import job as pilot_job
-from tests.scheduler.fake import CheckingExecutor, answer
 from tests.scheduler.test_scheduler import Driver, Job, jobs
 
 

@@ -14,7 +14,7 @@ from shoal.config import Order, Sharing
 from shoal.errors import InternalError
 from shoal.scheduler import Scheduler, TokenBatch
 from shoal.types import BoolArray, Int32Array
-from tests.scheduler.fake import answer
+from tests.helpers.fake_executor import answer
 from tests.scheduler.test_scheduler import Driver, Job, jobs
 
 

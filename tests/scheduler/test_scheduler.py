@@ -9,7 +9,7 @@ from shoal.config import Order, Sharing
 from shoal.planner import Plan, make_plan
 from shoal.scheduler import BlockPool, Scheduler, TokenBatch
 from shoal.scheduler.forecast import remaining_growth
-from tests.scheduler.fake import CheckingExecutor, answer, make_table
+from tests.helpers.fake_executor import CheckingExecutor, answer, make_table
 
 
 @dataclass

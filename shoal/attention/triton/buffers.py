@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from shoal.attention.triton.plan import (
+from shoal.attention.triton.launch_plan import (
     WAVES,
     Field,
     Geometry,
@@ -102,7 +102,7 @@ class DeviceWork(Protocol):
     """A work list that can be launched."""
 
     def rows_per_key(self, group: int) -> float:
-        """See `shoal.attention.triton.plan.rows_per_key`; decides between tiles."""
+        """See `shoal.attention.triton.launch_plan.rows_per_key`; decides between tiles."""
 
     def tasks(self, geometry: Geometry) -> Tasks:
         """Its tasks for these shapes, on the device."""

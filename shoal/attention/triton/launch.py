@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shoal.attention.contract import KVShape
-from shoal.attention.triton.plan import SHORT, Field, Geometry
+from shoal.attention.triton.launch_plan import SHORT, Field, Geometry
 from shoal.attention.triton.tiles import Tiles, halves
 
 _MERGE_NUMBERS = 1024

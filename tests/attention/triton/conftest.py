@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 
-from tests.interpreter import on_hardware
+from tests.helpers.interpreter import on_hardware
 
 # Not the glob of tests/conftest.py, which would be overridden here.
 collect_ignore = [] if on_hardware() else ["test_hardware.py"]

@@ -15,7 +15,7 @@ from shoal.attention.reference import merge
 from shoal.attention.triton import Capacity, Tiles, TritonAttention
 from shoal.errors import InternalError
 from shoal.work import SegmentWork
-from tests.attention.work import (
+from tests.helpers.attention_work import (
     CPU,
     TOLERANCE,
     Case,

@@ -19,8 +19,8 @@ from shoal.attention import KVShape
 from shoal.attention.triton.kernels import attend, merge, store
 from shoal.attention.triton.launch import make_launch
 from shoal.attention.triton.tiles import Tiles, choose_tiles
-from tests.attention.triton.hopper import SHARED_BYTES
-from tests.interpreter import INTERPRETED
+from tests.helpers.hopper import SHARED_BYTES
+from tests.helpers.interpreter import INTERPRETED
 
 pytestmark = [
     pytest.mark.slow,

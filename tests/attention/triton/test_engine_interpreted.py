@@ -10,7 +10,7 @@ import pytest
 from shoal import LLM, SamplingParams
 from shoal.attention.backends import select_backend
 from shoal.attention.triton import Tiles, TritonAttention
-from tests.models import forest_of_prompts, greedy, save_model
+from tests.helpers.models import forest_of_prompts, greedy, save_model
 
 MAX_NEW_TOKENS = 4
 

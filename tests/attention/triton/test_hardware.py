@@ -16,7 +16,7 @@ from shoal.attention import KVShape, select_backend
 from shoal.attention.reference import ReferenceAttention
 from shoal.attention.triton import Capacity, TritonAttention
 from shoal.work import SegmentWork
-from tests.attention.work import TOLERANCE, random_case
+from tests.helpers.attention_work import TOLERANCE, random_case
 
 CUDA = torch.device("cuda")
 

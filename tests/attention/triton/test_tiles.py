@@ -7,10 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.attention.triton.plan import rows_per_key
+from shoal.attention.triton.launch_plan import rows_per_key
 from shoal.attention.triton.tiles import choose_tiles, halves
-from tests.attention.triton.hopper import SHARED_BYTES
-from tests.attention.work import one_segment
+from tests.helpers.attention_work import one_segment
+from tests.helpers.hopper import SHARED_BYTES
 
 
 @given(st.integers(1, 256))

@@ -10,10 +10,10 @@ from benchmarks.gpu_parts.contenders import POLICIES, make_table, run_policy
 from benchmarks.policies.run import Limits, run_lru, unshared_plan
 from benchmarks.workloads import Workload
 from shoal.config import EngineOptions
-from shoal.engine.description import ModelDescription
 from shoal.engine.engine import Engine
+from shoal.model.description import ModelDescription
 from shoal.scheduler import BLOCK_SIZE
-from tests.models import forest_of_prompts, greedy, save_model
+from tests.helpers.models import forest_of_prompts, greedy, save_model
 
 NEW_TOKENS = 9
 

@@ -16,7 +16,7 @@ from shoal.errors import InternalError
 from shoal.planner import Plan
 from shoal.scheduler import TokenBatch
 from shoal.types import Int32Array, RequestTable
-from tests.scheduler.fake import CheckingExecutor, answer, make_table
+from tests.helpers.fake_executor import CheckingExecutor, answer, make_table
 
 
 @dataclass

@@ -54,7 +54,7 @@ def attend(
         out: [T, heads, VALUE_DIM], any dtype; lse_out: float32 [T, heads], only if WITH_LSE.
         part_out: float32 [slots, heads, VALUE_DIM]; part_lse: float32 [slots, heads], natural log.
         counts: int32; the first is the number of tasks.
-        tasks: int32 [counts[0], FIELDS], see `shoal.attention.triton.plan.Field`; longest first.
+        tasks: int32 [counts[0], FIELDS], see `launch_plan.Field`; longest first.
         blocks: int32, the work's blocks.
         SIDEWAYS: whether low tiles lie on their side, see `short_tile`.
     """

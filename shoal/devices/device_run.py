@@ -1,0 +1,314 @@
+"""A run on several devices: deals requests out, and again when a device is idle or gone."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from shoal.devices.book import Book
+from shoal.devices.deal import Dealt, deal, plan_of
+from shoal.devices.merged import added, merged, one_after_another
+from shoal.devices.messages import (
+    Died,
+    Ended,
+    Failed,
+    FromWorker,
+    Gave,
+    Piece,
+    Ready,
+    Spare,
+    Started,
+    Update,
+)
+from shoal.devices.part import part_of
+from shoal.engine.engine import RunStats, scored_requests
+from shoal.engine.trace import TRACE_COLUMNS, IterationTrace
+from shoal.errors import DeviceLostError, InternalError, ShoalError
+from shoal.planner import Plan, make_plan, spread
+from shoal.scheduler import BLOCK_SIZE
+from shoal.simulate import part_seconds
+from shoal.types import Completion, Int64Array, RequestTable
+
+if TYPE_CHECKING:
+    from shoal.devices.group import DeviceGroup
+
+MOST_DEATHS = 3
+"""Of a device that completes nothing in between, before it is given up; and of all devices together
+while none completes anything and each has died, before the run is."""
+WAIT_SECONDS = 0.1
+"""How long the run waits for the devices to say something before it yields."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Piece:
+    """What a device has been given, and the prompt tokens that its plan computes for it."""
+
+    requests: Int64Array = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    computed: int = 0
+
+
+@dataclass
+class _Device:
+    """A device in a run."""
+
+    ready: bool
+    busy: bool = False
+    retired: bool = False
+    deaths: int = 0
+    """Since it last completed a request."""
+    piece: _Piece = field(default_factory=_Piece)
+    given_at: float = 0.0
+    started_at: float = 0.0
+    """Seconds of the run."""
+    busy_seconds: float = 0.0
+    before: RunStats = field(default_factory=RunStats)
+    """Of the pieces before this one."""
+    now: RunStats = field(default_factory=RunStats)
+    trace: list[npt.NDArray[np.float64]] = field(default_factory=list)
+
+    def end(self, seconds: float) -> None:
+        """The piece is over, finished or not."""
+        if self.busy:
+            self.busy_seconds += seconds - self.given_at
+        self.before, self.now = one_after_another(self.before, self.now), RunStats()
+        self.before.running_sequences = self.before.kv_bytes_in_use = 0
+        self.busy = False
+
+
+class DeviceRun:
+    """A run under way on several devices; see `shoal.engine.engine.Run`.
+
+    Each device gets a share of equal predicted time, and plans it for itself. One that has finished
+    takes over what the slowest has not begun, and so on until there is nothing left to take. A
+    device whose process dies is started again, and what it had not finished goes to whoever is idle
+    first. Breaking the iteration off ends the processes.
+    """
+
+    def __init__(self, group: DeviceGroup, table: RequestTable) -> None:
+        self.prompt_lengths = table.lengths
+        self.token_budget = group.token_budget
+        self.num_blocks = group.num_blocks * len(group.workers)
+        self._group, self._table = group, table
+        self._devices = [
+            _Device(ready=number in group.ready) for number in range(len(group.workers))
+        ]
+        self._plan = make_plan(
+            table,
+            sharing=group.options.sharing,
+            exclusive=scored_requests(table),
+            block_size=BLOCK_SIZE,
+            capacity_blocks=group.num_blocks,
+            costs=group.costs,
+        )
+        # Where a family is cut, each part is then a sample of it: as long, and of the same kind.
+        self._plan = spread(self._plan, table)
+        capacity = group.num_blocks * BLOCK_SIZE
+        self._prices = group.costs, group.token_budget, capacity
+        seconds = part_seconds(table, self._plan, *self._prices)
+        self._book = Book(seconds.of_requests(self._plan, len(table)), len(group.workers))
+        self._dealt = deal(table, self._plan, *self._prices, len(group.workers))
+        self._computed = _computed(self._dealt)
+        self._deaths: list[int] = []
+        self._began = time.perf_counter()
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the whole table, with the prompt tokens that the devices compute by theirs.
+
+        A prefix that several devices compute counts for each of them.
+        """
+        return replace(self._plan, computed_prompt_tokens=self._computed)
+
+    @property
+    def stats(self) -> RunStats:
+        """Counts of all devices together."""
+        stats = added(one_after_another(d.before, d.now) for d in self._devices)
+        stats.device_seconds = [device.busy_seconds for device in self._devices]
+        return stats
+
+    @property
+    def trace(self) -> IterationTrace:
+        """The iterations of all devices."""
+        none = np.zeros((0, len(TRACE_COLUMNS)))
+        return merged([np.concatenate([none, *device.trace]) for device in self._devices])
+
+    def __iter__(self) -> Iterator[list[Completion]]:
+        """Lists of finished requests, possibly empty, several times a second.
+
+        Raises:
+            DeviceLostError: processes died again and again; what was yielded is sound.
+            ShoalError: what an engine raised.
+        """
+        self._began = time.perf_counter()
+        try:
+            while self._under_way:
+                self._hand_out()
+                completions: list[Completion] = []
+                error: ShoalError | None = None
+                try:
+                    for number, message in self._group.events(WAIT_SECONDS):
+                        completions += self._take(number, message)
+                except ShoalError as raised:
+                    error = raised
+                yield completions  # what had come before the error is sound
+                if error is not None:
+                    raise error
+        except BaseException:
+            self._group.close()
+            raise
+
+    @property
+    def _under_way(self) -> bool:
+        """Whether a request is unfinished, or a device has something to say about this run."""
+        answers = self._book.asked is not None or any(device.busy for device in self._devices)
+        return answers or self._book.unfinished > 0
+
+    # Dealing out.
+
+    def _hand_out(self) -> None:
+        """Give idle devices what waits; where nothing does, ask a busy one for some."""
+        idle = [n for n, device in enumerate(self._devices) if device.ready and not device.busy]
+        if not idle:
+            return
+        waiting = self._book.waiting
+        if len(waiting):
+            for number, dealt in zip(idle, self._dealt_to(len(idle), waiting), strict=True):
+                if len(dealt.requests):
+                    self._give(number, _Piece(dealt.requests, _computed([dealt])))
+            return
+        busy = [number for number, device in enumerate(self._devices) if device.busy]
+        asked = self._book.ask(busy)
+        if asked is not None:
+            self._group.workers[asked].send(Spare(len(idle)))
+
+    def _dealt_to(self, devices: int, waiting: Int64Array) -> list[Dealt]:
+        """What waits, dealt out; for the first time that was done already."""
+        dealt, self._dealt = self._dealt, []
+        self._computed -= _computed(dealt)
+        if len(dealt) != devices:
+            plan = plan_of(self._plan, waiting, self._table)
+            dealt = deal(self._table, plan, *self._prices, devices)
+        self._computed += _computed(dealt)
+        return dealt
+
+    def _give(self, number: int, piece: _Piece) -> None:
+        device = self._devices[number]
+        device.busy, device.piece = True, piece
+        device.given_at = device.started_at = self._now()
+        self._book.give(number, piece.requests)
+        table = part_of(self._table, piece.requests)
+        self._group.workers[number].send(Piece(table, piece.requests))
+
+    def _now(self) -> float:
+        return time.perf_counter() - self._began
+
+    # What devices say.
+
+    def _take(self, number: int, message: FromWorker) -> list[Completion]:
+        """Note what a device says; the requests that it finished."""
+        device = self._devices[number]
+        match message:
+            case Started(computed):
+                device.started_at = self._now()
+                self._computed += computed - device.piece.computed
+                device.piece.computed = computed
+            case Update():
+                return self._update(number, message)
+            case Ended():
+                if len(self._book.held(number)):
+                    raise InternalError("a device ended before its requests were completed")
+                device.end(self._now())
+            case Gave(requests, computed):
+                self._book.gave(number, requests)
+                self._computed -= computed
+                device.piece = _Piece(
+                    np.setdiff1d(device.piece.requests, requests, assume_unique=True),
+                    device.piece.computed - computed,
+                )
+            case Ready():
+                device.ready = True
+            case Failed(error):
+                self._failed(number, error)
+            case Died(reason):
+                self._died(number, reason)
+        return []
+
+    def _update(self, number: int, update: Update) -> list[Completion]:
+        device = self._devices[number]
+        for completion in update.completions:
+            self._book.finished(number, completion.request_index)
+        if update.completions:
+            device.deaths = 0
+            self._deaths.clear()
+        device.now = update.stats
+        update.trace[:, 0] += device.started_at
+        device.trace.append(update.trace)
+        return update.completions
+
+    def _failed(self, number: int, error: Exception) -> None:
+        """An engine raised: not for another device to repeat, unless this one was only starting."""
+        if self._devices[number].ready:
+            raise error
+        self._retire(number, f"cannot be started again: {error}")
+
+    def _died(self, number: int, reason: str) -> None:
+        device, name = self._devices[number], self._group.workers[number].name
+        if device.retired:
+            return
+        again = self._lost(number)
+        device.end(self._now())
+        device.ready = False
+        device.deaths += 1
+        self._deaths.append(number)
+        what = f"{len(again):,} requests that it had not finished are run again"
+        _log.warning("the process of %s %s; %s", name, reason, what)
+        left = {n for n, other in enumerate(self._devices) if not other.retired}
+        if len(self._deaths) >= MOST_DEATHS and left <= set(self._deaths):
+            raise DeviceLostError(
+                f"processes died {len(self._deaths)} times without completing a request, the last "
+                f"time that of {name}, which {reason}. What has finished is saved; when the cause "
+                "is mended, run the same command again."
+            )
+        if device.deaths >= MOST_DEATHS:
+            self._retire(number, f"is given up: its process died {device.deaths} times in a row")
+        else:
+            self._group.start(number)
+
+    def _lost(self, number: int) -> Int64Array:
+        """Take back what a device has; its plan computes no more than what it finished needed."""
+        piece = self._devices[number].piece
+        again = self._book.lost(number)
+        finished = np.setdiff1d(piece.requests, again, assume_unique=True)
+        if len(again):
+            needed = plan_of(self._plan, finished, self._table).computed_prompt_tokens
+            self._computed -= piece.computed - needed
+        self._devices[number].piece = _Piece()
+        return again
+
+    def _retire(self, number: int, why: str) -> None:
+        """Go on without a device.
+
+        Raises:
+            DeviceLostError: it was the last one.
+        """
+        device, name = self._devices[number], self._group.workers[number].name
+        device.ready, device.retired = False, True
+        if all(device.retired for device in self._devices):
+            raise DeviceLostError(
+                f"no device is left: {name} {why}. What has finished is saved; when the cause is "
+                "mended, run the same command again."
+            )
+        _log.warning("%s %s; the run goes on without it", name, why)
+
+
+def _computed(dealt: list[Dealt]) -> int:
+    """Prompt tokens that are computed, a shared one by each device that needs it."""
+    return sum(part.plan.computed_prompt_tokens for part in dealt)

@@ -1,0 +1,1 @@
+"""Turns token batches into sampled tokens: forward, sampling, scores of prompts."""

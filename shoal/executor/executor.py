@@ -1,0 +1,176 @@
+"""Turns token batches into sampled tokens.
+
+`Executor` is what the engine needs of one; `TorchExecutor` runs the model.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from shoal.cuda.lost import raise_if_lost
+from shoal.cuda.transfers import Transfers
+from shoal.errors import InternalError
+from shoal.executor.device_side import DeviceSide
+from shoal.executor.forward import Forward, GraphedForward
+from shoal.executor.host_side import HostSide
+from shoal.kernels import load_kernels
+from shoal.model.description import ModelDescription
+from shoal.model.kv import KVPool
+from shoal.model.load import LoadedModel
+from shoal.planner import Plan
+from shoal.sampling.random import stream_key
+from shoal.sampling.results import StepResult
+from shoal.sampling.sampler import Sampler
+from shoal.scheduler import TokenBatch
+from shoal.types import RequestTable
+
+
+class Executor(Protocol):
+    """Computes token batches of one run, in the order they are launched in.
+
+    At most two are under way at a time: launched and not collected.
+    """
+
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether `launch` returns while the batch runs, so that planning the next one pays."""
+
+    def launch(self, batch: TokenBatch) -> None:
+        """Start a batch. If it raises, the batch is not under way; the same rows may come again."""
+
+    def collect(self) -> StepResult:
+        """Wait for the oldest batch under way, which is so no longer.
+
+        If it raises, nothing that was launched later can be trusted: call `recover`.
+        """
+
+    def execute(self, batch: TokenBatch) -> StepResult:
+        """Launch and collect, when none is under way."""
+
+    def recover(self, error: Exception) -> None:
+        """After an error: forget every batch under way, wait for the device, free what it can.
+
+        Raises:
+            DeviceLostError: the device does not work any more.
+        """
+
+    def finish(self, sequences: list[int]) -> None:
+        """Forget sequences that get no more tokens."""
+
+    def replan(self, plan: Plan) -> None:
+        """Sequences that were never asked for have other numbers from now on."""
+
+
+@dataclass(frozen=True)
+class _Flight:
+    batch: TokenBatch
+    result: Callable[[], StepResult]
+
+
+class TorchExecutor:
+    """Runs batches through a transformers model, segment attention and the sampler."""
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        kv: KVPool,
+        description: ModelDescription,
+        table: RequestTable,
+        plan: Plan,
+        transfers: Transfers | None = None,
+        graphs: GraphedForward | None = None,
+    ) -> None:
+        """Compute one run.
+
+        Args:
+            transfers: copies to and from the device, which make it run ahead of the host; None:
+                those of a CUDA device, none on the CPU.
+            graphs: replays of small batches, on CUDA.
+        """
+        self._device, self._table, self._plan = description.device, table, plan
+        self._model = model
+        forward = Forward(model, kv, self._device, graphs)
+        self._sampler = Sampler(description.vocab_size, description.eos_token_ids, load_kernels())
+        if transfers is None and self._device.type == "cuda":
+            transfers = Transfers.cuda(self._device)
+        self.runs_ahead = transfers is not None
+        self._host = HostSide(forward, self._sampler, table)
+        self._side = (
+            None
+            if transfers is None
+            else DeviceSide(forward, self._sampler, table, description, transfers)
+        )
+        self._flights: deque[_Flight] = deque()
+        self._registered: set[int] = set()
+        self._retained: dict[int, torch.Tensor] = {}
+        """Logits [vocabulary] that later batches sample from, by segment."""
+
+    @torch.inference_mode()
+    def launch(self, batch: TokenBatch) -> None:
+        """See `Executor`."""
+        self._register(batch.sample_sequences.tolist())
+        result: Callable[[], StepResult]
+        if self._side is None:
+            logits, done = self._host.launch(batch, self._plan, self._retained)
+            result = _done(done)
+        else:
+            logits, result = self._side.launch(batch, self._plan, self._retained)
+        for place, segment in batch.retain:
+            self._retained[segment] = logits[place].clone()
+        self._flights.append(_Flight(batch, result))
+
+    def collect(self) -> StepResult:
+        """See `Executor`.
+
+        Raises:
+            InvalidLogitsError: the model gave logits that are not numbers.
+            DeviceLostError: a process that took part is gone.
+        """
+        if not self._flights:
+            raise InternalError("no batch is under way")
+        flight = self._flights.popleft()
+        result = flight.result()
+        self._model.check()
+        for segment in flight.batch.release:
+            self._retained.pop(segment, None)
+        return result
+
+    def execute(self, batch: TokenBatch) -> StepResult:
+        """See `Executor`."""
+        self.launch(batch)
+        return self.collect()
+
+    def recover(self, error: Exception) -> None:
+        """See `Executor`."""
+        self._flights.clear()
+        raise_if_lost(error, self._device)
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def finish(self, sequences: list[int]) -> None:
+        """See `Executor`."""
+        for sequence in self._registered.intersection(sequences):
+            self._registered.remove(sequence)
+            self._sampler.remove(sequence)
+
+    def replan(self, plan: Plan) -> None:
+        """See `Executor`."""
+        self._plan = plan
+
+    def _register(self, sequences: list[int]) -> None:
+        for sequence in sequences:
+            if sequence not in self._registered:
+                request = int(self._plan.sequence_request[sequence])
+                key = stream_key(self._table, request, int(self._plan.sequence_choice[sequence]))
+                params, prompt = self._table.sampling(request), self._table.prompt(request)
+                self._sampler.add(sequence, params, key, prompt)
+                self._registered.add(sequence)
+
+
+def _done(result: StepResult) -> Callable[[], StepResult]:
+    return lambda: result

@@ -1,0 +1,104 @@
+"""One packed forward of the model: from a token batch to the logits it asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from shoal.cuda.transfers import Stage
+from shoal.model.hook import AttentionStep, WantedRows, attention_step
+from shoal.model.kv import KVPool
+from shoal.model.load import LoadedModel
+from shoal.scheduler import TokenBatch
+from shoal.types import Int32Array, Int64Array
+from shoal.work import SegmentWork
+
+
+class GraphedForward(Protocol):
+    """Replays small batches; see `shoal.cuda.graphs`."""
+
+    def run(
+        self,
+        token_ids: torch.Tensor,
+        positions: torch.Tensor,
+        slots: torch.Tensor,
+        work: SegmentWork,
+        logit_rows: torch.Tensor,
+    ) -> torch.Tensor | None:
+        """Logits [R, vocabulary], overwritten by the next call; None: to be run eagerly."""
+
+
+@dataclass(frozen=True)
+class BatchInputs:
+    """A batch's columns on the device, int64.
+
+    Attributes:
+        token_ids, positions, slots: [T]. Token ids that come from the batch before are still to
+            be filled in.
+        logit_rows: [R], rows whose logits are wanted; where the last layer selects, those it
+            computes, each once.
+        places: [R], which of these each row of logits is; None: one after another.
+        selects: whether the last layer computes `logit_rows` only.
+    """
+
+    token_ids: torch.Tensor
+    positions: torch.Tensor
+    slots: torch.Tensor
+    logit_rows: torch.Tensor
+    places: torch.Tensor | None
+    selects: bool
+
+
+class Forward:
+    """Runs batches through a model and its KV pool."""
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        kv: KVPool,
+        device: torch.device,
+        graphs: GraphedForward | None = None,
+    ) -> None:
+        self._model, self._kv, self._device, self._graphs = model, kv, device, graphs
+
+    def inputs(self, batch: TokenBatch, stage: Stage) -> BatchInputs:
+        """The columns of a batch, put on a stage."""
+        rows, places = np.unique(batch.logit_rows, return_inverse=True)
+        selects = self._model.selects_rows and 0 < len(rows) < batch.num_tokens
+        moved = selects and not np.array_equal(places, np.arange(len(rows)))
+        return BatchInputs(
+            token_ids=_put(stage, batch.token_ids),
+            positions=_put(stage, batch.positions),
+            slots=_put(stage, batch.slots),
+            logit_rows=_put(stage, rows if selects else batch.logit_rows),
+            places=_put(stage, places) if moved else None,
+            selects=selects,
+        )
+
+    def __call__(self, batch: TokenBatch, inputs: BatchInputs) -> torch.Tensor:
+        """Logits [R, vocabulary] of `batch.logit_rows`; [0] for a batch without tokens."""
+        if batch.num_tokens == 0:
+            return torch.empty(0, device=self._device)
+        if self._graphs is not None:
+            columns = inputs.token_ids, inputs.positions, inputs.slots
+            replayed = self._graphs.run(*columns, batch.attention, inputs.logit_rows)
+            if replayed is not None:
+                return replayed
+        backend = self._kv.backend
+        prepared = backend.prepare(batch.attention, self._device)
+        step = AttentionStep(kv=self._kv, slots=inputs.slots, prepared=prepared)
+        if inputs.selects:
+            rows = np.unique(batch.logit_rows)
+            some = backend.prepare(batch.attention.only(rows), self._device)
+            step.wanted = WantedRows(inputs.logit_rows, some)
+        with attention_step(step):
+            rows_of = None if inputs.selects else inputs.logit_rows
+            logits = self._model.logits(inputs.token_ids, inputs.positions, rows_of)
+        return logits if inputs.places is None else logits[inputs.places]
+
+
+def _put(stage: Stage, column: Int32Array | Int64Array) -> torch.Tensor:
+    return stage.put(column.astype(np.int64, copy=False))

@@ -1,0 +1,83 @@
+"""Calibrations remembered per machine and model, a small file each."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+import platform
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from shoal.kernels.processor import processor_field
+from shoal.machine.model_costs import Rates
+from shoal.model.description import ModelDescription
+
+VERSION = 6
+"""Of the file, of what is measured and of the kernels: a calibration of another version is measured
+anew."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was measured of a model on this machine."""
+
+    token_budget: int
+    rates: Rates
+
+
+def remembered(description: ModelDescription) -> Calibration | None:
+    """What was measured earlier; None where there is nothing that makes sense."""
+    try:
+        data = json.loads(cache_path(description).read_text())
+        if data["version"] != VERSION or type(data["token_budget"]) is not int:
+            return None
+        found = Calibration(data["token_budget"], Rates(**data["rates"]))
+        values = [float(value) for value in asdict(found.rates).values()]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    sound = all(math.isfinite(value) and value >= 0 for value in values)
+    rates = (found.rates.flops_per_second, found.rates.bytes_per_second, found.token_budget)
+    return found if sound and min(rates) > 0 else None
+
+
+def remember(description: ModelDescription, calibration: Calibration) -> None:
+    """Keep a calibration; a cache that cannot be written costs a measurement next time."""
+    path = cache_path(description)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+            json.dump({"version": VERSION, **asdict(calibration)}, file)
+        os.replace(file.name, path)
+    except OSError as error:
+        _log.info("cannot remember the calibration in %s: %s", path, error)
+
+
+def cache_path(description: ModelDescription) -> Path:
+    """The file that remembers a model's calibration on this machine."""
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    facts = (
+        description.config.to_json_string(),
+        str(description.dtype),
+        str(description.quantization),
+        str(description.device),
+        str(description.tensor_parallel),
+        processor_field("model name") or platform.machine(),
+        str(torch.get_num_threads()),
+        torch.__version__,
+        *_accelerator(description.device),
+    )
+    digest = hashlib.blake2b("\n".join(facts).encode(), digest_size=8).hexdigest()
+    return Path(cache) / "shoal" / "calibration" / f"{digest}.json"
+
+
+def _accelerator(device: torch.device) -> list[str]:
+    """The device's name, where it is not the processor."""
+    return [] if device.type == "cpu" else [torch.cuda.get_device_name(device)]

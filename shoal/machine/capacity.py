@@ -1,0 +1,81 @@
+"""How large the KV pool will be, told before any weight is loaded: for explaining a plan only.
+
+A run measures (`placement`), and neither accepts nor refuses a request by an estimate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from shoal.config import EngineOptions
+from shoal.errors import OptionError
+from shoal.machine.calibrate import token_budget_of
+from shoal.machine.calibration_cache import remembered
+from shoal.machine.device_memory import CudaMemory, DeviceMemory, MemoryReading, held_by_others
+from shoal.machine.model_costs import count_weights
+from shoal.machine.placement import stated_blocks
+from shoal.model.description import ModelDescription
+from shoal.scheduler import BLOCK_SIZE
+
+
+class CapacitySource(StrEnum):
+    """Where the size of a KV pool comes from."""
+
+    stated = "stated"
+    default = "default"
+    estimated = "estimated"
+
+
+@dataclass(frozen=True)
+class KVCapacity:
+    """Tokens a KV pool holds, and how that is known."""
+
+    tokens: int
+    source: CapacitySource
+
+
+def planned_capacity(
+    description: ModelDescription, options: EngineOptions, memory: DeviceMemory | None = None
+) -> KVCapacity:
+    """The KV pool that a run would have, as far as is known without weights.
+
+    Args:
+        memory: of a device whose pool takes all that is left; None: of the description's.
+
+    Raises:
+        OptionError: not even one block fits.
+    """
+    blocks = stated_blocks(description, options)
+    if blocks is not None:
+        stated = options.kv_bytes is not None
+        source = CapacitySource.stated if stated else CapacitySource.default
+        return KVCapacity(blocks * BLOCK_SIZE, source)
+    left = estimate(description, options, memory or CudaMemory(description.device))
+    try:
+        blocks = description.kv_blocks(left)
+    except OptionError:
+        raise OptionError(
+            f"{description.name} seems too large for the device: its weights and a batch leave no "
+            "memory for KV. Lower token_budget, choose a narrower dtype, or give kv_memory to plan "
+            "for another device."
+        ) from None
+    return KVCapacity(blocks * BLOCK_SIZE, CapacitySource.estimated)
+
+
+def estimate(description: ModelDescription, options: EngineOptions, memory: DeviceMemory) -> int:
+    """Bytes left for KV: weights from the config, and a batch that takes twice its logits.
+
+    The most demanding batch has the logits of all its rows, and a copy of most of them
+    (`shoal.machine.largest_batch`); in models of common shapes its layers take less than that.
+    """
+    numbers = count_weights(description.config).all / description.tensor_parallel
+    budget = options.token_budget or token_budget_of(remembered(description))
+    logits = budget * description.vocab_size
+    reading = MemoryReading(
+        total=memory.total(),
+        other=held_by_others(memory),
+        weights=int(numbers * description.dtype.itemsize),
+        activations=2 * logits * description.dtype.itemsize,
+    )
+    return max(0, reading.left(options.memory_fraction))

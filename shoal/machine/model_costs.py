@@ -1,0 +1,140 @@
+"""What a model costs: its work counted from the config, and rates of machines nobody measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedConfig
+
+from shoal.config import Quantization
+from shoal.model.description import ModelDescription
+from shoal.planner import Costs
+from shoal.scheduler import BLOCK_SIZE
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a machine does per second with one model; the fields of `Costs` that are measured."""
+
+    flops_per_second: float
+    bytes_per_second: float
+    iteration_seconds: float
+    segment_seconds: float
+    use_seconds: float
+
+
+CPU_CORE_FLOPS = 1e11
+"""FLOP/s of one core where nothing was measured: AVX-512 in float32 reached 2.05e11, AMX-BF16 15
+times that (docs/lab-notes.md); AVX2 has half the lanes."""
+CPU_BYTES = 2e10
+"""Bytes per second read by a CPU where nothing was measured: 2.2e10 to 2.8e10 were reached."""
+CUDA_FLOPS = 1.9e14
+"""60 % of the 312 TFLOP/s (bfloat16, dense) of NVIDIA's A100 data sheet."""
+CUDA_BYTES = 1.6e12
+"""80 % of the 2,039 GB/s of NVIDIA's A100 80GB SXM data sheet."""
+LAYER_SECONDS = {"cpu": 3e-4, "cuda": 5e-5}
+"""What a layer takes in every iteration beyond its work: calls, and launches of kernels. Measured
+on a CPU: 2.6e-4 (hidden size 192) to 7e-4 (768)."""
+SEGMENT_SECONDS = 7e-6
+"""Per iteration and segment: listing it. Measured: 4e-6 to 15e-6."""
+
+
+def default_costs(description: ModelDescription) -> Costs:
+    """The model's work, at rates to plan with where nothing was measured.
+
+    A common machine of the device's kind is assumed. A level of sharing costs a row the half block
+    of keys that a segment leaves empty on average, which is multiplied all the same.
+    """
+    cuda = description.device.type == "cuda"
+    flops = CUDA_FLOPS if cuda else CPU_CORE_FLOPS * torch.get_num_threads()
+    layers = description.config.num_hidden_layers
+    return model_costs(
+        description,
+        Rates(
+            flops_per_second=flops,
+            bytes_per_second=CUDA_BYTES if cuda else CPU_BYTES,
+            iteration_seconds=layers * LAYER_SECONDS[description.device.type],
+            segment_seconds=SEGMENT_SECONDS,
+            use_seconds=BLOCK_SIZE / 2 * _attention_flops(description.config) / flops,
+        ),
+    )
+
+
+def model_costs(description: ModelDescription, rates: Rates) -> Costs:
+    """The model's work, counted from its config without weights, at given rates.
+
+    A weight of a matrix product is two FLOP per token; those of an expert count as often as a token
+    is given to it. Embeddings are looked up, not multiplied. What an iteration reads counts all
+    experts: a batch of many tokens meets them all.
+    """
+    weights = count_weights(description.config)
+    dtype = description.dtype
+    layers = torch.int8 if description.quantization is Quantization.int8 else dtype
+    return Costs(
+        flops_per_token=2.0 * weights.active,
+        head_flops=2.0 * weights.head,
+        attention_flops=_attention_flops(description.config),
+        weight_bytes=float(weights.layers * layers.itemsize + weights.head * dtype.itemsize),
+        kv_bytes=float(description.kv_bytes_per_token),
+        flops_per_second=rates.flops_per_second,
+        bytes_per_second=rates.bytes_per_second,
+        iteration_seconds=rates.iteration_seconds,
+        segment_seconds=rates.segment_seconds,
+        use_seconds=rates.use_seconds,
+    )
+
+
+@dataclass(frozen=True)
+class WeightCounts:
+    """Weights of a model, most of them of matrix products.
+
+    Attributes:
+        layers: of all layers.
+        active: those of them that one token is multiplied with.
+        head: of the output head, its own or the embedding's.
+        all: everything there is, embeddings included, what is shared counted once.
+    """
+
+    layers: int
+    active: int
+    head: int
+    all: int
+
+
+def count_weights(config: PreTrainedConfig) -> WeightCounts:
+    """Counts the weights of a causal language model, which is built without memory for them."""
+    with torch.device("meta"):
+        # transformers leaves this function without types.
+        model: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    head = model.get_output_embeddings()
+    experts, per_token = _experts(config)
+    aside = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    aside |= {id(p) for p in head.parameters()}
+    layers, active = 0, 0.0
+    for name, parameter in model.named_parameters():
+        if parameter.ndim < 2 or id(parameter) in aside:
+            continue
+        layers += parameter.numel()
+        share = per_token / experts if ".experts." in name else 1.0
+        active += parameter.numel() * share
+    everything = sum(parameter.numel() for parameter in model.parameters())
+    return WeightCounts(layers, round(active), head.weight.numel(), everything)
+
+
+def _experts(config: PreTrainedConfig) -> tuple[int, int]:
+    """Experts per layer, and how many of them a token is given to; (1, 1) without any."""
+    for name in ("num_local_experts", "num_experts", "n_routed_experts"):
+        experts = getattr(config, name, None)
+        if experts:
+            return int(experts), int(config.num_experts_per_tok)
+    return 1, 1
+
+
+def _attention_flops(config: PreTrainedConfig) -> float:
+    """FLOP of all layers for a query token and a KV token: a product with K, and one with V."""
+    heads = int(config.num_attention_heads)
+    head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
+    return 4.0 * int(config.num_hidden_layers) * heads * head_dim

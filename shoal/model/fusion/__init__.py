@@ -1,0 +1,22 @@
+"""Fused products, norms, rotations and activations in place of a model's own, proved at load."""
+
+from shoal.model.fusion.fuse import Fusion, pack_linears, traced_modules
+from shoal.model.fusion.int8 import quantize
+from shoal.model.fusion.layer import FusedLayer, fused_layers, narrow, widen
+from shoal.model.fusion.precision import product_dtype
+from shoal.model.fusion.proof import models_agree
+from shoal.model.fusion.trial import Trial
+
+__all__ = [
+    "FusedLayer",
+    "Fusion",
+    "Trial",
+    "fused_layers",
+    "models_agree",
+    "narrow",
+    "pack_linears",
+    "product_dtype",
+    "quantize",
+    "traced_modules",
+    "widen",
+]

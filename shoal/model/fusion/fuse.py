@@ -1,0 +1,168 @@
+"""Replaces a loaded model's modules by fused ones, each proved equal before it is used."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from shoal.kernels import Kernels
+from shoal.model.fusion.fused_attention import attention_candidates
+from shoal.model.fusion.layer import layer_candidates
+from shoal.model.fusion.linear import can_pack, product_of
+from shoal.model.fusion.mlp import FusedMLP, mlp_candidates
+from shoal.model.fusion.norm import norm_candidates
+from shoal.model.fusion.proof import (
+    agree,
+    agree_in_most_rows,
+    hidden_input,
+    norm_input,
+    residual_input,
+)
+from shoal.model.fusion.trial import Call, Trial
+
+
+@dataclass
+class Fusion:
+    """Replaces modules of one model in place; an original is let go as soon as it is replaced.
+
+    Attributes:
+        layers: (kv_heads, key_dim, value_dim) of each attention layer.
+        trial: has recorded how the model calls `traced_modules`.
+        held: format of the weights of matrix products, see `product_dtype`.
+        pack: False: leave the weights of products as they are, to be quantized.
+        done: modules replaced so far, by kind.
+    """
+
+    module: nn.Module
+    layers: list[tuple[int, int, int]]
+    trial: Trial
+    held: torch.dtype
+    pack: bool = True
+    done: Counter[str] = field(default_factory=Counter)
+
+    def run(self, kernels: Kernels | None) -> None:
+        """Replace what can be, from the inside out; without kernels only pack weights."""
+        if kernels is not None:
+            self._norms(kernels)
+            self._mlps(kernels)
+            self._attention(kernels)
+            self._layers()
+        if self.pack and (packed := pack_linears(self.module, self.held, kernels)):
+            self.done["linear"] = packed
+
+    def _norms(self, kernels: Kernels) -> None:
+        for place in _places(self.module):
+            weight = getattr(place.module, "weight", None)
+            if isinstance(weight, torch.Tensor) and weight.dim() == 1:
+                x = norm_input(len(weight), weight.dtype)
+                self._replace(place, "norm", norm_candidates(place.module, kernels), _given(x))
+
+    def _mlps(self, kernels: Kernels) -> None:
+        for place in _places(self.module):
+            down = getattr(place.module, "down_proj", None)
+            if isinstance(down, nn.Linear):
+                x = norm_input(down.out_features, down.weight.dtype)
+                self._replace(
+                    place,
+                    "mlp",
+                    mlp_candidates(place.module, kernels, self.held, pack=self.pack),
+                    _given(x),
+                )
+
+    def _attention(self, kernels: Kernels) -> None:
+        for place in _places(self.module):
+            call = self.trial.calls.get(place.module)
+            layer = getattr(place.module, "layer_idx", None)
+            if call is not None and layer in self.trial.scales:
+                shape, scale = self.layers[layer], self.trial.scales[layer]
+                candidates = attention_candidates(
+                    place.module, layer, shape, scale, kernels, self.held, pack=self.pack
+                )
+                run = _as_in(call, hidden_input(call.hidden))
+                self._replace(place, "attention", candidates, run)
+
+    def _layers(self) -> None:
+        for place in _places(self.module):
+            call = self.trial.calls.get(place.module)
+            if call is not None:
+                run = _as_in(call, residual_input(call.hidden))
+                mlp = getattr(place.module, "mlp", None)
+                test = agree if isinstance(mlp, FusedMLP) else agree_in_most_rows
+                self._replace(place, "layer", layer_candidates(place.module), run, test)
+
+    def _replace(
+        self,
+        place: _Place,
+        kind: str,
+        candidates: Iterable[nn.Module],
+        run: Callable[[nn.Module], object],
+        test: Callable[[object, object], bool] = agree,
+    ) -> None:
+        """Put the first candidate whose output agrees in the original's place, if there is one."""
+        expected = None
+        with self.trial.step():
+            for candidate in candidates:
+                expected = run(place.module) if expected is None else expected
+                if test(run(candidate), expected):
+                    setattr(place.owner, place.name, candidate)
+                    self.done[kind] += 1
+                    return
+
+
+def pack_linears(module: nn.Module, held: torch.dtype, kernels: Kernels | None) -> int:
+    """Pack the linear layers that are part of nothing fused, most often the output head.
+
+    Args:
+        held: format of the weights of matrix products, see `product_dtype`.
+
+    Returns:
+        How many were packed.
+    """
+    packed = 0
+    for place in _places(module):
+        linear = place.module
+        if type(linear) is nn.Linear and can_pack(linear.weight.dtype, held):
+            x = norm_input(linear.in_features, linear.weight.dtype)
+            product = product_of(linear, held, kernels)
+            if agree(product(x), linear(x)):
+                setattr(place.owner, place.name, product)
+                packed += 1
+    return packed
+
+
+def traced_modules(module: nn.Module) -> list[nn.Module]:
+    """Modules whose arguments a trial must record: attention, and what holds it."""
+    return [
+        part
+        for part in module.modules()
+        if hasattr(part, "layer_idx") or hasattr(part, "self_attn")
+    ]
+
+
+@dataclass(frozen=True)
+class _Place:
+    owner: nn.Module
+    name: str
+    module: nn.Module
+
+
+def _places(module: nn.Module) -> list[_Place]:
+    """Every module below `module` and where it hangs, inner ones first."""
+    found = [
+        _Place(owner, name, child)
+        for owner in module.modules()
+        for name, child in owner.named_children()
+    ]
+    return found[::-1]
+
+
+def _given(x: torch.Tensor) -> Callable[[nn.Module], object]:
+    return lambda module: module(x)
+
+
+def _as_in(call: Call, hidden: torch.Tensor) -> Callable[[nn.Module], object]:
+    return lambda module: call.run(module, hidden)

@@ -1,0 +1,325 @@
+"""Loads an unmodified transformers model and proves that our attention is the one it uses."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+from transformers.distributed.configuration_utils import DistributedConfig
+from transformers.utils import logging as transformers_logging
+from transformers.utils.import_utils import is_accelerate_available
+
+from shoal.attention import AttentionBackend
+from shoal.config import Quantization
+from shoal.errors import ModelLoadError, UnsupportedModelError
+from shoal.kernels import Kernels, load_kernels
+from shoal.kernels.interface import DTYPES
+from shoal.model.description import ModelDescription
+from shoal.model.features import refuse_unknown_keyword
+from shoal.model.fusion import (
+    Fusion,
+    Trial,
+    fused_layers,
+    models_agree,
+    narrow,
+    pack_linears,
+    product_dtype,
+    quantize,
+    traced_modules,
+    widen,
+)
+from shoal.model.hook import ATTENTION_NAME, AttentionProbe, attention_step
+
+MOSTLY = 0.9
+"""Share of a model's weights of which it is said to be quantized without a warning."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready for packed batches.
+
+    Attributes:
+        layers: (kv_heads, head_dim, value_dim) of each attention layer, by layer index.
+        fused: how many of its modules were replaced by fused ones, by kind.
+        wide: whether its hidden states stay float32 between layers, though it is in bfloat16.
+        selects_rows: whether its last layer can be told which rows are wanted (`WantedRows`).
+    """
+
+    module: torch.nn.Module
+    layers: list[tuple[int, int, int]]
+    selects_logits: bool
+    fused: dict[str, int] = field(default_factory=dict)
+    wide: bool = False
+    selects_rows: bool = False
+
+    def logits(
+        self, token_ids: torch.Tensor, positions: torch.Tensor, rows: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Run T packed tokens inside an `attention_step`; logits of some of them.
+
+        Args:
+            token_ids, positions: int64 [T].
+            rows: int64 [R], rows whose logits are wanted; None: those that the last layer
+                computes, which are all, or the step's `WantedRows`.
+
+        Returns:
+            [R, vocabulary].
+        """
+        select = self.selects_logits and rows is not None
+        keywords: dict[str, Any] = {"logits_to_keep": rows} if select else {}
+        out = self.module(
+            input_ids=token_ids[None], position_ids=positions[None], use_cache=False, **keywords
+        )
+        logits: torch.Tensor = out.logits[0]
+        return logits if select or rows is None else logits[rows]
+
+    def mirrored(self, backend: AttentionBackend) -> AttentionBackend:
+        """The backend to run this model with; another one if other processes run with it."""
+        return backend
+
+    def check(self) -> None:
+        """To be called before what was computed is believed.
+
+        Raises:
+            DeviceLostError: another process that took part in it is gone.
+        """
+
+    def close(self) -> None:
+        """End the other processes that hold parts of this model, if it has any."""
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No progress bars of transformers' own in this block."""
+    # transformers leaves these functions without types.
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def load_model(description: ModelDescription) -> LoadedModel:
+    """Load the weights, probe the model's attention, and fuse what can be on the CPU.
+
+    What is to be quantized is fused first, and proved to be the same: after it, nothing can be.
+
+    Raises:
+        ModelLoadError: the weights cannot be read.
+        UnsupportedModelError: the model does not use the attention it is given, or asks it for
+            a feature we do not honour, or has nothing that can be quantized.
+    """
+    model = prepare_model(_read_weights(description), description)
+    if description.device.type != "cpu" or description.dtype not in DTYPES:
+        return model
+    if description.tensor_parallel > 1:
+        # Fused modules read whole weights, and know nothing of sums over processes.
+        return model
+    fused = _fuse(model, description)
+    if fused is None:
+        fused = prepare_model(_read_weights(description), description)
+    if description.quantization is Quantization.none:
+        return fused
+    return _quantize(fused, description)
+
+
+def _read_weights(description: ModelDescription) -> torch.nn.Module:
+    parts = description.tensor_parallel
+    split = {"distributed_config": DistributedConfig(tp_size=parts)} if parts > 1 else {}
+    try:
+        with quiet_transformers():
+            module: torch.nn.Module = AutoModelForCausalLM.from_pretrained(
+                description.source,
+                dtype=description.dtype,
+                attn_implementation=ATTENTION_NAME,
+                **(split or loading_keywords(description.device)),
+            )
+    except KeyError as error:
+        if error.args != (ATTENTION_NAME,):
+            raise
+        # Models that look attention up in a table of their own know no name but theirs.
+        raise _own_attention(description.config.model_type, "looks up only its own") from error
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelLoadError(
+            f"cannot load the weights of {description.id!r}: {str(error).splitlines()[0]}"
+        ) from error
+    return module
+
+
+def loading_keywords(device: torch.device) -> dict[str, Any]:
+    """What makes transformers read weights straight to a device, without a copy in host memory.
+
+    It asks for the package accelerate to be installed, though it needs nothing of it for one
+    device. Without it weights are read into host memory, and moved.
+    """
+    if device.type == "cpu":
+        return {}
+    if not is_accelerate_available():
+        _log.info("weights pass through host memory; with accelerate installed they would not")
+        return {}
+    return {"device_map": {"": device}}
+
+
+def prepare_model(module: torch.nn.Module, description: ModelDescription) -> LoadedModel:
+    """Move a model to its device and probe it; see `load_model`."""
+    module = module.to(description.device).eval()
+    signature = inspect.signature(module.forward).parameters
+    model = LoadedModel(module, [], "logits_to_keep" in signature)
+    return LoadedModel(module, _probe(model, description), model.selects_logits)
+
+
+@torch.inference_mode()
+def _fuse(model: LoadedModel, description: ModelDescription) -> LoadedModel | None:
+    """The model with fused modules in place of its own; None, and the module is spoilt, if they
+    do not fit together."""
+    trial = Trial(
+        model.layers, description.vocab_size, description.max_model_len, description.dtype
+    )
+    trial.record(traced_modules(model.module), model.logits)
+    expected = trial.run(model.logits)
+    kernels = load_kernels()
+    fusion = _fusion(model, trial, description.quantization, kernels)
+    try:
+        fusion.run(kernels)
+        found = trial.run(model.logits)
+        if models_agree(found, expected):
+            _log.info("fused modules: %s", dict(fusion.done))
+            fused = replace(model, fused=dict(fusion.done))
+            fused = replace(fused, wide=_widen(fused, trial, found))
+            return replace(fused, selects_rows=_select_rows(fused, trial, found))
+        reason = "its logits change"
+    except Exception as error:
+        _log.debug("fusing failed", exc_info=True)
+        reason = f"{type(error).__name__}: {error}"
+    _log.warning(
+        "models of type %r run without fused modules, slower: %s",
+        description.config.model_type,
+        reason,
+    )
+    return None
+
+
+def _fusion(
+    model: LoadedModel, trial: Trial, quantization: Quantization, kernels: Kernels | None
+) -> Fusion:
+    if quantization is Quantization.none:
+        return Fusion(model.module, model.layers, trial, product_dtype(model.module, kernels))
+    # Float32 is what quantized products give.
+    return Fusion(model.module, model.layers, trial, torch.float32, pack=False)
+
+
+@torch.inference_mode()
+def _quantize(model: LoadedModel, description: ModelDescription) -> LoadedModel:
+    """The model with its layers' products in 8 bits, and the rest packed."""
+    kernels = load_kernels()
+    assert kernels is not None  # the option was refused otherwise
+    # transformers leaves this method without types.
+    found = quantize(model.module, model.module.get_output_embeddings(), kernels)  # type: ignore[operator]
+    kind = description.config.model_type
+    if not found.products:
+        raise UnsupportedModelError(
+            "quantization int8",
+            f"models of type {kind!r} have no products that can be quantized: run this one "
+            "without --quantization.",
+        )
+    if found.refused:
+        _log.warning(
+            "not quantized, since 8 bits are too few for their weights: %s",
+            ", ".join(found.refused),
+        )
+    if found.share < MOSTLY:
+        _log.warning(
+            "quantization int8 reaches %.0f %% of the weights of this model's layers; it cannot "
+            "be had for the others",
+            100 * found.share,
+        )
+    packed = pack_linears(model.module, product_dtype(model.module, kernels), kernels)
+    done = {"int8": found.products} | ({"linear": packed} if packed else {})
+    return replace(model, fused=model.fused | done)
+
+
+def _select_rows(model: LoadedModel, trial: Trial, expected: torch.Tensor) -> bool:
+    """Let the last layer compute only the rows wanted, if the model is none the worse for it."""
+    layers = fused_layers(model.module)
+    if not layers or layers[-1].self_attn.layer_idx != len(model.layers) - 1:
+        return False
+    last = layers[-1]
+    last.is_last = True
+    found = trial.run_some(model.logits)
+    last.is_last = models_agree(found, expected[trial.some_rows])
+    return last.is_last
+
+
+def _widen(model: LoadedModel, trial: Trial, expected: torch.Tensor) -> bool:
+    """Keep hidden states in float32 between the layers, if all can and the model is the same."""
+    layers = fused_layers(model.module)
+    if (
+        not layers
+        or len(layers) < len(model.layers)
+        or not all(layer.can_widen for layer in layers)
+    ):
+        return False
+    widen(layers, expected.dtype)
+    try:
+        if models_agree(trial.run(model.logits), expected):
+            return True
+    except RuntimeError:
+        # What the model does between its layers does not take another format.
+        _log.debug("hidden states stay narrow", exc_info=True)
+    narrow(layers)
+    return False
+
+
+def _probe(model: LoadedModel, description: ModelDescription) -> list[tuple[int, int, int]]:
+    """One forward of two tokens: our function must be called exactly once per layer.
+
+    Some models keep their own attention whatever they are told; they would ignore segments and
+    be silently wrong.
+    """
+    probe = AttentionProbe()
+    kind = description.config.model_type
+    two = torch.arange(2, device=description.device)
+    try:
+        with torch.inference_mode(), attention_step(probe):
+            model.logits(two, two, two[1:])
+    except UnsupportedModelError:
+        raise
+    except Exception as error:
+        _log.debug("probe failed", exc_info=True)
+        raise UnsupportedModelError(
+            "packed batches",
+            f"models of type {kind!r} cannot run a packed batch: {type(error).__name__}: {error}",
+        ) from error
+    layers = description.config.num_hidden_layers
+    if sorted(probe.layers) != list(range(layers)):
+        called = len(set(probe.layers))
+        raise _own_attention(kind, f"{called} of {layers} layers called the one given")
+    for keywords in probe.keywords:
+        refuse_unknown_keyword(kind, keywords, description.max_model_len)
+    shapes = [shape for _, shape in sorted(zip(probe.layers, probe.head_dims, strict=True))]
+    numbers = sum(heads * (key_dim + value_dim) for heads, key_dim, value_dim in shapes)
+    if numbers * description.dtype.itemsize != description.kv_bytes_per_token:
+        raise UnsupportedModelError(
+            "keys and values of an unusual shape",
+            f"models of type {kind!r} store {numbers} numbers of KV per token, which is not what "
+            "their config says; memory could not be budgeted. Use another model.",
+        )
+    return shapes
+
+
+def _own_attention(model_type: str, evidence: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        "its own attention code",
+        f"models of type {model_type!r} keep their own attention whatever they are given "
+        f"({evidence}), so shared segments would be ignored. Use another model.",
+    )

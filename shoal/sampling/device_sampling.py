@@ -1,0 +1,242 @@
+"""From logits to tokens without a look at them: everything is enqueued, nothing read back.
+
+The order of operations, and the tokens, are those of `shoal.sampling.sampler`. What differs is who
+decides: which rows are drawn, truncated or changed is known on the host, from parameters alone;
+what depends on logits (rows that are no numbers, rows whose likeliest candidates do not suffice)
+is computed for all and selected on the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from shoal.cuda.transfers import Stage
+from shoal.errors import InternalError
+from shoal.sampling.choose import UNSOUND
+from shoal.sampling.draw import Kinds, Rest, Warp, draw, sort_all
+from shoal.sampling.logprobs import best_logprobs, listed, rows_per_chunk
+from shoal.sampling.processors import Change
+from shoal.sampling.sampler import Sampler, SampleTask, check_sound, chunks_of
+from shoal.scheduler import TokenBatch
+from shoal.types import Int32Array, Int64Array, TokenLogprob
+
+Retained = Mapping[int, torch.Tensor]
+"""Logits [vocab] kept from earlier batches, by segment."""
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Some of a batch's samples, and where their logits are; int64 on the device.
+
+    Attributes:
+        places: [n], among the samples.
+        computed: rows of the batch's own logits, of the first of them.
+        kept: rows of the logits kept earlier, of the others.
+    """
+
+    places: torch.Tensor
+    computed: torch.Tensor
+    kept: torch.Tensor
+
+    def logits(self, computed: torch.Tensor, kept: torch.Tensor | None) -> torch.Tensor:
+        """A copy [n, vocab]."""
+        rows = computed.index_select(0, self.computed)
+        if kept is None or not len(self.kept):
+            return rows
+        return torch.cat([rows, kept.index_select(0, self.kept)])
+
+
+@dataclass(frozen=True)
+class _Special:
+    """Rows that are drawn, or whose logits are changed first."""
+
+    rows: _Rows
+    changes: list[Change]
+    drawn: torch.Tensor
+    """int64 [d], those of them that are drawn."""
+    warp: Warp
+    kinds: Kinds
+
+
+@dataclass(frozen=True)
+class _Reported:
+    """Rows that ask for logprobs, of which the most asked for is `num`."""
+
+    rows: _Rows
+    index: Int64Array
+    """The same as `rows.places`, on the host."""
+    num: int
+
+
+@dataclass(frozen=True)
+class SamplingPlan:
+    """What is enqueued for a batch's samples."""
+
+    task: SampleTask
+    source: torch.Tensor
+    """int64 [S], the row of each sample: of the batch's logits, then of the kept ones."""
+    kept: list[int]
+    """Segments whose kept logits are sampled from."""
+    special: list[_Special]
+    reported: list[_Reported]
+
+
+class DeviceSampler:
+    """Samples for the sequences that a `Sampler` knows."""
+
+    def __init__(self, sampler: Sampler, vocab_size: int, rest: Rest) -> None:
+        """`rest`: see `rest_for`."""
+        self._sampler, self._vocab_size, self._rest = sampler, vocab_size, rest
+
+    def plan(self, batch: TokenBatch, stage: Stage) -> SamplingPlan:
+        """Put on the stage what sampling needs on the device."""
+        task = self._sampler.task(batch.sample_sequences, batch.sample_positions)
+        source = batch.sample_source
+        numbers = np.unique(source[source < 0])
+        row = np.where(source >= 0, source, np.searchsorted(numbers, source))
+        whole = np.where(source >= 0, row, len(batch.logit_rows) + row)
+        chosen = task.processed | (task.settings.temperature > 0)
+        step = rows_per_chunk(self._vocab_size)
+
+        def rows(index: Int64Array) -> tuple[Int64Array, _Rows]:
+            computed = source[index] >= 0
+            index = np.concatenate([index[computed], index[~computed]])
+            count = int(computed.sum())
+            places, first, second = index, row[index[:count]], row[index[count:]]
+            return index, _Rows(stage.put(places), stage.put(first), stage.put(second))
+
+        special = []
+        for index in chunks_of(np.flatnonzero(chosen), step):
+            index, where = rows(index)
+            special.append(self._special(task, index, where, stage))
+        reported = []
+        for index in chunks_of(task.reported, step):
+            index, where = rows(index)
+            num = int(task.num_logprobs[index].max())
+            reported.append(_Reported(where, index, num))
+        kept = (-1 - numbers).tolist()
+        return SamplingPlan(task, stage.put(whole), kept, special, reported)
+
+    def _special(self, task: SampleTask, index: Int64Array, rows: _Rows, stage: Stage) -> _Special:
+        settings = task.settings.rows(index)
+        drawn = np.flatnonzero(settings.temperature > 0)
+        settings = settings.rows(drawn)
+        warp = Warp(
+            stage.put(settings.temperature),
+            stage.put(settings.min_p),
+            stage.put(settings.top_k),
+            stage.put(settings.top_p),
+            stage.put(settings.uniforms),
+        )
+        truncated = stage.put(settings.truncated(self._vocab_size))
+        return _Special(
+            rows=rows,
+            changes=self._sampler.changes(task, index, stage.put),
+            drawn=stage.put(drawn),
+            warp=warp,
+            kinds=Kinds(bool((settings.min_p > 0).any()), truncated),
+        )
+
+    def choose(self, plan: SamplingPlan, logits: torch.Tensor, retained: Retained) -> torch.Tensor:
+        """A token per sample, int64 [S]; `UNSOUND` where the logits are no numbers.
+
+        Args:
+            logits: [R, vocab] of the batch; left unchanged.
+        """
+        if logits.shape[1] != self._vocab_size:
+            raise InternalError(
+                f"logits of shape {tuple(logits.shape)} for a vocabulary of {self._vocab_size}"
+            )
+        kept = self._kept(plan, retained)
+        best = logits.max(dim=-1)
+        tokens = _if_sound(best.indices, best.values)
+        if kept is not None:
+            best = kept.max(dim=-1)
+            tokens = torch.cat([tokens, _if_sound(best.indices, best.values)])
+        tokens = tokens.index_select(0, plan.source)
+        for special in plan.special:
+            rows = special.rows.logits(logits, kept).float()
+            for change in special.changes:
+                change.apply(rows)
+            tokens.index_copy_(0, special.rows.places, self._chosen(special, rows))
+        return tokens
+
+    def _chosen(self, special: _Special, logits: torch.Tensor) -> torch.Tensor:
+        best = logits.max(dim=-1)
+        tokens, drawn = best.indices, special.drawn
+        if len(drawn):
+            every = len(drawn) == len(logits)
+            picked = logits if every else logits.index_select(0, drawn)
+            sound = (best.values if every else best.values.index_select(0, drawn)).isfinite()
+            # Whatever is drawn for a row without numbers is a token, and not used.
+            picked = torch.where(sound[:, None], picked, 0.0)
+            found = draw(picked, special.warp, special.kinds, self._rest)
+            tokens = tokens.index_copy(0, drawn, found)
+        return _if_sound(tokens, best.values)
+
+    def logprobs(
+        self,
+        plan: SamplingPlan,
+        logits: torch.Tensor,
+        tokens: torch.Tensor,
+        retained: Retained,
+    ) -> list[torch.Tensor]:
+        """What `collect` needs for those that ask: three tensors per entry of `plan.reported`."""
+        found: list[torch.Tensor] = []
+        kept = self._kept(plan, retained) if plan.reported else None
+        for reported in plan.reported:
+            rows = reported.rows.logits(logits, kept)
+            own = tokens.index_select(0, reported.rows.places).clamp_(min=0)
+            found += best_logprobs(rows, own, reported.num)
+        return found
+
+    def collect(
+        self, plan: SamplingPlan, tokens: Int32Array, arrays: Sequence[npt.NDArray[np.generic]]
+    ) -> list[TokenLogprob | None]:
+        """The logprobs [S] of those that ask, from what `logprobs` gave; [] where none does.
+
+        Raises:
+            InvalidLogitsError: a row's logits are not numbers; no state has changed.
+        """
+        check_sound(plan.task, tokens)
+        self._sampler.record(plan.task, tokens)
+        found: list[TokenLogprob | None] = [None] * len(tokens) if plan.reported else []
+        for number, reported in enumerate(plan.reported):
+            index = reported.index
+            own, values, ids = arrays[3 * number : 3 * number + 3]
+            entries = listed(
+                tokens[index],
+                plan.task.num_logprobs[index],
+                own.astype(np.float32, copy=False),
+                values.astype(np.float32, copy=False),
+                ids.astype(np.int64, copy=False),
+            )
+            for place, entry in zip(index.tolist(), entries, strict=True):
+                found[place] = entry
+        return found
+
+    def _kept(self, plan: SamplingPlan, retained: Retained) -> torch.Tensor | None:
+        return torch.stack([retained[s] for s in plan.kept]) if plan.kept else None
+
+
+def rest_for(device: torch.device) -> Rest:
+    """How rows are drawn on a device that need all of the vocabulary, without reading back.
+
+    On CUDA by a kernel that passes over the rows that need it alone; sorting, where there is no
+    Triton, sorts all that are truncated.
+    """
+    if device.type != "cuda" or find_spec("triton") is None:
+        return sort_all
+    from shoal.sampling.draw_kernel import draw_rest
+
+    return draw_rest
+
+
+def _if_sound(tokens: torch.Tensor, best: torch.Tensor) -> torch.Tensor:
+    return torch.where(best.isfinite(), tokens, UNSOUND)

@@ -1,0 +1,89 @@
+"""Log-probabilities of tokens, as the client asked for them: from the raw logits, natural log."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from shoal.sampling.history import Float32Array
+from shoal.types import Int32Array, Int64Array, TokenLogprob
+
+MAX_ELEMENTS = 1 << 24
+"""Most logits worked on at once: bounds the float32 and float64 copies made of them."""
+
+
+def rows_per_chunk(vocab_size: int) -> int:
+    """How many rows of logits stay within `MAX_ELEMENTS`, at least 1."""
+    return max(1, MAX_ELEMENTS // vocab_size)
+
+
+def prompt_logprobs(logits: torch.Tensor, next_tokens: Int32Array, num: int) -> list[TokenLogprob]:
+    """What the model thought of each token that followed.
+
+    Args:
+        logits: [T, vocab], any float dtype and device.
+        next_tokens: int32 [T], the token that came after each row.
+        num: how many most likely tokens to list per row.
+    """
+    return token_logprobs(logits, next_tokens, np.full(len(next_tokens), num, dtype=np.int64))
+
+
+def token_logprobs(
+    logits: torch.Tensor, token_ids: Int32Array, nums: Int64Array
+) -> list[TokenLogprob]:
+    """One entry per row of `logits` [S, vocab]: the token's logprob and the row's `nums` best.
+
+    Ties among the best are listed lowest id first. Computed by log-softmax in float32.
+    """
+    step = rows_per_chunk(logits.shape[1])
+    found: list[TokenLogprob] = []
+    for start in range(0, len(token_ids), step):
+        rows = slice(start, start + step)
+        found += _chunk_logprobs(logits[rows], token_ids[rows], nums[rows])
+    return found
+
+
+def _chunk_logprobs(
+    logits: torch.Tensor, token_ids: Int32Array, nums: Int64Array
+) -> list[TokenLogprob]:
+    index = torch.from_numpy(token_ids.astype(np.int64)).to(logits.device)
+    found = best_logprobs(logits, index, int(nums.max(initial=0)))
+    own, values, ids = (part.cpu().numpy() for part in found)
+    return listed(token_ids, nums, own, values, ids)
+
+
+def best_logprobs(
+    logits: torch.Tensor, token_ids: torch.Tensor, num: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logprobs where the logits are, [S, vocab], of at most `rows_per_chunk` rows.
+
+    Args:
+        token_ids: int64 [S], within the vocabulary.
+
+    Returns:
+        The tokens' logprobs, float32 [S]; the `num` largest of each row, float32 [S, num], and
+        their ids, int64 [S, num], ties in any order.
+    """
+    logprobs = torch.log_softmax(logits.float(), dim=-1)
+    own = logprobs.gather(1, token_ids[:, None])[:, 0]
+    best = torch.topk(logprobs, min(num, logprobs.shape[1]), dim=-1)
+    return own, best.values, best.indices
+
+
+def listed(
+    token_ids: Int32Array,
+    nums: Int64Array,
+    own: Float32Array,
+    values: Float32Array,
+    ids: Int64Array,
+) -> list[TokenLogprob]:
+    """One entry per row from what `best_logprobs` gave, largest first, ties by id."""
+    order = np.lexsort((ids, -values), axis=-1)
+    ranked = np.take_along_axis(values, order, axis=-1).tolist()
+    best = np.take_along_axis(ids, order, axis=-1).tolist()
+    return [
+        TokenLogprob(token, logprob, tuple(zip(best[:num], scores[:num], strict=True)))
+        for token, logprob, num, best, scores in zip(
+            token_ids.tolist(), own.tolist(), nums.tolist(), best, ranked, strict=True
+        )
+    ]

@@ -1,0 +1,100 @@
+"""Changes to logits before a token is chosen: bias, masks, penalties.
+
+All of them touch few of a row's logits, so they work on lists of places in the flattened logits,
+gathered over the whole batch on the host, and applied where the logits are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from shoal.sampling.history import Float32Array
+from shoal.types import Int64Array
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """P logits of a batch: `flat` int64 [P] indexes its flattened logits, `rows` int64 [P]."""
+
+    flat: Int64Array
+    rows: Int64Array
+
+    @classmethod
+    def gather(cls, rows: Int64Array, tokens: Sequence[Int64Array], vocab_size: int) -> Pairs:
+        """The pairs of row `rows[i]` with each token of `tokens[i]`."""
+        repeated = np.repeat(rows, [len(ids) for ids in tokens])
+        ids = np.concatenate(tokens) if tokens else np.empty(0, dtype=np.int64)
+        return cls(repeated * vocab_size + ids, repeated)
+
+
+@dataclass(frozen=True)
+class Bias:
+    """Add `bias` float32 [P] at `at` int64 [P]; biases of one token add up."""
+
+    at: torch.Tensor
+    bias: torch.Tensor
+
+    def apply(self, logits: torch.Tensor) -> None:
+        """Change `logits`, float32 and contiguous, in place."""
+        logits.view(-1).index_add_(0, self.at, self.bias)
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Make the tokens at `at` int64 [P] impossible."""
+
+    at: torch.Tensor
+
+    def apply(self, logits: torch.Tensor) -> None:
+        """Change `logits`, float32 and contiguous, in place."""
+        logits.view(-1).index_fill_(0, self.at, -torch.inf)
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """Penalise the tokens at `at` int64 [P], all different, which a row has seen already.
+
+    `factor` and `less` are float32 [P], see `penalties`.
+    """
+
+    at: torch.Tensor
+    factor: torch.Tensor
+    less: torch.Tensor
+
+    def apply(self, logits: torch.Tensor) -> None:
+        """Change `logits`, float32 and contiguous, in place."""
+        seen = logits.view(-1).index_select(0, self.at)
+        seen = torch.where(seen > 0, seen / self.factor, seen * self.factor)
+        logits.view(-1).index_copy_(0, self.at, seen - self.less)
+
+
+def penalties(
+    pairs: Pairs,
+    counts: Float32Array,
+    repetition: Float32Array,
+    frequency: Float32Array,
+    presence: Float32Array,
+) -> tuple[Float32Array, Float32Array]:
+    """What tokens already seen are changed by: `Penalty.factor` and `Penalty.less`.
+
+    A repetition penalty r divides a positive logit and multiplies a negative one (CTRL, Keskar et
+    al. 2019); then `frequency` times the token's count in the output and, if it occurs there,
+    `presence` are subtracted, as in OpenAI's API.
+
+    Args:
+        counts: [P], how often the pair's token occurs in its row's output.
+        repetition, frequency, presence: [S], each row's penalty.
+    """
+    less = frequency[pairs.rows] * counts + presence[pairs.rows] * (counts > 0)
+    return repetition[pairs.rows], less.astype(np.float32)
+
+
+Put = Callable[[npt.NDArray[np.generic]], torch.Tensor]
+"""Takes an array to where the logits are."""
+
+Change = Bias | Mask | Penalty

@@ -1,0 +1,326 @@
+"""From logits to tokens, for a whole batch at once.
+
+The order of operations is vLLM's:
+
+1. log-probabilities, from the raw logits;
+2. `logit_bias`;
+3. before `min_tokens` tokens: end of sequence and `stop_token_ids` made impossible;
+4. repetition penalty (prompt and output), then frequency and presence penalty (output alone);
+5. greedy rows take the likeliest token, among equals the lowest id;
+6. the others: temperature, min-p, top-k, top-p, and one uniform number through the inverse CDF.
+
+Nothing advances inside: a token is a function of the logits, the sequence's parameters, key and
+prompt, its output before the position, and the position. Sampling a position again repeats it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from shoal.errors import InternalError, InvalidLogitsError, InvalidRequestError
+from shoal.kernels import Kernels
+from shoal.sampling.choose import UNSOUND, Settings, choose
+from shoal.sampling.history import TokenHistory
+from shoal.sampling.logprobs import rows_per_chunk, token_logprobs
+from shoal.sampling.processors import Bias, Change, Mask, Pairs, Penalty, Put, penalties
+from shoal.sampling.random import uniform
+from shoal.sampling.results import Sampled
+from shoal.sampling.rows import LogitRows
+from shoal.types import BoolArray, Int32Array, Int64Array, SamplingParams, TokenLogprob
+
+_COLUMNS = np.dtype(
+    [
+        ("key", np.uint64),
+        ("temperature", np.float32),
+        ("min_p", np.float32),
+        ("top_k", np.int64),
+        ("top_p", np.float64),
+        ("repetition", np.float32),
+        ("frequency", np.float32),
+        ("presence", np.float32),
+        ("min_tokens", np.int64),
+        ("num_logprobs", np.int64),
+        ("biased", np.bool_),
+        ("penalised", np.bool_),
+    ]
+)
+_NO_LOGPROBS = -1
+
+Columns = npt.NDArray[np.void]
+
+
+@dataclass(frozen=True)
+class SampleTask:
+    """What is to be done for S samples; columns [S].
+
+    Attributes:
+        sequences, positions: as in `TokenBatch`.
+        slots, columns: where and what their parameters are.
+        processed: bool, rows with logits to change before a token is chosen.
+    """
+
+    sequences: Int32Array
+    positions: Int32Array
+    slots: Int64Array
+    columns: Columns
+    settings: Settings
+    processed: BoolArray
+
+    @property
+    def num_logprobs(self) -> Int64Array:
+        """Alternatives each row asks for, int64 [S]; -1: no logprobs at all."""
+        nums: Int64Array = self.columns["num_logprobs"]
+        return nums
+
+    @property
+    def reported(self) -> Int64Array:
+        """The rows that ask for logprobs, int64."""
+        return np.flatnonzero(self.num_logprobs != _NO_LOGPROBS)
+
+
+def needs_history(params: SamplingParams) -> bool:
+    """Whether a token depends on those before it by more than the model: by a penalty."""
+    return _penalties(params) != (1.0, 0.0, 0.0)
+
+
+def check_vocabulary(params: SamplingParams, vocab_size: int, prefix: str = "") -> None:
+    """Refuse parameters that name tokens the model does not have.
+
+    Raises:
+        InvalidRequestError: names the field as `prefix` + its name.
+    """
+    named = {
+        "logit_bias": [token for token, _ in params.logit_bias],
+        "stop_token_ids": list(params.stop_token_ids),
+    }
+    for name, tokens in named.items():
+        if tokens and max(tokens) >= vocab_size:
+            raise InvalidRequestError(
+                f"{prefix}{name}: token id {max(tokens)} is not in the model's vocabulary; "
+                f"ids go from 0 to {vocab_size - 1}.",
+                code="invalid_value",
+                param=prefix + name,
+            )
+
+
+class Sampler:
+    """Samples the next tokens of the sequences it knows.
+
+    Sequences are registered with `add` and forgotten with `remove`; one that is preempted stays.
+    Parameters live in columns, gathered by slot for each batch.
+    """
+
+    def __init__(
+        self, vocab_size: int, eos_token_ids: tuple[int, ...], kernels: Kernels | None = None
+    ) -> None:
+        """`kernels`: used where they know the logits; see `shoal.sampling.choose`."""
+        self._vocab_size = vocab_size
+        self._kernels = kernels
+        # An id beyond the vocabulary cannot come out of the logits.
+        self._eos = [token for token in eos_token_ids if token < vocab_size]
+        self._slots: dict[int, int] = {}
+        self._free: list[int] = []
+        self._columns: Columns = np.zeros(0, dtype=_COLUMNS)
+        self._bias: dict[int, tuple[Int64Array, npt.NDArray[np.float32]]] = {}
+        self._stops: dict[int, Int64Array] = {}
+        self._history: dict[int, TokenHistory] = {}
+
+    def add(self, sequence: int, params: SamplingParams, key: int, prompt: Int32Array) -> None:
+        """Register a sequence.
+
+        Args:
+            sequence: any number not registered.
+            params: how to sample it.
+            key: its stream of random numbers, see `shoal.sampling.random.stream_key`.
+            prompt: int32 token ids, within the vocabulary; not kept.
+
+        Raises:
+            InvalidRequestError: see `check_vocabulary`.
+        """
+        if sequence in self._slots:
+            raise InternalError(f"sequence {sequence} is already registered for sampling")
+        check_vocabulary(params, self._vocab_size)
+        slot = self._take_slot()
+        self._slots[sequence] = slot
+        self._fill(self._columns[slot], params, key)
+        if params.logit_bias:
+            tokens, values = zip(*params.logit_bias, strict=True)
+            self._bias[slot] = np.array(tokens, np.int64), np.array(values, np.float32)
+        if params.min_tokens:
+            self._stops[slot] = np.array([*self._eos, *params.stop_token_ids], np.int64)
+        if self._columns[slot]["penalised"]:
+            counted = prompt if params.repetition_penalty != 1 else prompt[:0]
+            self._history[slot] = TokenHistory(counted)
+
+    def remove(self, sequence: int) -> None:
+        """Forget a registered sequence."""
+        slot = self._slots_of([sequence])[0]
+        del self._slots[sequence]
+        for held in (self._bias, self._stops, self._history):
+            held.pop(slot, None)
+        self._free.append(slot)
+
+    def sample(self, rows: LogitRows, sequences: Int32Array, positions: Int32Array) -> Sampled:
+        """Choose a token for each sequence, on the host's side: see `DeviceSampler` for the other.
+
+        Args:
+            rows: [S, vocab] logits, any float dtype and device; left unchanged.
+            sequences: int32 [S], registered, each at most once.
+            positions: int32 [S], how many tokens each has generated so far.
+
+        Raises:
+            InvalidLogitsError: a row's logits are not numbers; no state has changed.
+        """
+        if rows.shape != (len(sequences), self._vocab_size):
+            raise InternalError(
+                f"logits of shape {rows.shape} for {len(sequences)} sequences "
+                f"and a vocabulary of {self._vocab_size}"
+            )
+        task = self.task(sequences, positions)
+        processed = np.flatnonzero(task.processed)
+        if len(processed):
+            token_ids = np.empty(len(sequences), dtype=np.int32)
+            plain = np.flatnonzero(~task.processed)
+            token_ids[plain] = choose(rows.take(plain), task.settings.rows(plain), self._kernels)
+            for index in chunks_of(processed, rows_per_chunk(self._vocab_size)):
+                logits = rows.take(index).tensor().to(torch.float32, copy=True).contiguous()
+                for change in self.changes(task, index, partial(_moved, device=logits.device)):
+                    change.apply(logits)
+                changed = LogitRows.whole(logits)
+                token_ids[index] = choose(changed, task.settings.rows(index), self._kernels)
+        else:
+            token_ids = choose(rows, task.settings, self._kernels)
+        check_sound(task, token_ids)
+        logprobs = _logprobs(rows, token_ids, task.num_logprobs)
+        self.record(task, token_ids)
+        return Sampled(token_ids, logprobs)
+
+    def task(self, sequences: Int32Array, positions: Int32Array) -> SampleTask:
+        """What is to be done for registered sequences; see `sample`."""
+        slots = np.array(self._slots_of(sequences.tolist()), dtype=np.int64)
+        columns = self._columns[slots]
+        waiting = positions < columns["min_tokens"]
+        processed = np.asarray(columns["biased"] | columns["penalised"] | waiting)
+        return SampleTask(
+            sequences, positions, slots, columns, _settings(columns, positions), processed
+        )
+
+    def changes(self, task: SampleTask, index: Int64Array, put: Put) -> list[Change]:
+        """Bias, masks and penalties for the rows at `index`, in the order they are applied in."""
+        columns, slots, positions = task.columns[index], task.slots[index], task.positions[index]
+        found: list[Change] = []
+        biased = np.flatnonzero(columns["biased"])
+        if len(biased):
+            held = [self._bias[slot] for slot in slots[biased].tolist()]
+            pairs = Pairs.gather(biased, [tokens for tokens, _ in held], self._vocab_size)
+            found.append(Bias(put(pairs.flat), put(np.concatenate([bias for _, bias in held]))))
+        waiting = np.flatnonzero(positions < columns["min_tokens"])
+        if len(waiting):
+            stops = [self._stops[slot] for slot in slots[waiting].tolist()]
+            pairs = Pairs.gather(waiting, stops, self._vocab_size)
+            found.append(Mask(put(pairs.flat)))
+        penalised = np.flatnonzero(columns["penalised"])
+        if len(penalised):
+            places = zip(slots[penalised].tolist(), positions[penalised].tolist(), strict=True)
+            seen = [self._history[slot].at(position) for slot, position in places]
+            pairs = Pairs.gather(penalised, [tokens for tokens, _ in seen], self._vocab_size)
+            counts = np.concatenate([count for _, count in seen])
+            rates = [columns[name] for name in ("repetition", "frequency", "presence")]
+            factor, less = penalties(pairs, counts, *rates)
+            found.append(Penalty(put(pairs.flat), put(factor), put(less)))
+        return found
+
+    def record(self, task: SampleTask, token_ids: Int32Array) -> None:
+        """Remember the tokens where penalties need them."""
+        for row in np.flatnonzero(task.columns["penalised"]).tolist():
+            history = self._history[int(task.slots[row])]
+            history.record(int(task.positions[row]), int(token_ids[row]))
+
+    def _fill(self, row: np.void, params: SamplingParams, key: int) -> None:
+        row["key"] = key
+        row["temperature"] = params.temperature
+        row["min_p"] = params.min_p
+        row["top_k"] = params.top_k if 0 < params.top_k < self._vocab_size else self._vocab_size
+        row["top_p"] = params.top_p
+        row["repetition"], row["frequency"], row["presence"] = _penalties(params)
+        row["min_tokens"] = params.min_tokens
+        asked = params.num_logprobs
+        row["num_logprobs"] = _NO_LOGPROBS if asked is None else asked
+        row["biased"] = bool(params.logit_bias)
+        row["penalised"] = needs_history(params)
+
+    def _slots_of(self, sequences: list[int]) -> list[int]:
+        try:
+            return [self._slots[sequence] for sequence in sequences]
+        except KeyError as error:
+            raise InternalError(f"sequence {error} is not registered for sampling") from None
+
+    def _take_slot(self) -> int:
+        if not self._free:
+            held = len(self._columns)
+            room = max(64, held)
+            self._columns = np.concatenate([self._columns, np.zeros(room, dtype=_COLUMNS)])
+            self._free = list(range(held + room - 1, held - 1, -1))
+        return self._free.pop()
+
+
+def _settings(columns: Columns, positions: Int32Array) -> Settings:
+    greedy = not columns["temperature"].any()
+    # A view into a column has the stride of a whole record: hence the copies.
+    return Settings(
+        temperature=columns["temperature"].copy(),
+        min_p=columns["min_p"].copy(),
+        top_k=columns["top_k"].copy(),
+        top_p=columns["top_p"].copy(),
+        uniforms=np.zeros(len(columns)) if greedy else uniform(columns["key"], positions),
+    )
+
+
+def _penalties(params: SamplingParams) -> tuple[float, float, float]:
+    return params.repetition_penalty, params.frequency_penalty, params.presence_penalty
+
+
+def chunks_of(index: Int64Array, step: int) -> list[Int64Array]:
+    """`index` in pieces of at most `step`."""
+    return [index[start : start + step] for start in range(0, len(index), step)]
+
+
+def _logprobs(
+    rows: LogitRows, token_ids: Int32Array, nums: Int64Array
+) -> list[TokenLogprob | None]:
+    asked = np.flatnonzero(nums != _NO_LOGPROBS)
+    if not len(asked):
+        return []
+    found: list[TokenLogprob | None] = [None] * len(nums)
+    logits = rows.take(asked).tensor()
+    for row, logprob in zip(
+        asked.tolist(), token_logprobs(logits, token_ids[asked], nums[asked]), strict=True
+    ):
+        found[row] = logprob
+    return found
+
+
+def _moved(array: npt.NDArray[np.generic], device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(array).to(device)
+
+
+def check_sound(task: SampleTask, token_ids: Int32Array) -> None:
+    """Raise for rows whose logits are no numbers.
+
+    Raises:
+        InvalidLogitsError: names their sequences.
+    """
+    unsound = token_ids == UNSOUND
+    if not unsound.any():
+        return
+    ids = tuple(task.sequences[unsound].tolist())
+    raise InvalidLogitsError(
+        ids,
+        f"the model gave NaN or infinite logits for {len(ids)} sequence(s); "
+        "its weights may be damaged, or its dtype too narrow: try --dtype float32.",
+    )

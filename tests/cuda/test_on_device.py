@@ -1,0 +1,54 @@
+"""On a GPU, where there is one: graphs and memory as they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from shoal import LLM, SamplingParams
+from shoal.errors import OptionError
+from shoal.machine.device_memory import CudaMemory, held_by_others, peak_of
+from tests.helpers.interpreter import on_hardware
+from tests.helpers.models import forest_of_prompts, greedy, save_model
+
+pytestmark = pytest.mark.skipif(not on_hardware(), reason="needs a CUDA device")
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
+def test_float32_answers_are_those_of_transformers(architecture: str, tmp_path: Path) -> None:
+    folder = save_model(tmp_path / architecture, architecture)
+    llm = LLM(str(folder), dtype="float32", device="cuda", kv_memory="4MiB", token_budget=64)
+    prompts = forest_of_prompts(3)
+    params = SamplingParams(temperature=0.0, max_tokens=9)
+    for prompt, output in zip(prompts, llm.generate(prompts, params, progress=False), strict=True):
+        assert list(output.choices[0].token_ids) == greedy(folder, prompt, 9)
+    graphs = llm._engine._graphs
+    assert graphs is not None
+    assert graphs.captured
+
+
+def test_auto_takes_what_is_left_and_no_more(tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "llama", "llama")
+    llm = LLM(str(folder), device="cuda", token_budget=512, memory_fraction=0.3)
+    memory = CudaMemory(torch.device("cuda"))
+    used = memory.total() - memory.free()
+    assert 0.2 < used / memory.total() < 0.31
+    assert len(llm.generate([[5, 6, 7]], SamplingParams(max_tokens=4), progress=False)) == 1
+
+
+def test_more_than_there_is_is_refused(tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "llama", "llama")
+    with pytest.raises(OptionError, match="does not fit"):
+        LLM(str(folder), device="cuda", kv_memory="100TiB", token_budget=512)
+
+
+def test_the_allocator_is_read() -> None:
+    memory, device = CudaMemory(torch.device("cuda")), torch.device("cuda")
+
+    def work() -> None:
+        torch.empty(2**26, dtype=torch.uint8, device=device)
+
+    assert peak_of(memory, work) == 2**26
+    assert 0 < held_by_others(memory) < memory.total()

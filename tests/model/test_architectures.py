@@ -1,0 +1,56 @@
+"""Greedy float32 output equals transformers' `generate` token for token, whatever is on."""
+
+from pathlib import Path
+
+import pytest
+
+from shoal import LLM, SamplingParams
+from shoal.config import Sharing
+from shoal.scheduler import BLOCK_SIZE
+from tests.helpers.models import ARCHITECTURES, forest_of_prompts, greedy, save_model
+
+MAX_NEW_TOKENS = 12
+SETTINGS = [
+    {"sharing": "forest", "token_budget": 2048},
+    {"sharing": "forest", "token_budget": 7},
+    {"sharing": "single", "token_budget": 33, "order": "input"},
+    {"sharing": "paper", "token_budget": 65},
+    {"sharing": "none", "token_budget": 48},
+]
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("model"), request.param)
+
+
+def test_equals_generate(model: Path) -> None:
+    prompts = forest_of_prompts(0)
+    expected = [greedy(model, prompt, MAX_NEW_TOKENS) for prompt in prompts]
+    params = SamplingParams(temperature=0.0, max_tokens=MAX_NEW_TOKENS)
+    for settings in SETTINGS:
+        llm = LLM(str(model), dtype="float32", device="cpu", kv_memory="4MiB", **settings)
+        outputs = llm.generate(prompts, params, progress=False)
+        assert [list(out.choices[0].token_ids) for out in outputs] == expected, settings
+
+
+def test_equals_generate_in_any_kv_budget(tmp_path: Path) -> None:
+    """From ample down to the one block more than the largest request needs."""
+    model = save_model(tmp_path, "llama")
+    prompts = forest_of_prompts(1)
+    expected = [greedy(model, prompt, MAX_NEW_TOKENS) for prompt in prompts]
+    params = SamplingParams(temperature=0.0, max_tokens=MAX_NEW_TOKENS)
+    block_bytes = 2 * 2 * 2 * 8 * 4 * BLOCK_SIZE
+    largest = -(-(max(map(len, prompts)) + MAX_NEW_TOKENS - 1) // BLOCK_SIZE)
+    peaks = []
+    for blocks in (largest, largest + 1, 2 * largest, 1000):
+        for sharing in Sharing:
+            llm = LLM(
+                str(model), dtype="float32", kv_memory=f"{blocks * block_bytes}B", sharing=sharing
+            )
+            outputs = llm.generate(prompts, params, progress=False)
+            assert [list(out.choices[0].token_ids) for out in outputs] == expected
+            assert llm.last_run is not None
+            assert llm.last_run.peak_kv_bytes <= blocks * block_bytes
+            peaks.append(llm.last_run.peak_kv_bytes)
+    assert min(peaks) < max(peaks)

@@ -1,0 +1,38 @@
+import numpy as np
+import pytest
+import torch
+
+from shoal.sampling import logprobs as module
+from shoal.sampling.logprobs import prompt_logprobs, token_logprobs
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("limit", [1, 100, 1 << 24])
+def test_they_are_log_softmax_of_the_raw_logits(monkeypatch, dtype, limit):
+    monkeypatch.setattr(module, "MAX_ELEMENTS", limit)
+    logits = (3 * torch.randn(7, 40, generator=torch.Generator().manual_seed(0))).to(dtype)
+    expected = torch.log_softmax(logits.float(), dim=-1)
+    tokens = np.arange(7, dtype=np.int32) * 5
+    nums = np.array([0, 1, 2, 3, 4, 20, 5])
+    found = token_logprobs(logits, tokens, nums)
+    for row, entry in enumerate(found):
+        assert entry.token_id == tokens[row]
+        assert entry.logprob == pytest.approx(expected[row, tokens[row]].item(), abs=1e-6)
+        best = expected[row].topk(int(nums[row])).values.tolist()
+        assert [value for _, value in entry.top] == pytest.approx(best, abs=1e-6)
+        for token, value in entry.top:
+            assert value == pytest.approx(expected[row, token].item(), abs=1e-6)
+
+
+def test_equal_tokens_are_listed_lowest_first():
+    entry = prompt_logprobs(torch.zeros(1, 4), np.array([3], dtype=np.int32), 4)[0]
+    assert [token for token, _ in entry.top] == [0, 1, 2, 3]
+
+
+def test_more_alternatives_than_tokens_lists_all():
+    entry = prompt_logprobs(torch.tensor([[0.0, 1.0]]), np.array([0], dtype=np.int32), 20)[0]
+    assert [token for token, _ in entry.top] == [1, 0]
+
+
+def test_no_rows():
+    assert prompt_logprobs(torch.zeros(0, 4), np.array([], dtype=np.int32), 2) == []

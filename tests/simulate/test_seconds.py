@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shoal.config import Order, Sharing
+from shoal.planner import Plan, make_plan
+from shoal.planner.rearrange import restricted
+from shoal.simulate import PartSeconds, cuts, lower_bound, part_seconds
+from tests.helpers.planner_jobs import Job, jobs
+from tests.simulate.test_simulated_run import COSTS
+
+
+def planned(job: Job, sharing: Sharing = Sharing.forest) -> tuple[Plan, PartSeconds]:
+    plan = make_plan(job.table, sharing=sharing, order=Order.input)
+    return plan, part_seconds(job.table, plan, COSTS, 16, 400)
+
+
+def seconds_of(plan: Plan, seconds: PartSeconds, first: int, last: int) -> float:
+    """A run of sequences by itself, summed one by one."""
+    total = sum(seconds.sequence[first:last].tolist())
+    for segment in range(plan.num_segments):
+        if plan.segment_first[segment] < last and plan.segment_last[segment] > first:
+            total += float(seconds.segment[segment])
+    return total
+
+
+@settings(deadline=None, max_examples=60)
+@given(jobs(max_runs=7), st.sampled_from(Sharing), st.data())
+def test_cuts_count_what_both_parts_need(job: Job, sharing: Sharing, data: st.DataObject) -> None:
+    plan, seconds = planned(job, sharing)
+    first = data.draw(st.integers(0, plan.num_sequences - 1))
+    last = data.draw(st.integers(first + 1, plan.num_sequences))
+    found = cuts(plan, seconds, first, last)
+    heads = [p for p in range(first + 1, last) if plan.sequence_choice[p] == 0]
+    assert found.place.tolist() == heads
+    whole = seconds_of(plan, seconds, first, last)
+    for place, before, after, again in zip(
+        found.place.tolist(), found.before, found.after, found.again, strict=True
+    ):
+        assert before == pytest.approx(seconds_of(plan, seconds, first, place))
+        assert after == pytest.approx(seconds_of(plan, seconds, place, last))
+        assert before + after == pytest.approx(whole + again)
+
+
+@settings(deadline=None, max_examples=60)
+@given(jobs(max_runs=7), st.data())
+def test_a_run_under_way_has_its_segments_already(job: Job, data: st.DataObject) -> None:
+    plan, seconds = planned(job)
+    begun = data.draw(st.integers(0, plan.num_sequences - 1))
+    found = cuts(plan, seconds, begun, plan.num_sequences, under_way=True)
+    assert (0 in found.place - begun) == (plan.sequence_choice[begun] == 0)
+    known = [s for s in range(plan.num_segments) if plan.segment_first[s] < begun]
+    for place, before, after in zip(found.place.tolist(), found.before, found.after, strict=True):
+        sunk = sum(float(seconds.segment[s]) for s in known if plan.segment_last[s] > begun)
+        expected = seconds_of(plan, seconds, begun, place) - sunk if place > begun else 0.0
+        assert before == pytest.approx(expected)
+        assert after == pytest.approx(seconds_of(plan, seconds, place, plan.num_sequences))
+
+
+@settings(deadline=None, max_examples=60)
+@given(jobs(max_runs=7), st.sampled_from(Sharing))
+def test_seconds_of_requests_add_up(job: Job, sharing: Sharing) -> None:
+    plan, seconds = planned(job, sharing)
+    requests = seconds.of_requests(plan, len(job.table))
+    assert requests.sum() == pytest.approx(seconds.sequence.sum() + seconds.segment.sum())
+    assert (requests > 0).all()
+
+
+@pytest.mark.parametrize("weight_bytes", [0.0, 1e6])
+@pytest.mark.parametrize("capacity", [20, 100_000])
+def test_the_parts_are_near_the_bound(weight_bytes: float, capacity: int) -> None:
+    """What is not bound by the longest answer takes at least what the bound says, and not much
+    more: both sum the same work, but a bound takes compute and memory at the same time."""
+    costs = dataclasses.replace(COSTS, weight_bytes=weight_bytes)
+    job = Job([[i % 7, i] for i in range(2, 60)], expected=[4] * 58, run=5)
+    plan = make_plan(job.table)
+    seconds = part_seconds(job.table, plan, costs, 8, capacity)
+    total = seconds.sequence.sum() + seconds.segment.sum()
+    bound = lower_bound(job.table, plan, costs, 8, capacity).seconds
+    assert 0.9 * bound <= total <= 1.8 * bound
+
+
+def test_half_of_a_job_takes_half_its_seconds() -> None:
+    job = Job([[i % 7, i] for i in range(2, 60)], expected=[4] * 58, run=5)
+    plan, seconds = planned(job, Sharing.none)
+    half = np.zeros(plan.num_sequences, dtype=np.bool_)
+    half[: plan.num_sequences // 2] = True
+    part = restricted(plan, half, job.table.lengths)
+    alone = part_seconds(job.table, part, COSTS, 16, 400)
+    assert alone.sequence.sum() == pytest.approx(seconds.sequence[half].sum())

@@ -1,0 +1,3 @@
+from tests.jobs.conftest import job, model
+
+__all__ = ["job", "model"]

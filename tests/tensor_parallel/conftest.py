@@ -1,0 +1,17 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from shoal.tensor_parallel import workers
+from tests.helpers.forked import as_if_accelerate_were_installed, launch
+
+
+@pytest.fixture(autouse=True, scope="session")
+def forked_followers() -> Iterator[None]:
+    patch = pytest.MonkeyPatch()
+    patch.setattr(workers, "launch_python", launch)
+    as_if_accelerate_were_installed(patch)
+    yield
+    patch.undo()
