@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
-    """Work per token of a model, and rates of the machine that runs it (ALGORITHMS.md, section 7).
+    """Work per token of a model, and rates of the machine that runs it.
+
+    docs/planner.md#the-batch-model says what they are weighed with.
 
     Attributes:
         flops_per_token: FLOP of the matrix products of all layers for one token (2 per weight).

@@ -1,7 +1,7 @@
 """The prefix forest: which requests begin with the same tokens, and for how long.
 
 Built for millions of prompts held as one flat array: no Python loop over requests or nodes, no
-copied prompts, and each shared token read about once (ALGORITHMS.md, section 1).
+copied prompts, and each shared token read about once (docs/planner.md#the-prefix-forest).
 """
 
 from __future__ import annotations

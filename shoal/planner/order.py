@@ -2,7 +2,7 @@
 
 - `ratio`: at every branch the subtree with the most output expected per prompt token to compute
   goes first. Decodes then start early and mix with the prefill of what follows (BatchLLM, with
-  the number of requests in the numerator; ALGORITHMS.md, section 3).
+  the number of requests in the numerator; docs/planner.md#order).
 - `blend`: at every branch, subtrees that compute much and subtrees that read much alternate, so
   that every iteration has the job's own mix (BlendServe; `shoal.planner.blend`).
 - `input`: at every branch the subtree that appears first in the input goes first.

@@ -6,7 +6,7 @@
 - `none`: no segments.
 
 `forest` and `single` are exact, by one recursion over (node, depth of the nearest chosen node
-above); see ALGORITHMS.md, section 2.
+above): docs/planner.md#what-to-share.
 """
 
 from __future__ import annotations

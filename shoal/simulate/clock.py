@@ -1,4 +1,4 @@
-"""What one token batch takes: arithmetic on its shape (ALGORITHMS.md, section 7)."""
+"""What one token batch takes: arithmetic on its shape (docs/planner.md#the-batch-model)."""
 
 from __future__ import annotations
 
