@@ -9,7 +9,7 @@ PEER_PYTHON ?= python3.11
 comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help install kernels sanitize demo test test-kernels test-slow bench bench-attention bench-int8 bench-gpu bench-planner bench-peers lint format types docs check clean
+.PHONY: help install kernels sanitize demo test test-kernels test-slow wheel test-package bench bench-attention bench-int8 bench-gpu bench-planner bench-peers lint format types docs check clean
 
 help:  ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -73,6 +73,13 @@ bench-gpu:  ## Measure on a CUDA device, ten minutes, nothing to install; PARTS=
 bench-planner: install  ## Measure the planner on N requests, or draw the curve over 10^3 to 10^7
 	$(BIN)/python -m benchmarks.planner $(if $(N),--requests $(N))
 
+wheel: install  ## Build dist/*.whl for other Linux machines (manylinux), and the sdist
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[package]'
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/make_wheel.py dist
+
+test-package: wheel  ## Install the sdist, then the wheel, in a clean environment and run a job
+	$(PYTHON) tools/check_package.py dist
+
 lint: install  ## Check format and style
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -91,4 +98,4 @@ check: lint types  ## Everything CI checks before the tests
 	$(BIN)/python tools/make_cli_docs.py --check
 
 clean:  ## Remove what was built
-	rm -rf $(VENV) $(OUT)
+	rm -rf $(VENV) $(OUT) build dist
