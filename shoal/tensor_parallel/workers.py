@@ -22,8 +22,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-import shoal
-
 _MODULE = "shoal.tensor_parallel.follower"
 _TAIL_BYTES = 2000
 
@@ -96,7 +94,7 @@ def launch_python(
     control: Connection, watched: int, output: BinaryIO, environment: dict[str, str]
 ) -> Process:
     """A new Python; unlike `multiprocessing` it never imports the program's main module again."""
-    paths = [str(Path(shoal.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     environment = {**environment, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     return subprocess.Popen(
         [sys.executable, "-m", _MODULE, str(control.fileno()), str(watched)],
