@@ -1,8 +1,8 @@
 """Which attention features we honour, and the refusal of those we do not.
 
-Two lines of defence: the first two functions read the config before any weight is loaded;
-`refuse_unknown_keyword` sees what a model actually asks of its attention function. A model is
-never run on attention that differs from its own.
+The first two functions read the config before any weight is loaded; `refuse_unknown_keyword` sees
+what a model asks of its attention function. Both find better words than the proof that decides,
+`shoal.model.alone`: a model is never run on attention that differs from its own.
 """
 
 from __future__ import annotations

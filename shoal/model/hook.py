@@ -8,14 +8,16 @@ hands keywords down.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from transformers import AttentionInterface
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import eager_mask
 
 from shoal.errors import InternalError
 from shoal.model.kv import KVPool
@@ -49,9 +51,43 @@ class AttentionStep:
     """None: the last layer computes every row."""
 
 
+@dataclass(frozen=True)
+class AttentionCall:
+    """What a model hands to its attention function.
+
+    Attributes:
+        module: the attention module that calls.
+        query: [1, heads, T, head_dim].
+        key, value: [1, kv_heads, T, dim].
+        mask: as the model made it; None unless `masks_are_made`.
+        scale: the factor on the scores.
+        keywords: what else it hands over.
+    """
+
+    module: Any
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    mask: torch.Tensor | None
+    scale: float
+    keywords: dict[str, Any]
+
+    @property
+    def layer(self) -> int:
+        """The index of the layer that calls."""
+        return int(self.module.layer_idx)
+
+
+class AttentionObserver(Protocol):
+    """Takes the place of a token batch, to see how a model calls its attention."""
+
+    def observe(self, call: AttentionCall) -> torch.Tensor:
+        """What the model is to take for its attention's result, [1, T, heads, value_dim]."""
+
+
 @dataclass
 class AttentionProbe:
-    """Records how a model calls its attention, one entry per call."""
+    """Records how a model calls its attention, one entry per call; attends to nothing."""
 
     layers: list[int] = field(default_factory=list)
     head_dims: list[tuple[int, int, int]] = field(default_factory=list)
@@ -60,12 +96,21 @@ class AttentionProbe:
     """The factor on the scores of each call."""
     keywords: list[dict[str, Any]] = field(default_factory=list)
 
+    def observe(self, call: AttentionCall) -> torch.Tensor:
+        """See `AttentionObserver`."""
+        query, value = call.query, call.value
+        self.layers.append(call.layer)
+        self.head_dims.append((call.key.shape[1], call.key.shape[3], value.shape[3]))
+        self.scales.append(call.scale)
+        self.keywords.append(call.keywords)
+        return value.new_zeros(1, query.shape[2], query.shape[1], value.shape[3])
 
-_step: ContextVar[AttentionStep | AttentionProbe | None] = ContextVar("shoal_step", default=None)
+
+_step: ContextVar[AttentionStep | AttentionObserver | None] = ContextVar("shoal_step", default=None)
 
 
 @contextmanager
-def attention_step(step: AttentionStep | AttentionProbe) -> Iterator[None]:
+def attention_step(step: AttentionStep | AttentionObserver) -> Iterator[None]:
     """Makes `step` the one that attention layers see inside the block."""
     token = _step.set(step)
     try:
@@ -101,16 +146,12 @@ def _attention(
     Returns [1, T, heads, value_dim], as transformers' attention functions do.
     """
     step = _step.get()
-    layer = int(module.layer_idx)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if isinstance(step, AttentionProbe):
-        step.layers.append(layer)
-        step.head_dims.append((key.shape[1], key.shape[3], value.shape[3]))
-        step.scales.append(scale)
-        step.keywords.append(keywords)
-        return value.new_zeros(1, query.shape[2], query.shape[1], value.shape[3]), None
+    if step is not None and not isinstance(step, AttentionStep):
+        call = AttentionCall(module, query, key, value, attention_mask, scale, keywords)
+        return step.observe(call), None
     step = current_step()
-    backend, pool = step.kv.backend, step.kv[layer]
+    backend, pool = step.kv.backend, step.kv[int(module.layer_idx)]
     backend.store(pool, step.slots, key[0], value[0])
     return backend(query[0], pool, step.prepared, scale)[None], None
 
@@ -119,3 +160,18 @@ def _attention(
 # returns None would be asked only after the positions were searched for packed sequences, which
 # reads a number back from the device in every forward (`shoal.cuda.readback`).
 AttentionInterface.register(ATTENTION_NAME, _attention)
+
+
+_masks_lock = threading.Lock()
+
+
+@contextmanager
+def masks_are_made() -> Iterator[None]:
+    """In this block models make the masks they would make for attention of their own."""
+    with _masks_lock:
+        AttentionMaskInterface.register(ATTENTION_NAME, eager_mask)
+        try:
+            yield
+        finally:
+            # transformers has no way to take a registration back.
+            del AttentionMaskInterface._global_mapping[ATTENTION_NAME]

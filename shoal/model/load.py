@@ -20,6 +20,7 @@ from shoal.config import Quantization
 from shoal.errors import ModelLoadError, UnsupportedModelError
 from shoal.kernels import Kernels, load_kernels
 from shoal.kernels.interface import DTYPES
+from shoal.model.alone import prove_positions
 from shoal.model.description import ModelDescription
 from shoal.model.features import refuse_unknown_keyword
 from shoal.model.fusion import (
@@ -35,6 +36,7 @@ from shoal.model.fusion import (
     widen,
 )
 from shoal.model.hook import ATTENTION_NAME, AttentionProbe, attention_step
+from shoal.model.pieces import Pieces
 
 MOSTLY = 0.9
 """Share of a model's weights of which it is said to be quantized without a warning."""
@@ -117,7 +119,8 @@ def load_model(description: ModelDescription) -> LoadedModel:
     Raises:
         ModelLoadError: the weights cannot be read.
         UnsupportedModelError: the model does not use the attention it is given, or asks it for
-            a feature we do not honour, or has nothing that can be quantized.
+            a feature we do not honour, or is another in a packed batch than alone, or has nothing
+            that can be quantized.
     """
     model = prepare_model(_read_weights(description), description)
     if description.device.type != "cpu" or description.dtype not in DTYPES:
@@ -171,20 +174,25 @@ def loading_keywords(device: torch.device) -> dict[str, Any]:
 
 
 def prepare_model(module: torch.nn.Module, description: ModelDescription) -> LoadedModel:
-    """Move a model to its device and probe it; see `load_model`."""
+    """Move a model to its device, probe it, and prove it right in packed batches; see `load_model`.
+
+    Raises:
+        UnsupportedModelError: see `load_model`.
+    """
     module = module.to(description.device).eval()
     signature = inspect.signature(module.forward).parameters
     model = LoadedModel(module, [], "logits_to_keep" in signature)
-    return LoadedModel(module, _probe(model, description), model.selects_logits)
+    model = LoadedModel(module, _probe(model, description), model.selects_logits)
+    kind = description.config.model_type
+    prove_positions(module, model.layers, Pieces.of(description), kind)
+    return model
 
 
 @torch.inference_mode()
 def _fuse(model: LoadedModel, description: ModelDescription) -> LoadedModel | None:
     """The model with fused modules in place of its own; None, and the module is spoilt, if they
     do not fit together."""
-    trial = Trial(
-        model.layers, description.vocab_size, description.max_model_len, description.dtype
-    )
+    trial = Trial(model.layers, description)
     trial.record(traced_modules(model.module), model.logits)
     expected = trial.run(model.logits)
     kernels = load_kernels()
@@ -194,6 +202,12 @@ def _fuse(model: LoadedModel, description: ModelDescription) -> LoadedModel | No
         found = trial.run(model.logits)
         if models_agree(found, expected):
             _log.info("fused modules: %s", dict(fusion.done))
+            if fusion.reads_positions:
+                _log.info(
+                    "attention of %d of %d layers reads positions itself and is not fused",
+                    len(fusion.reads_positions),
+                    len(model.layers),
+                )
             fused = replace(model, fused=dict(fusion.done))
             fused = replace(fused, wide=_widen(fused, trial, found))
             return replace(fused, selects_rows=_select_rows(fused, trial, found))

@@ -60,6 +60,77 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, object]]] = {
     "stablelm": ("StableLmConfig", _LLAMA_LIKE),
 }  # fmt: skip
 
+_YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4,
+         "original_max_position_embeddings": 64}  # fmt: skip
+_EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+_HEADS = {"head_dim": 8}
+FAMILIES: dict[str, tuple[str, dict[str, object]]] = {
+    "llama3": (
+        "LlamaConfig",
+        {**_LLAMA_LIKE, "rope_parameters": {**_YARN, "rope_type": "llama3", "low_freq_factor": 1.0,
+                                            "high_freq_factor": 4.0}},
+    ),
+    "qwen3 yarn": ("Qwen3Config", {**_LLAMA_LIKE, "head_dim": 16, "rope_parameters": _YARN}),
+    "ministral3": (
+        "Ministral3Config",
+        {**_LLAMA_LIKE, **_HEADS, "sliding_window": None,
+         "rope_parameters": {**_YARN, "llama_4_scaling_beta": 0.5}},
+    ),
+    "olmo3": ("Olmo3Config", {**_LLAMA_LIKE, "sliding_window": 256}),
+    "flex_olmo": ("FlexOlmoConfig", {**_LLAMA_LIKE, "num_experts": 4, "num_experts_per_tok": 2}),
+    "exaone4": (
+        "Exaone4Config",
+        {**_LLAMA_LIKE, "sliding_window": None, "layer_types": ["full_attention"] * 2},
+    ),
+    "glm": ("GlmConfig", {**_LLAMA_LIKE, **_HEADS}),
+    "glm4": ("Glm4Config", {**_LLAMA_LIKE, **_HEADS}),
+    "glm4_moe": (
+        "Glm4MoeConfig",
+        {**_LLAMA_LIKE, **_HEADS, **_MOE, "n_routed_experts": 4, "n_group": 1, "topk_group": 1},
+    ),
+    "minimax_m2": ("MiniMaxM2Config", {**_LLAMA_LIKE, **_HEADS, **_EXPERTS}),
+    "granitemoe": ("GraniteMoeConfig", {**_LLAMA_LIKE, **_EXPERTS}),
+    "granitemoehybrid": (
+        "GraniteMoeHybridConfig",
+        {**_LLAMA_LIKE, **_EXPERTS, "layer_types": ["attention"] * 2, "mamba_n_heads": 4,
+         "mamba_d_head": 16, "shared_intermediate_size": 24, "position_embedding_type": "rope"},
+    ),
+    "phimoe": ("PhimoeConfig", {**_LLAMA_LIKE, "num_local_experts": 4, "sliding_window": None}),
+    "hunyuan": ("HunYuanDenseV1Config", {**_LLAMA_LIKE, **_HEADS}),
+    "hunyuan_moe": (
+        "HunYuanMoEV1Config", {**_LLAMA_LIKE, **_HEADS, "num_experts": 4, "moe_topk": 2}
+    ),
+    "ernie4_5": ("Ernie4_5Config", {**_LLAMA_LIKE, **_HEADS}),
+    "ernie4_5_moe": (
+        "Ernie4_5_MoeConfig",
+        {**_LLAMA_LIKE, "moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 24,
+         "moe_layer_start_index": 1},
+    ),
+    "dots1": (
+        "Dots1Config",
+        {**_LLAMA_LIKE, "moe_intermediate_size": 24, "n_routed_experts": 4, "n_shared_experts": 1,
+         "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "sliding_window": None},
+    ),
+    "bitnet": ("BitNetConfig", _LLAMA_LIKE),
+    "seed_oss": ("SeedOssConfig", {**_LLAMA_LIKE, **_HEADS}),
+    "apertus": ("ApertusConfig", _LLAMA_LIKE),
+    "arcee": ("ArceeConfig", _LLAMA_LIKE),
+    "nemotron": ("NemotronConfig", {**_LLAMA_LIKE, **_HEADS}),
+    "olmoe": ("OlmoeConfig", {**_LLAMA_LIKE, "num_experts": 4, "num_experts_per_tok": 2}),
+    "vaultgemma": (
+        "VaultGemmaConfig",
+        {**_LLAMA_LIKE, **_HEADS, "attn_logit_softcapping": None, "sliding_window": 256},
+    ),
+    "helium": ("HeliumConfig", {**_LLAMA_LIKE, **_HEADS}),
+    "opt": (
+        "OPTConfig",
+        {"vocab_size": VOCABULARY, "hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 2,
+         "num_attention_heads": 4, "max_position_embeddings": 256, "word_embed_proj_dim": 32,
+         "bos_token_id": 0, "eos_token_id": 1, "init_std": 0.3},
+    ),
+}  # fmt: skip
+"""More of them. Every threshold their configs name is at 64 tokens, or at the model's length."""
+
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
     """One token per byte, after <s> and </s>; a byte-level BPE without merges."""
@@ -75,7 +146,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 def save_model(folder: Path, architecture: str, **changes: object) -> Path:
     """Write a random model of an architecture, its tokenizer and config into `folder`."""
-    config_class, fields = ARCHITECTURES[architecture]
+    config_class, fields = (ARCHITECTURES | FAMILIES)[architecture]
     config = getattr(transformers, config_class)(**{**fields, **changes})
     torch.manual_seed(1)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)

@@ -7,7 +7,7 @@ import pytest
 from shoal import LLM, SamplingParams
 from shoal.config import Sharing
 from shoal.scheduler import BLOCK_SIZE
-from tests.helpers.models import ARCHITECTURES, forest_of_prompts, greedy, save_model
+from tests.helpers.models import ARCHITECTURES, FAMILIES, forest_of_prompts, greedy, save_model
 
 MAX_NEW_TOKENS = 12
 SETTINGS = [
@@ -32,6 +32,18 @@ def test_equals_generate(model: Path) -> None:
         llm = LLM(str(model), dtype="float32", device="cpu", kv_memory="4MiB", **settings)
         outputs = llm.generate(prompts, params, progress=False)
         assert [list(out.choices[0].token_ids) for out in outputs] == expected, settings
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_equals_generate_past_every_threshold(tmp_path: Path, family: str) -> None:
+    model = save_model(tmp_path, family)
+    prompts = forest_of_prompts(0)
+    assert max(map(len, prompts)) > 64
+    expected = [greedy(model, prompt, MAX_NEW_TOKENS) for prompt in prompts]
+    params = SamplingParams(temperature=0.0, max_tokens=MAX_NEW_TOKENS)
+    llm = LLM(str(model), dtype="float32", device="cpu", kv_memory="4MiB", token_budget=65)
+    outputs = llm.generate(prompts, params, progress=False)
+    assert [list(out.choices[0].token_ids) for out in outputs] == expected
 
 
 def test_equals_generate_in_any_kv_budget(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from shoal.model.fusion.fuse import Fusion, traced_modules
 from shoal.model.fusion.layer import fused_layers, narrow
 from shoal.model.fusion.proof import TOLERANCE, agree, agree_in_most_rows, models_agree
 from shoal.model.load import LoadedModel, load_model, prepare_model
-from tests.helpers.models import ARCHITECTURES, forest_of_prompts, greedy, save_model
+from tests.helpers.models import ARCHITECTURES, FAMILIES, forest_of_prompts, greedy, save_model
 
 needs_kernels = pytest.mark.skipif(load_kernels() is None, reason="the C++ kernels are not built")
 needs_packing = pytest.mark.skipif(
@@ -82,9 +82,7 @@ def unfused(folder: Path, dtype: str) -> tuple[LoadedModel, ModelDescription]:
 
 def logits(model: LoadedModel, description: ModelDescription) -> torch.Tensor:
     with torch.inference_mode():
-        return trial.Trial(model.layers, description.vocab_size, 256, description.dtype).run(
-            model.logits
-        )
+        return trial.Trial(model.layers, description).run(model.logits)
 
 
 @needs_kernels
@@ -265,6 +263,45 @@ def test_a_wrong_replacement_is_refused(
     assert not any(isinstance(part, Wrong) for part in model.module.modules())
     plain, description = unfused(folder, dtype)
     assert models_agree(logits(model, description), logits(plain, description))
+
+
+class WrongLate(Wrong):
+    """Wrong for tokens at positions of more than 100."""
+
+    def forward(self, *args: Any, **keywords: Any) -> Any:
+        out, *rest = self.module(*args, **keywords)
+        late = (keywords["position_ids"][0] > 100)[:, None]
+        return torch.where(late, out * self.factor, out), *rest
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_replacement_is_tried_at_every_position(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    """And in none of them may it be wrong, however many rows are right."""
+    right, factor = fuse.attention_candidates, 1 + 2 * TOLERANCE[getattr(torch, dtype)]
+    monkeypatch.setattr(
+        fuse,
+        "attention_candidates",
+        lambda *args, **how: (WrongLate(found, factor) for found in right(*args, **how)),
+    )
+    model = load_model(description_of(save_model(tmp_path, "llama"), dtype))
+    assert not {"attention", "layer"} & model.fused.keys()
+
+
+@needs_kernels
+def test_attention_that_reads_positions_itself_is_left(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A scale too near 1 for any tolerance is noticed, too."""
+    rope = {**FAMILIES["ministral3"][1]["rope_parameters"], "llama_4_scaling_beta": 0.01}
+    folder = save_model(tmp_path, "ministral3", rope_parameters=rope)
+    with caplog.at_level(logging.INFO):
+        model = load_model(description_of(folder, "bfloat16"))
+    assert not {"attention", "layer"} & model.fused.keys()
+    assert {"norm": 5, "mlp": 2}.items() <= model.fused.items()
+    assert "attention of 2 of 2 layers reads positions itself" in caplog.text
 
 
 @needs_kernels

@@ -58,8 +58,7 @@ def described(folder: Path, dtype: str, quantization: str = "none") -> ModelDesc
 
 def logits(model: LoadedModel, description: ModelDescription) -> torch.Tensor:
     with torch.inference_mode():
-        trial = Trial(model.layers, description.vocab_size, 256, description.dtype)
-        return trial.run(model.logits).float()
+        return Trial(model.layers, description).run(model.logits).float()
 
 
 def distance(found: torch.Tensor, expected: torch.Tensor) -> float:

@@ -91,9 +91,10 @@ def test_a_whole_run_is_launched_without_data(
     folder = save_model(tmp_path, architecture, vocab_size=1024)
     options = EngineOptions(dtype="float32", device="cpu")
     description = ModelDescription.load(str(folder), options)
-    description = dataclasses.replace(description, device=torch.device("meta"))
     module = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=ATTENTION_NAME)
     model = prepare_model(module, description)
+    description = dataclasses.replace(description, device=torch.device("meta"))
+    model.module.to(description.device)
     dtype, device = description.dtype, description.device
     kv = KVPool(ShapesOnly(), model.layers, BLOCKS, BLOCK_SIZE, dtype, device)
     table = table_of(forest_of_prompts(9)[: len(PARAMS)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import nn
@@ -35,6 +36,8 @@ class Fusion:
         held: format of the weights of matrix products, see `product_dtype`.
         pack: False: leave the weights of products as they are, to be quantized.
         done: modules replaced so far, by kind.
+        reads_positions: layers whose attention does more with positions than to rotate by them,
+            and is left as it is.
     """
 
     module: nn.Module
@@ -43,6 +46,7 @@ class Fusion:
     held: torch.dtype
     pack: bool = True
     done: Counter[str] = field(default_factory=Counter)
+    reads_positions: list[int] = field(default_factory=list)
 
     def run(self, kernels: Kernels | None) -> None:
         """Replace what can be, from the inside out; without kernels only pack weights."""
@@ -77,13 +81,18 @@ class Fusion:
         for place in _places(self.module):
             call = self.trial.calls.get(place.module)
             layer = getattr(place.module, "layer_idx", None)
-            if call is not None and layer in self.trial.scales:
+            if call is None or layer not in self.trial.scales:
+                continue
+            if self._reads_positions(place.module, call):
+                # Ours knows positions only as rotations.
+                self.reads_positions.append(layer)
+            else:
                 shape, scale = self.layers[layer], self.trial.scales[layer]
                 candidates = attention_candidates(
                     place.module, layer, shape, scale, kernels, self.held, pack=self.pack
                 )
                 run = _as_in(call, hidden_input(call.hidden))
-                self._replace(place, "attention", candidates, run)
+                self._replace(place, "attention", candidates, run, self._agree_everywhere)
 
     def _layers(self) -> None:
         for place in _places(self.module):
@@ -91,8 +100,30 @@ class Fusion:
             if call is not None:
                 run = _as_in(call, residual_input(call.hidden))
                 mlp = getattr(place.module, "mlp", None)
-                test = agree if isinstance(mlp, FusedMLP) else agree_in_most_rows
+                each = agree if isinstance(mlp, FusedMLP) else agree_in_most_rows
+                test = partial(self._agree_everywhere, test=each)
                 self._replace(place, "layer", layer_candidates(place.module), run, test)
+
+    def _reads_positions(self, attention: nn.Module, call: Call) -> bool:
+        """Whether its result changes, be it by a bit, with the positions it is handed."""
+        hidden = hidden_input(call.hidden)
+        with self.trial.step():
+            here, elsewhere = call.run(attention, hidden), call.elsewhere.run(attention, hidden)
+        return not torch.equal(here[0], elsewhere[0])
+
+    def _agree_everywhere(
+        self,
+        found: object,
+        expected: object,
+        test: Callable[[object, object], bool] = agree,
+    ) -> bool:
+        """Whether outputs agree in each of the trial's pieces."""
+        found, expected = (out[0] if isinstance(out, tuple) else out for out in (found, expected))
+        if not isinstance(found, torch.Tensor) or not isinstance(expected, torch.Tensor):
+            return False
+        return found.shape == expected.shape and all(
+            test(found[:, rows], expected[:, rows]) for rows in self.trial.pieces.rows()
+        )
 
     def _replace(
         self,

@@ -1,4 +1,4 @@
-"""A model's own calls of its layers in a small token batch, to try replacements with."""
+"""A model's own calls of its layers in a small packed batch, to try replacements with."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ import torch
 from torch import nn
 
 from shoal.attention import select_backend
+from shoal.model.description import ModelDescription
 from shoal.model.hook import AttentionProbe, AttentionStep, WantedRows, attention_step
 from shoal.model.kv import KVPool
+from shoal.model.pieces import Pieces
 from shoal.scheduler import BLOCK_SIZE
 from shoal.types import Int64Array
-from shoal.work import SegmentWork
-
-_TOKENS = BLOCK_SIZE + 5
-"""Tokens of the trial batch: two blocks, the second not full."""
 
 
 @dataclass(frozen=True)
@@ -35,50 +33,46 @@ class Call:
         found: torch.Tensor = self.args[0] if self.args else self.keywords["hidden_states"]
         return found
 
-    def run(self, module: nn.Module, hidden: torch.Tensor) -> Any:
+    def run(self, module: Callable[..., Any], hidden: torch.Tensor) -> Any:
         """Call `module` the same way with other hidden states."""
         if self.args:
             return module(hidden, *self.args[1:], **self.keywords)
         return module(**{**self.keywords, "hidden_states": hidden})
 
+    @property
+    def elsewhere(self) -> Call:
+        """The same, but for whole numbers, such as positions: they are 0."""
+        args = tuple(map(_zero_if_whole, self.args))
+        return Call(args, {name: _zero_if_whole(x) for name, x in self.keywords.items()})
+
+
+def _zero_if_whole(value: Any) -> Any:
+    if isinstance(value, torch.Tensor) and not value.is_floating_point() and not value.is_complex():
+        return torch.zeros_like(value)
+    return value
+
 
 class Trial:
-    """A batch of one short sequence: its attention step, and how modules are called in it.
+    """A batch of pieces at every position there may be: its attention step, and how modules are
+    called in it.
 
     Attributes:
-        some_rows: int64, a few of the batch's rows.
+        pieces: the batch.
+        some_rows: int64, a few of the batch's rows, one at least of each piece.
         scales: the factor on the scores, by attention layer.
         calls: how each module asked for was called.
     """
 
-    def __init__(
-        self,
-        layers: list[tuple[int, int, int]],
-        vocabulary: int,
-        max_tokens: int,
-        dtype: torch.dtype,
-    ) -> None:
+    def __init__(self, layers: list[tuple[int, int, int]], description: ModelDescription) -> None:
         """`layers`: (kv_heads, key_dim, value_dim) of each."""
-        self.tokens = min(_TOKENS, max_tokens)
-        cpu, blocks = torch.device("cpu"), np.array([1, 0], np.int32)
+        cpu, dtype = torch.device("cpu"), description.dtype
+        self.pieces = Pieces.of(description)
         backend = select_backend(dtype, cpu, layers)
-        work = SegmentWork(
-            num_rows=self.tokens,
-            row_first=np.array([0], np.int32),
-            row_last=np.array([self.tokens], np.int32),
-            kv_tokens=np.array([self.tokens], np.int32),
-            causal=np.array([True]),
-            block_offsets=np.array([0, len(blocks)], np.int64),
-            blocks=blocks,
-            block_size=BLOCK_SIZE,
-        )
-        kv = KVPool(backend, layers, len(blocks), BLOCK_SIZE, dtype, cpu)
-        slots = torch.from_numpy(work.slots(0))
-        self._work = work
-        self._step = AttentionStep(kv, slots, backend.prepare(work, cpu))
-        generator = torch.Generator().manual_seed(0)
-        self._ids = torch.randint(vocabulary, (self.tokens,), generator=generator)
-        self.some_rows: Int64Array = np.unique([1 % self.tokens, self.tokens // 2, self.tokens - 1])
+        kv = KVPool(backend, layers, self.pieces.num_blocks, BLOCK_SIZE, dtype, cpu)
+        work = self.pieces.work
+        self._step = AttentionStep(kv, self.pieces.slots, backend.prepare(work, cpu))
+        middles = [(rows.start + rows.stop) // 2 for rows in self.pieces.rows()]
+        self.some_rows: Int64Array = np.unique([*middles, work.num_rows - 1])
         self.scales: dict[int, float] = {}
         self.calls: dict[nn.Module, Call] = {}
 
@@ -107,15 +101,16 @@ class Trial:
         rows = self.some_rows
         backend = self._step.kv.backend
         wanted = WantedRows(
-            torch.from_numpy(rows), backend.prepare(self._work.only(rows), torch.device("cpu"))
+            torch.from_numpy(rows),
+            backend.prepare(self.pieces.work.only(rows), torch.device("cpu")),
         )
         ids, positions, _ = self._inputs()
         with attention_step(replace(self._step, wanted=wanted)):
             return forward(ids, positions, None)
 
     def _inputs(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        rows = torch.arange(self.tokens)
-        return self._ids, rows, rows
+        pieces = self.pieces
+        return pieces.token_ids, pieces.positions, torch.arange(pieces.work.num_rows)
 
     @contextmanager
     def _recording(self, modules: Iterable[nn.Module]) -> Iterator[None]:

@@ -1,0 +1,311 @@
+"""Proof that a model is the same in a packed batch as alone, at every position.
+
+The packed batch holds a few tokens of many sequences (`shoal.model.pieces`). Each is run again by
+itself, as transformers would go on with it: the cache says how many tokens came before, the model
+finds positions and makes masks itself, and its own function attends.
+
+What enters a layer, and what it gives, is taken from the packed batch: so rounding does not grow,
+no router turns, and a layer run alone ends where it has attended, before its larger products.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.cache_utils import Cache, DynamicLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from shoal.attention.reference import ReferenceAttention
+from shoal.errors import UnsupportedModelError
+from shoal.model.fusion.trial import Call
+from shoal.model.hook import AttentionCall, attention_step, masks_are_made
+from shoal.model.kv import KVPool
+from shoal.model.pieces import FIRST_TOKENS, Pieces
+from shoal.scheduler import BLOCK_SIZE
+
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 2e-2, torch.float16: 5e-3}
+"""Largest relative distance |a - b| / |b| of a row that is taken for rounding."""
+
+_log = logging.getLogger(__name__)
+
+
+@torch.inference_mode()
+def prove_positions(
+    module: nn.Module,
+    shapes: list[tuple[int, int, int]],
+    pieces: Pieces,
+    kind: str,
+) -> None:
+    """Compare a packed batch with each of its pieces run alone.
+
+    Args:
+        shapes: (kv_heads, key_dim, value_dim) of each layer.
+        kind: the model's type, for messages.
+
+    Raises:
+        UnsupportedModelError: the model does something else in a packed batch than alone.
+    """
+    layers = _layers(module)
+    weight = next(module.parameters())
+    ids, positions = pieces.token_ids.to(weight.device), pieces.positions.to(weight.device)
+    try:
+        packed = _Packed(pieces, shapes, layers, weight.dtype, weight.device)
+        with attention_step(packed), _wrapped(layers, packed.enter), suppress(_Attended):
+            module(input_ids=ids[None], position_ids=positions[None], use_cache=False)
+        alone = _Alone(packed)
+        # All are run, whatever is found: of a model in several processes, each finds its own.
+        for rows in pieces.rows():
+            alone.begin(rows, past := int(pieces.positions[rows.start]))
+            cache = Cache([_Unseen(past) for _ in shapes])
+            with (
+                attention_step(alone),
+                _wrapped(layers, alone.enter),
+                masks_are_made(),
+                suppress(_Attended),
+            ):
+                module(input_ids=ids[None, rows], past_key_values=cache, use_cache=True)
+    except Exception as error:
+        _log.debug("proof by position failed", exc_info=True)
+        raise _untried(kind, f"{type(error).__name__}: {error}") from error
+    if alone.calls != len(shapes) * len(pieces.work):
+        raise _untried(kind, "its layers are not in one list")
+    if alone.found:
+        position, what = min(alone.found)
+        raise _refusal(kind, position, _ORDER[what])
+
+
+# transformers leaves the methods of its caches without types.
+class _Unseen(DynamicLayer):  # type: ignore[no-untyped-call]
+    """A layer's cache that says it has a number of tokens, and hands out only later ones."""
+
+    def __init__(self, past: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._past = past
+
+    def get_seq_length(self) -> int:
+        return self._past + int(super().get_seq_length())
+
+
+_Run = Callable[[torch.Tensor], Any]
+"""Runs a layer with other hidden states."""
+
+
+class _Attended(Exception):  # noqa: N818 - not an error
+    """Ends a layer, or the model with its last layer, when it has attended."""
+
+
+@dataclass(frozen=True)
+class _Attention:
+    """A call of attention, and its result [T, heads, value_dim]."""
+
+    call: AttentionCall
+    out: torch.Tensor
+
+
+class _Packed:
+    """Runs the packed batch with segment attention, and keeps what goes in and out."""
+
+    def __init__(
+        self,
+        pieces: Pieces,
+        shapes: list[tuple[int, int, int]],
+        layers: list[nn.Module],
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self._backend = ReferenceAttention()
+        self._kv = KVPool(self._backend, shapes, pieces.num_blocks, BLOCK_SIZE, dtype, device)
+        self._work, self._slots, self.layers = pieces.work, pieces.slots.to(device), layers
+        self.attended: dict[int, _Attention] = {}
+        self.entered: dict[nn.Module, torch.Tensor] = {}
+        """Hidden states [1, T, hidden] that enter each layer."""
+        self.left: dict[nn.Module, Any] = {}
+        """What each layer but the last gives: hidden states, or a tuple that begins with them."""
+
+    def enter(self, layer: nn.Module, hidden: torch.Tensor, run: _Run) -> Any:
+        """A layer is entered."""
+        self.entered[layer] = hidden
+        self.left[layer] = out = run(hidden)
+        return out
+
+    def observe(self, call: AttentionCall) -> torch.Tensor:
+        """See `AttentionObserver`."""
+        pool = self._kv[call.layer]
+        self._backend.store(pool, self._slots, call.key[0], call.value[0])
+        out = self._backend(call.query[0], pool, self._work, call.scale).contiguous()
+        self.attended[call.layer] = _Attention(call, out)
+        if len(self.attended) == len(self.layers):
+            raise _Attended
+        return out[None]
+
+
+class _Alone:
+    """Compares what a piece does alone with the packed batch.
+
+    Attributes:
+        found: (position, index in `_ORDER`) of differences.
+        calls: of attention that were compared.
+    """
+
+    def __init__(self, packed: _Packed) -> None:
+        self._packed = packed
+        self._rows, self._past = slice(0), 0
+        self._masks: list[torch.Tensor] = []
+        self.found: list[tuple[int, int]] = []
+        self.calls = 0
+
+    def begin(self, rows: slice, past: int) -> None:
+        """The next forward is of these rows of the packed batch, after `past` tokens."""
+        self._rows, self._past, self._masks = rows, past, []
+
+    def enter(self, layer: nn.Module, hidden: torch.Tensor, run: _Run) -> Any:
+        """A layer is entered: of the first the inputs count, the others get the packed ones."""
+        packed = self._packed.entered[layer][:, self._rows]
+        if layer is self._packed.layers[0]:
+            self._compare("embeddings", hidden[0], packed[0])
+        try:
+            run(packed)
+        except _Attended:
+            if layer is self._packed.layers[-1]:
+                raise
+        out = self._packed.left[layer]
+        if isinstance(out, tuple):
+            return out[0][:, self._rows], *out[1:]
+        return out[:, self._rows]
+
+    def observe(self, call: AttentionCall) -> torch.Tensor:
+        """See `AttentionObserver`."""
+        packed, rows = self._packed.attended[call.layer], self._rows
+        then = packed.call
+        query, key, value = (x[:, :, rows] for x in (then.query, then.key, then.value))
+        pairs = (call.query, query), (call.key, key), (call.value, value)
+        for mine, theirs in pairs:
+            self._compare(
+                "positions",
+                mine[0].transpose(0, 1).flatten(1),
+                theirs[0].transpose(0, 1).flatten(1),
+            )
+        mask, tokens = call.mask, query.shape[2]
+        if mask is None:
+            self._see(torch.ones(tokens, tokens, dtype=torch.bool))
+        else:
+            # Layers of a kind share one.
+            if not any(mask is seen for seen in self._masks):
+                self._masks.append(mask)
+                self._see(mask[0, 0] > torch.finfo(mask.dtype).min / 2)
+            mask = mask[..., -tokens:]
+        numbers = query.float(), key.float(), value.float()
+        attend = _own_attention(call.module)
+        out, _ = attend(call.module, *numbers, mask, scaling=call.scale, **call.keywords)
+        theirs = packed.out[rows]
+        self._compare("attention", out[0].flatten(1), theirs.flatten(1))
+        self.calls += 1
+        raise _Attended
+
+    def _see(self, visible: torch.Tensor) -> None:
+        """visible: bool [k, tokens before + k], where a row sees a token."""
+        before = visible.shape[1] - len(visible)
+        expected = torch.ones_like(visible).tril(before)
+        self._note("later tokens", (visible & ~expected).any(dim=1))
+        self._note("earlier tokens", (expected & ~visible).any(dim=1))
+
+    def _compare(self, what: str, mine: torch.Tensor, theirs: torch.Tensor) -> None:
+        """mine, theirs: [k, numbers]."""
+        distance = (mine.float() - theirs.float()).norm(dim=1)
+        # Negated so that NaN is no agreement.
+        self._note(what, ~(distance <= TOLERANCE[theirs.dtype] * theirs.float().norm(dim=1)))
+
+    def _note(self, what: str, wrong: torch.Tensor) -> None:
+        """wrong: bool [k], rows of the piece."""
+        if bool(wrong.any()):
+            self.found.append((self._past + int(wrong.nonzero()[0]), _ORDER.index(what)))
+
+
+_WHAT = {
+    "later tokens": "attention to later tokens",
+    "earlier tokens": "attention that does not see all earlier tokens",
+    "embeddings": "embeddings that depend on where a token stands in a batch",
+    "positions": "positions other than those it is given, in its attention",
+    "attention": "attention that differs from the softmax of scaled products",
+}
+_ORDER = list(_WHAT)
+"""Of what differs at a position, the first is told."""
+
+
+def _refusal(kind: str, position: int, what: str) -> UnsupportedModelError:
+    feature = _WHAT[what]
+    wrong = f"models of type {kind!r} use {feature}; in packed batches they would be wrong"
+    if position < FIRST_TOKENS:
+        return UnsupportedModelError(feature, f"{wrong}. Use another model.")
+    return UnsupportedModelError(
+        feature,
+        f"{wrong} from position {position} on. Before it makes no difference: use "
+        f"--max-model-len {position} or less, or another model.",
+    )
+
+
+def _untried(kind: str, reason: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        "positions that cannot be tried",
+        f"models of type {kind!r} cannot be tried at the positions a request may have, so nothing "
+        f"shows that they are right in packed batches: {reason}. Use another model.",
+    )
+
+
+def _own_attention(module: nn.Module) -> Callable[..., Any]:
+    """The function a module attends with if it is not given another."""
+    for owner in type(module).__mro__:
+        names = vars(sys.modules[owner.__module__])
+        if "eager_attention_forward" in names:
+            own: Callable[..., Any] = names["eager_attention_forward"]
+            return own
+    return sdpa_attention_forward
+
+
+@contextmanager
+def _wrapped(
+    layers: list[nn.Module], enter: Callable[[nn.Module, torch.Tensor, _Run], Any]
+) -> Iterator[None]:
+    """In this block `enter` runs the layers: it is given each, its hidden states, and what runs
+    the layer with some hidden states."""
+    before = [vars(layer).get("forward") for layer in layers]
+    for layer in layers:
+        layer.forward = _entering(layer, enter)
+    try:
+        yield
+    finally:
+        for layer, own in zip(layers, before, strict=True):
+            del layer.forward
+            if own is not None:
+                layer.forward = own
+
+
+def _entering(
+    layer: nn.Module, enter: Callable[[nn.Module, torch.Tensor, _Run], Any]
+) -> Callable[..., Any]:
+    forward = layer.forward
+
+    def entering(*args: Any, **keywords: Any) -> Any:
+        call = Call(args, keywords)
+        return enter(layer, call.hidden, lambda hidden: call.run(forward, hidden))
+
+    return entering
+
+
+def _layers(module: nn.Module) -> list[nn.Module]:
+    """The layers of a model: modules in a list, each with an attention that has an index."""
+    for parts in module.modules():
+        if isinstance(parts, nn.ModuleList) and all(map(_attends, parts)):
+            return list(parts)
+    return []
+
+
+def _attends(layer: nn.Module) -> bool:
+    return any(hasattr(part, "layer_idx") for part in layer.modules())
