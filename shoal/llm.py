@@ -15,7 +15,7 @@ from shoal.errors import InvalidRequestError, OptionError
 from shoal.model.description import ModelDescription
 from shoal.progress import ProgressState, make_reporter
 from shoal.prompts.length_rules import LengthRules
-from shoal.prompts.prompts import ChatPrompt
+from shoal.prompts.prompts import ChatPrompt, parse_messages
 from shoal.prompts.render import Renderer
 from shoal.prompts.table_builder import TableBuilder
 from shoal.prompts.token_columns import TokenColumns
@@ -100,27 +100,27 @@ class LLM:
 
     def chat(
         self,
-        conversations: Sequence[Sequence[Mapping[str, str]]],
+        conversations: Sequence[Sequence[Mapping[str, Any]]],
         params: Params = None,
         *,
         progress: bool = True,
     ) -> list[Completion]:
         """Answer conversations, lists of {"role", "content"}, through the model's chat template.
 
-        Otherwise like `generate`.
+        Content is a string or a list of {"type": "text", "text"}, as in batch files. Otherwise like
+        `generate`.
         """
         began = time.perf_counter()
         texts = [self._rendered(i, messages) for i, messages in enumerate(conversations)]
         table = self._table(texts, params, add_special_tokens=False)
         return self._run(table, began, progress)
 
-    def _rendered(self, index: int, messages: Sequence[Mapping[str, str]]) -> str | list[int]:
+    def _rendered(self, index: int, messages: Sequence[Mapping[str, Any]]) -> str | list[int]:
         if isinstance(messages, Mapping):
             raise OptionError("chat takes a list of conversations; put this one in a list")
-        try:
-            return self._renderer.text(ChatPrompt([dict(message) for message in messages], {}))
-        except InvalidRequestError as error:
-            raise _invalid(f"conversations[{index}]", str(error)) from error
+        where = f"conversations[{index}]"
+        given = [dict(m) if isinstance(m, Mapping) else m for m in messages]
+        return self._renderer.text(ChatPrompt(parse_messages(given, where), {}), where)
 
     def _run(self, table: RequestTable, began: float, progress: bool) -> list[Completion]:
         run = self._engine.run(table)

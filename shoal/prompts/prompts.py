@@ -7,9 +7,10 @@ from typing import Any
 
 from shoal.prompts.refusals import empty_prompt, missing, unsupported, wrong_value
 
-Message = dict[str, str]
-_MESSAGE_FIELDS = frozenset({"role", "content", "name"})
+Message = dict[str, Any]
 _TEXT_ONLY = "only text messages are"
+_REASONING = ("reasoning_content", "reasoning")
+"""An earlier answer's reasoning; transformers gives it to templates by the names they know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +18,8 @@ class ChatPrompt:
     """A conversation for the model's chat template.
 
     Attributes:
-        messages: {"role", "content", perhaps "name"}, all strings.
+        messages: {"role", "content", perhaps "name", "reasoning_content" or "reasoning"}; content
+            is a string or a list of {"type": "text", "text"}, all others are strings.
         template_kwargs: passed to the template as they are.
     """
 
@@ -28,62 +30,64 @@ class ChatPrompt:
 Prompt = ChatPrompt | str | list[int]
 
 
-def parse_messages(value: object) -> list[Message]:
-    """The conversation in `body.messages`.
-
-    Content given in parts is joined with nothing between the parts; an assistant's null content
-    is empty.
+def parse_messages(value: object, where: str = "body.messages") -> list[Message]:
+    """A conversation, checked. An assistant's null content is empty.
 
     Raises:
         InvalidRequestError: names the field at fault, for example `body.messages[1].content`.
     """
     if value is None:
-        raise missing("body.messages")
+        raise missing(where)
     if not isinstance(value, list) or not value:
-        raise wrong_value("body.messages", "must be an array of at least one message")
-    return [_message(message, f"body.messages[{i}]") for i, message in enumerate(value)]
+        raise wrong_value(where, "must be an array of at least one message")
+    return [_message(message, f"{where}[{i}]") for i, message in enumerate(value)]
 
 
 def _message(value: object, where: str) -> Message:
     if not isinstance(value, dict):
         raise wrong_value(where, "must be an object")
-    for name, field in value.items():
-        if name not in _MESSAGE_FIELDS and field is not None:
-            raise unsupported(f"{where}.{name}", _TEXT_ONLY)
     message: Message = {}
-    for name in ("role", "name"):
-        field = value.get(name)
-        if field is None and name == "name":
-            continue
-        if not isinstance(field, str) or not field:
-            raise wrong_value(f"{where}.{name}", "must be a string that is not empty")
-        message[name] = field
+    for name, field in value.items():
+        if name in ("role", "name", *_REASONING):
+            if field is not None and not isinstance(field, str):
+                raise wrong_value(f"{where}.{name}", "must be a string")
+            if field:
+                message[name] = field
+        elif name != "content" and not _says_nothing(name, field):
+            raise unsupported(f"{where}.{name}", _TEXT_ONLY)
+    if "role" not in message:
+        raise wrong_value(f"{where}.role", "must be a string that is not empty")
     message["content"] = _content(value.get("content"), message["role"], f"{where}.content")
     return message
 
 
-def _content(value: object, role: str, where: str) -> str:
+def _says_nothing(name: str, field: object) -> bool:
+    """Whether a field that clients copy from answers may be left out."""
+    return field is None or name == "id" or (name in ("annotations", "tool_calls") and field == [])
+
+
+def _content(value: object, role: str, where: str) -> str | list[dict[str, str]]:
     if isinstance(value, str):
         return value
     if value is None and role == "assistant":
         return ""
     if isinstance(value, list) and value:
-        return "".join(_part(part, f"{where}[{i}]") for i, part in enumerate(value))
+        return [_part(part, f"{where}[{i}]") for i, part in enumerate(value)]
     raise wrong_value(where, "must be a string or an array of text parts")
 
 
-def _part(value: object, where: str) -> str:
+def _part(value: object, where: str) -> dict[str, str]:
     if not isinstance(value, dict):
         raise wrong_value(where, 'must be an object {"type": "text", "text": ...}')
     if value.get("type") != "text":
         raise unsupported(f"{where}.type", _TEXT_ONLY)
     for name, field in value.items():
-        if name not in ("type", "text") and field is not None:
+        if name not in ("type", "text", "cache_control") and field is not None:
             raise unsupported(f"{where}.{name}", _TEXT_ONLY)
     text = value.get("text")
     if not isinstance(text, str):
         raise wrong_value(f"{where}.text", "must be a string")
-    return text
+    return {"type": "text", "text": text}
 
 
 def parse_prompts(value: object, vocab_size: int) -> tuple[str | list[int], ...]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any, cast
 
 from transformers import PreTrainedTokenizerBase
 
 from shoal.errors import InvalidRequestError
+from shoal.prompts.chat_template import ChatTemplate
 from shoal.prompts.prompts import ChatPrompt, Prompt
-from shoal.prompts.refusals import unsupported
 from shoal.prompts.text_pieces import PieceTokenizer
 
 TokenIds = Sequence[int]
@@ -36,40 +35,18 @@ class Renderer:
             if self._backend is None
             else PieceTokenizer.create(self._backend, _special_tokens_of_prompts(tokenizer))
         )
-        self._reserved = _parameters_of_rendering(tokenizer)
+        self._chat = ChatTemplate(tokenizer)
 
-    def text(self, prompt: Prompt) -> str | list[int]:
+    def text(self, prompt: Prompt, where: str = "body.messages") -> str | list[int]:
         """The prompt as the model reads it; token ids pass through.
 
+        Args:
+            where: what errors call the messages of a chat.
+
         Raises:
-            InvalidRequestError: the model has no chat template, or its template refuses.
+            InvalidRequestError: see `ChatTemplate.text`.
         """
-        if not isinstance(prompt, ChatPrompt):
-            return prompt
-        if not self._tokenizer.chat_template:
-            raise InvalidRequestError(
-                "body.messages: the model has no chat template; send a prompt to "
-                "/v1/completions instead.",
-                code="chat_template_missing",
-                param="body.messages",
-            )
-        for name in sorted(prompt.template_kwargs.keys() & self._reserved):
-            raise unsupported(f"body.chat_template_kwargs.{name}")
-        try:
-            text = self._tokenizer.apply_chat_template(
-                prompt.messages,
-                tokenize=False,
-                **{"add_generation_prompt": True} | prompt.template_kwargs,
-            )
-        except (
-            Exception
-        ) as error:  # templates raise what they like; one line's fault, not the job's
-            raise InvalidRequestError(
-                f"body.messages: the model's chat template refuses them: {error}.",
-                code="chat_template_error",
-                param="body.messages",
-            ) from error
-        return cast(str, text)
+        return self._chat.text(prompt, where) if isinstance(prompt, ChatPrompt) else prompt
 
     def tokenize(
         self, texts: Sequence[str], *, add_special_tokens: bool
@@ -111,10 +88,3 @@ def _special_tokens_of_prompts(tokenizer: PreTrainedTokenizerBase) -> set[str]:
     with_role = set(tokenizer.special_tokens_map.values())
     contents = (token.content for token in tokenizer.added_tokens_decoder.values())
     return {content for content in contents if content in with_role or content in written}
-
-
-def _parameters_of_rendering(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
-    """What a request may not pass to the template: parameters of transformers' own function."""
-    parameters = inspect.signature(tokenizer.apply_chat_template).parameters.values()
-    named = {p.name for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD}
-    return frozenset(named - {"add_generation_prompt"})

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,8 +13,11 @@ from transformers import ByT5Tokenizer
 from shoal.errors import InvalidRequestError, JobChangedError
 from shoal.jobs import JobInput, read_job
 from shoal.jobs.lines import digest_input
+from shoal.jobs.planned_job import plan_job
 from shoal.model.description import ModelDescription
-from tests.helpers.job_files import chat, completion, write_lines
+from shoal.prompts import chat_template
+from tests.helpers.job_files import chat, completion, read_records, write_lines
+from tests.helpers.job_process import Job
 
 Rejections = dict[int, tuple[str | None, InvalidRequestError]]
 
@@ -140,6 +144,47 @@ def test_only_completions_get_the_tokenizers_special_tokens(
     job = read_job(path, model, capacity_tokens=1000, names=(), reject=print)
     chat_ids, completion_ids = job.table.prompt(0).tolist(), job.table.prompt(1).tolist()
     assert completion_ids == [*chat_ids, tokenizer.eos_token_id]
+
+
+GUARD = (
+    "{% for m in messages if m.role != 'system' %}<{{ m.role }}>"
+    "{% for c in m['content'] | selectattr('type', 'equalto', 'text') %}{{ c['text'] }}"
+    "{% if 'boom' in c['text'] %}"
+    "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}{% endif %}"
+    "{% endfor %}{% endfor %}"
+)
+
+
+def test_text_arrives_or_its_line_is_refused_and_plan_agrees(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat_template, "RENDER_SECONDS", 0.2)
+    guarded = Path(shutil.copytree(model, tmp_path / "toy"))
+    (guarded / "chat_template.jinja").write_text(GUARD)
+    system = {"role": "system", "content": "one"}
+    lines = [
+        chat("a", "one"),
+        chat("b", messages=[system, {"role": "user", "content": "one"}]),
+        chat("c", "boom"),
+        chat("d", messages=[{"role": "user", "content": [{"type": "text", "text": "two"}]}]),
+        chat("e", "three"),
+    ]
+    expected = {1: "chat_template_error", 2: "chat_template_timeout"}
+    job = Job(tmp_path, guarded).write(lines)
+    job.run()
+    errors = {r["custom_id"]: r["response"]["body"]["error"] for r in read_records(job.errors)}
+    assert {name: error["code"] for name, error in errors.items()} == {
+        "b": expected[1],
+        "c": expected[2],
+    }
+    assert errors["b"]["param"] == "body.messages[0].content"
+    (engine,) = job.engines
+    decode = engine.description.tokenizer.decode
+    prompts = [decode(engine.table.prompt(i)) for i in range(3)]
+    assert prompts == ["<user>one", "<user>two", "<user>three"]
+    planned = plan_job(job.input, str(guarded), engine.options)
+    assert {line - 1: error.code for line, error in planned.rejected} == expected
+    assert planned.table.tokens.tolist() == engine.table.tokens.tolist()
 
 
 def test_many_batches_keep_their_order(read: Callable) -> None:

@@ -45,7 +45,7 @@ def test_chat_request() -> None:
             [
                 {"role": "user", "content": "hi"},
                 {"role": "assistant", "content": ""},
-                {"role": "user", "name": "Ann", "content": "one two"},
+                {"role": "user", "name": "Ann", "content": parts},
             ],
             {},
         ),
@@ -187,6 +187,22 @@ VALUE, UNSUPPORTED, REQUEST = "invalid_value", "unsupported_parameter", "invalid
             "body.messages[0].tool_calls",
         ),
         (
+            with_messages({"role": "assistant", "content": "x", "annotations": [{}]}),
+            UNSUPPORTED,
+            "body.messages[0].annotations",
+        ),
+        (
+            with_messages({"role": "assistant", "content": "x", "refusal": "no"}),
+            UNSUPPORTED,
+            "body.messages[0].refusal",
+        ),
+        (
+            with_messages({"role": "assistant", "content": "x", "reasoning_content": ["hm"]}),
+            VALUE,
+            "body.messages[0].reasoning_content",
+        ),
+        (with_messages({"role": "user", "content": ["hi"]}), VALUE, "body.messages[0].content[0]"),
+        (
             with_messages({"role": "user", "content": [{"type": "image_url", "image_url": {}}]}),
             UNSUPPORTED,
             "body.messages[0].content[0].type",
@@ -242,6 +258,29 @@ def test_refused(line: dict, code: str, param: str) -> None:
 )
 def test_accepted(line: dict) -> None:
     assert parse(line)
+
+
+@pytest.mark.parametrize(
+    ("extra", "kept"),
+    [
+        ({"annotations": [], "refusal": None, "tool_calls": [], "audio": None}, {}),
+        ({"id": "msg_1", "name": ""}, {}),
+        ({"name": "Ann"}, {"name": "Ann"}),
+        ({"reasoning_content": "hm", "reasoning": None}, {"reasoning_content": "hm"}),
+        ({"reasoning": "hm"}, {"reasoning": "hm"}),
+    ],
+)
+def test_what_clients_copy_from_answers(extra: dict, kept: dict) -> None:
+    (prompt,) = parse(with_messages({"role": "assistant", "content": "x"} | extra)).prompts
+    assert isinstance(prompt, ChatPrompt)
+    assert prompt.messages == [{"role": "assistant", "content": "x"} | kept]
+
+
+def test_cache_control_is_ignored() -> None:
+    marked = {"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}
+    (prompt,) = parse(with_messages({"role": "user", "content": [marked]})).prompts
+    assert isinstance(prompt, ChatPrompt)
+    assert prompt.messages == [{"role": "user", "content": [{"type": "text", "text": "x"}]}]
 
 
 JSON = st.recursive(

@@ -1,0 +1,127 @@
+"""The model's chat template: it is given messages as it reads them, and they must arrive."""
+
+from __future__ import annotations
+
+import inspect
+from functools import cached_property, partial
+from typing import Any, cast
+
+from transformers import PreTrainedTokenizerBase
+
+from shoal.errors import InvalidRequestError
+from shoal.prompts.arrival import Arrival, Text
+from shoal.prompts.forms import Forms
+from shoal.prompts.prompts import ChatPrompt, Message
+from shoal.prompts.refusals import unsupported, wrong_value
+from shoal.prompts.watchdog import TimeLimitError, Watchdog
+
+RENDER_SECONDS = 10.0
+"""Processor time that a template may take for a conversation; real ones take milliseconds."""
+_KEPT_FINDINGS = 256
+"""Sets of template arguments for which findings are kept."""
+
+
+class ChatTemplate:
+    """The chat template of a tokenizer."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self._watchdog = Watchdog(RENDER_SECONDS)
+        self._reserved = _parameters_of_rendering(tokenizer)
+        self._findings: dict[str, tuple[Forms, Arrival]] = {}
+
+    def text(self, prompt: ChatPrompt, where: str) -> str:
+        """The conversation as the model reads it.
+
+        Args:
+            where: what errors call the messages.
+
+        Raises:
+            InvalidRequestError: there is no template, or it refuses the messages, takes too long
+                or drops a text.
+        """
+        source, kwargs = self._source, prompt.template_kwargs
+        if not source:
+            raise InvalidRequestError(
+                f"{where}: the model has no chat template, or several without a default; send a "
+                "prompt to /v1/completions instead.",
+                code="chat_template_missing",
+                param=where,
+            )
+        for name in sorted(kwargs.keys() & self._reserved):
+            raise unsupported(f"body.chat_template_kwargs.{name}")
+        try:
+            forms, arrival = self._findings_with(kwargs, where, source)
+            messages = [forms.fit(message) for message in prompt.messages]
+            rendered = self._render(kwargs, where, messages)
+            vanished = arrival.first_vanished(rendered, messages)
+        except TimeLimitError:
+            raise InvalidRequestError(
+                f"{where}: the model's chat template had not finished after "
+                f"{self._watchdog.seconds:g} seconds; shorten them, or send a prompt to "
+                "/v1/completions instead.",
+                code="chat_template_timeout",
+                param=where,
+            ) from None
+        if vanished is not None:
+            raise _dropped(vanished, where)
+        return rendered
+
+    @cached_property
+    def _source(self) -> str | None:
+        try:
+            return self._tokenizer.get_chat_template() if self._tokenizer.chat_template else None
+        except ValueError:  # several, and none is called "default"
+            return None
+
+    def _findings_with(
+        self, kwargs: dict[str, Any], where: str, source: str
+    ) -> tuple[Forms, Arrival]:
+        """What was found out about the template with these arguments; others may change it."""
+        try:
+            key = repr(sorted(kwargs.items()))
+        except RecursionError:
+            raise wrong_value("body.chat_template_kwargs", "is nested too deeply") from None
+        if key not in self._findings:
+            if len(self._findings) >= _KEPT_FINDINGS:
+                self._findings.clear()
+            render = partial(self._render, kwargs, where)
+            self._findings[key] = Forms(render, source), Arrival(render)
+        return self._findings[key]
+
+    def _render(self, kwargs: dict[str, Any], where: str, messages: list[Message]) -> str:
+        """Raises InvalidRequestError if the template refuses, and TimeLimitError."""
+        return self._watchdog.call(partial(self._apply, kwargs, where, messages))
+
+    def _apply(self, kwargs: dict[str, Any], where: str, messages: list[Message]) -> str:
+        arguments = {"add_generation_prompt": True} | kwargs
+        try:
+            rendered = self._tokenizer.apply_chat_template(messages, tokenize=False, **arguments)
+        except (
+            Exception
+        ) as error:  # templates raise what they like; one line's fault, not the job's
+            raise InvalidRequestError(
+                f"{where}: the model's chat template refuses them: {error}.",
+                code="chat_template_error",
+                param=where,
+            ) from error
+        return cast(str, rendered)
+
+
+def _dropped(text: Text, where: str) -> InvalidRequestError:
+    param = f"{where}[{text.message}].content"
+    if text.part is not None:
+        param += f"[{text.part}]"
+    return InvalidRequestError(
+        f"{param}: the model's chat template drops this text, so that the model would not read it; "
+        "move it to a message of another role, or send a prompt to /v1/completions.",
+        code="chat_template_error",
+        param=param,
+    )
+
+
+def _parameters_of_rendering(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
+    """What a request may not pass to the template: parameters of transformers' own function."""
+    parameters = inspect.signature(tokenizer.apply_chat_template).parameters.values()
+    named = {p.name for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD}
+    return frozenset(named - {"add_generation_prompt"})
