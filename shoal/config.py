@@ -94,7 +94,8 @@ AUTO = "auto"
 class EngineOptions:
     """How the engine runs a job.
 
-    None of them but `dtype`, `quantization` and `max_model_len` changes results.
+    None of them but `dtype`, `quantization`, `max_model_len` and `trust_remote_code` changes
+    results.
     """
 
     dtype: Annotated[Dtype, "Number format; auto takes the model's own."] = Dtype.auto
@@ -128,6 +129,10 @@ class EngineOptions:
         "Devices that each hold a part of one model too large for one; kv_memory is per device.",
     ] = 1
 
+    trust_remote_code: Annotated[
+        bool, "Run Python code that comes with the model, if it needs any. Read it first."
+    ] = False
+
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
         for field in dataclasses.fields(self):
@@ -147,6 +152,10 @@ class EngineOptions:
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise OptionError(f"{name} must be a whole number of at least 1, not {value!r}.")
+        if type(self.trust_remote_code) is not bool:
+            raise OptionError(
+                f"trust_remote_code must be true or false, not {self.trust_remote_code!r}."
+            )
         if self.devices > 1 and self.tensor_parallel > 1:
             raise OptionError(
                 f"devices {self.devices} and tensor_parallel {self.tensor_parallel} do not go "

@@ -21,6 +21,7 @@ from shoal.machine.calibrate import costs_of
 from shoal.machine.placement import place, stated_blocks
 from shoal.model.description import ModelDescription
 from shoal.model.load import LoadedModel
+from shoal.model.memory import enough_memory
 from shoal.planner import Costs, LengthModel, Pilot, Plan, fixed_lengths, make_plan, pilot_first
 from shoal.sampling.results import PromptScores, StepResult
 from shoal.sampling.sampler import needs_history
@@ -89,14 +90,15 @@ class Engine:
             model: weights that are in memory already, see `prepare_model`; None: they are loaded.
 
         Raises:
-            ModelError: see `load_model`.
+            ModelError: see `load_model`; or memory ran out.
             OptionError: the KV memory holds not even one block, or does not fit the device.
         """
         self.description = description
         self.options = options
         stated_blocks(description, options)  # refused before the weights are read, if it is wrong
         self._model = load(description) if model is None else model
-        placed = place(self._model, description, options)
+        with enough_memory("for the KV pool", "give a smaller --kv-memory or --token-budget"):
+            placed = place(self._model, description, options)
         self._kv, self._graphs = placed.kv, placed.graphs
         self.num_blocks, self.token_budget = placed.num_blocks, placed.token_budget
         self.costs = costs_of(description, placed.calibration)

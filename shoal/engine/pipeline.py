@@ -13,18 +13,14 @@ import logging
 from collections import deque
 from dataclasses import dataclass
 
-import torch
-
 from shoal.errors import DeviceLostError
 from shoal.executor.executor import Executor
+from shoal.model.memory import out_of_memory
 from shoal.sampling.results import StepResult
 from shoal.scheduler import Scheduler, TokenBatch
 
 LEAST_BUDGET = 16
 """Tokens that a batch is not made smaller than when memory is short."""
-
-_OUT_OF_MEMORY = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
-"""What libraries say that have no exception of their own for it."""
 
 _log = logging.getLogger(__name__)
 
@@ -141,10 +137,3 @@ def _let_go(error: BaseException | None) -> None:
     while error is not None:
         error.__traceback__ = None
         error = error.__cause__ or error.__context__
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out, which smaller batches may mend."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OUT_OF_MEMORY)

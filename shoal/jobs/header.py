@@ -45,6 +45,7 @@ class JobHeader:
                 "quantization": str(description.quantization),
                 "device": description.device.type,
                 "max_model_len": description.max_model_len,
+                "trust_remote_code": description.trust_remote_code,
                 "served_model_name": sorted(set(served_names)),
             },
             job_seed=secrets.randbits(62),

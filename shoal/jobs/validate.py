@@ -159,9 +159,8 @@ class Validator:
             )
 
     def _sampling(self, body: Mapping[str, Any], url: str) -> tuple[bytes, SamplingParams]:
-        values = self._defaults | {
-            name: body[name] for name in body.keys() & _SAMPLING[url] if name != "seed"
-        }
+        given = {name: body[name] for name in body.keys() & _SAMPLING[url] if name != "seed"}
+        values = _defaults_beside(given, self._defaults) | given
         if url == COMPLETIONS_URL:
             values.setdefault("max_tokens", DEFAULT_COMPLETION_TOKENS)
         key = orjson.dumps([url, values], option=orjson.OPT_SORT_KEYS)
@@ -174,6 +173,17 @@ class Validator:
             _check_vocabulary(params, self._vocab_size)
             self._params[key] = params
         return key, params
+
+
+def _defaults_beside(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The model's defaults where a request gives a limit of its own, under either name."""
+    limit = given.get("max_completion_tokens", given.get("max_tokens"))
+    if limit is None:
+        return dict(defaults)
+    kept = {name: value for name, value in defaults.items() if name != "max_tokens"}
+    if "min_tokens" in kept and type(limit) is int:
+        kept["min_tokens"] = max(0, min(kept["min_tokens"], limit))
+    return kept
 
 
 def _refuse_unknown(body: Mapping[str, Any], url: str) -> None:

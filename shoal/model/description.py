@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
+import logging
+import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedConfig
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 from transformers import PreTrainedTokenizerBase as Tokenizer
-from transformers.utils.hub import cached_file
+from transformers.dynamic_module_utils import init_hf_modules
 
 from shoal.config import Device, Dtype, EngineOptions, Quantization
 from shoal.errors import ModelLoadError, OptionError
-from shoal.model.features import refuse_unsupported, refuse_unsupported_length
+from shoal.model.features import (
+    refuse_quantized_checkpoint,
+    refuse_unsupported,
+    refuse_unsupported_length,
+)
+from shoal.model.generation import read_generation, token_ids
+from shoal.model.model_files import (
+    check_source,
+    fingerprint,
+    lacks_tokenizer,
+    reason,
+    refuse_adapter,
+)
 from shoal.model.quantization import check_quantization
 from shoal.model.shards import kv_shards, refuse_unsplittable
 from shoal.scheduler import BLOCK_SIZE
@@ -22,17 +35,18 @@ from shoal.scheduler import BLOCK_SIZE
 BUNDLED_MODEL = "shoal-tiny"
 """The model that runs when none is named; it ships inside the package."""
 
-_FINGERPRINT_FILES = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    "model.safetensors.index.json",
-)
-_WEIGHTS = "*.safetensors"
-_WHOLE_DIGEST_LIMIT = 64 * 2**20
-"""Files up to this many bytes are hashed whole; of larger ones size, head and tail."""
+_SIZES = {"num_attention_heads": True, "num_hidden_layers": True, "vocab_size": True}
+_SIZES |= {"hidden_size": True, "num_key_value_heads": False, "head_dim": False}
+_SIZES |= {"max_position_embeddings": False}
+"""Sizes of a config, and whether each must be there."""
+
+_REMEDIES = {
+    "config": "Check its config.json.",
+    "tokenizer": "Check its tokenizer files.",
+    "weights": "Check its config.json and weight files.",
+}
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,6 +64,7 @@ class ModelDescription:
         tensor_parallel: over how many devices, each with a process of its own, it is split.
         quantization: of the products of its layers.
         fingerprint: digest per file; it changes when the model does.
+        trust_remote_code: whether Python files of the model's folder may run.
     """
 
     id: str
@@ -66,29 +81,31 @@ class ModelDescription:
     fingerprint: dict[str, str] = field(default_factory=dict)
     tensor_parallel: int = 1
     quantization: Quantization = Quantization.none
+    trust_remote_code: bool = False
 
     @classmethod
     def load(cls, model: str | None, options: EngineOptions) -> ModelDescription:
         """Read config and tokenizer of a local folder or Hub id; None: the bundled model.
 
         Raises:
-            ModelLoadError: config or tokenizer cannot be read.
-            UnsupportedModelError: the config asks for attention we do not honour, or the model
-                cannot be split.
+            ModelLoadError: a file is missing, unreadable or holds wrong values, or the folder
+                holds an adapter, or needs code of its own that is not trusted.
+            UnsupportedModelError: the config or the generation config asks for something we do
+                not honour, or the weights are quantised, or the model cannot be split.
             OptionError: CUDA is asked for and absent, max_model_len exceeds the model's, or
                 tensor_parallel does not fit the model or the machine, or there are fewer CUDA
                 devices than asked for, or the quantization cannot be had here.
         """
         source = str(bundled_model_path()) if model is None else model
-        config = _read(AutoConfig, source, "config").get_text_config()
-        refuse_unsupported(config)
+        trusted = options.trust_remote_code
+        config = _read_config(source, trusted)
         parts = options.tensor_parallel
         refuse_unsplittable(config, parts)
         max_model_len = _max_model_len(config, options.max_model_len)
         refuse_unsupported_length(config, max_model_len)
-        tokenizer = _read(AutoTokenizer, source, "tokenizer")
+        tokenizer = _read(AutoTokenizer, source, "tokenizer", trusted)
         dtype = _dtype(options.dtype, config)
-        generation = _generation_config(source)
+        generation = read_generation(source)
         device = _device(options.device, parts)
         _check_devices(device, options.devices)
         check_quantization(options.quantization, device, dtype, parts)
@@ -99,15 +116,19 @@ class ModelDescription:
             config=config,
             dtype=dtype,
             device=device,
-            eos_token_ids=_eos_token_ids(generation, config, tokenizer),
+            eos_token_ids=_eos_token_ids(generation.eos_token_ids, config, tokenizer),
             max_model_len=max_model_len,
             vocab_size=int(config.vocab_size),
             kv_bytes_per_token=_kv_bytes_per_token(config, dtype) // kv_shards(config, parts),
-            generation_defaults=_sampling_defaults(generation),
-            fingerprint=_fingerprint(source),
+            generation_defaults=generation.defaults,
+            fingerprint=fingerprint(source),
             tensor_parallel=parts,
             quantization=options.quantization,
+            trust_remote_code=trusted,
         )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _unpickled, (self.trust_remote_code, pickle.dumps(self.__dict__))
 
     def kv_blocks(self, kv_bytes: int) -> int:
         """KV blocks that fit `kv_bytes`.
@@ -129,48 +150,85 @@ class ModelDescription:
         return str(bundled_model_path()) if self.id == BUNDLED_MODEL else self.id
 
 
+def _unpickled(trusted: bool, fields: bytes) -> ModelDescription:
+    """A description from another process, whose config may be of a class of the model's own."""
+    if trusted:
+        # Makes such classes importable here; transformers leaves it without types.
+        init_hf_modules()  # type: ignore[no-untyped-call]
+    return ModelDescription(**pickle.loads(fields))
+
+
 def bundled_model_path() -> Path:
     """The folder of the model that ships with the package."""
     return Path(__file__).parents[1] / "models" / BUNDLED_MODEL
 
 
-def _read(auto_class: Any, source: str, what: str) -> Any:
+def _read_config(source: str, trusted: bool) -> PreTrainedConfig:
+    """The config of the part that reads text."""
+    check_source(source)
+    config = _read(AutoConfig, source, "config", trusted)
+    refuse_adapter(source)
+    refuse_quantized_checkpoint(config, source)
+    text: PreTrainedConfig = config.get_text_config()
+    refuse_quantized_checkpoint(text, source)
+    refuse_unsupported(text)
+    _check_sizes(text, source)
+    return text
+
+
+def _read(auto_class: Any, source: str, what: str, trusted: bool) -> Any:
     try:
-        return auto_class.from_pretrained(source)
-    except (OSError, ValueError, KeyError) as error:
-        where = (
-            "folder" if Path(source).exists() else "model (no such folder, so taken as a Hub id)"
+        return auto_class.from_pretrained(source, trust_remote_code=trusted)
+    except Exception as error:  # a broken file shows as any exception of several libraries
+        _log.debug("cannot load the %s", what, exc_info=True)
+        raise load_error(what, source, error) from error
+
+
+def load_error(what: str, source: str, error: Exception) -> ModelLoadError:
+    """What to raise where transformers cannot load a part of a model."""
+    if "trust_remote_code" in str(error):
+        return ModelLoadError(
+            f"the {what} of {source!r} needs Python code of the model's own, which is not run "
+            "unasked: read it, and give --trust-remote-code (trust_remote_code=True) if you trust "
+            "it."
         )
-        raise ModelLoadError(
-            f"cannot load the {what} of {where} {source!r}: {str(error).splitlines()[0]}"
-        ) from error
+    if what == "tokenizer" and lacks_tokenizer(source):
+        return ModelLoadError(
+            f"the folder {source!r} holds no tokenizer: copy tokenizer.json (or tokenizer.model) "
+            "and tokenizer_config.json of the model it was made from into it."
+        )
+    where = "folder" if Path(source).exists() else "model (no such folder, so taken as a Hub id)"
+    return ModelLoadError(
+        f"cannot load the {what} of {where} {source!r}: {reason(error)}. {_REMEDIES[what]}"
+    )
 
 
-def _generation_config(source: str) -> GenerationConfig:
-    try:
-        return GenerationConfig.from_pretrained(source)
-    except OSError:
-        return GenerationConfig.from_dict({})  # the file is optional
-
-
-def _sampling_defaults(generation: GenerationConfig) -> dict[str, Any]:
-    """The sampling parameters the model's makers recommend; only those the file states."""
-    stated = generation.to_diff_dict()
-    if stated.get("do_sample") is False:
-        return {"temperature": 0.0}
-    kinds = {"temperature": float, "top_p": float, "top_k": int, "min_p": float}
-    kinds["repetition_penalty"] = float
-    return {
-        name: kind(stated[name]) for name, kind in kinds.items() if stated.get(name) is not None
-    }
+def _check_sizes(config: PreTrainedConfig, source: str) -> None:
+    """Raise `ModelLoadError` for sizes that no model has; transformers does not look."""
+    if not isinstance(config.dtype, torch.dtype | None):
+        raise ModelLoadError(f"config.json of {source!r}: {config.dtype!r} is no dtype. Mend it.")
+    for name, needed in _SIZES.items():
+        value = getattr(config, name, None)
+        if value is None and not needed:
+            continue
+        if type(value) is not int or value < 1:
+            raise ModelLoadError(
+                f"config.json of {source!r}: {name} must be a whole number of at least 1, not "
+                f"{str(value)[:80]!r}. Copy the file again, or mend it."
+            )
 
 
 def _eos_token_ids(
-    generation: GenerationConfig, config: PreTrainedConfig, tokenizer: Tokenizer
+    stated: tuple[int, ...] | None, config: PreTrainedConfig, tokenizer: Tokenizer
 ) -> tuple[int, ...]:
-    for eos in (generation.eos_token_id, config.eos_token_id, tokenizer.eos_token_id):
+    own = getattr(config, "eos_token_id", None)
+    for eos in (
+        stated,
+        token_ids(own, "config.json"),
+        token_ids(tokenizer.eos_token_id, "tokenizer"),
+    ):
         if eos is not None:
-            return tuple(int(token) for token in (eos if isinstance(eos, list) else [eos]))
+            return eos
     return ()
 
 
@@ -224,26 +282,3 @@ def _kv_bytes_per_token(config: PreTrainedConfig, dtype: torch.dtype) -> int:
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     return int(2 * config.num_hidden_layers * kv_heads * head_dim * dtype.itemsize)
-
-
-def _fingerprint(source: str) -> dict[str, str]:
-    """Digests of a folder's files; of a Hub id the revision in use, which stands for its files."""
-    folder = Path(source)
-    if not folder.is_dir():
-        config = cached_file(source, "config.json")
-        return {"revision": Path(str(config)).parent.name}
-    paths = [folder / name for name in _FINGERPRINT_FILES] + sorted(folder.glob(_WEIGHTS))
-    return {path.name: _digest(path) for path in paths if path.is_file()}
-
-
-def _digest(path: Path) -> str:
-    size = path.stat().st_size
-    digest = hashlib.blake2b(str(size).encode(), digest_size=16)
-    with path.open("rb") as file:
-        if size <= _WHOLE_DIGEST_LIMIT:
-            digest.update(file.read())
-        else:
-            digest.update(file.read(_WHOLE_DIGEST_LIMIT // 2))
-            file.seek(-_WHOLE_DIGEST_LIMIT // 2, 2)
-            digest.update(file.read())
-    return digest.hexdigest()

@@ -17,11 +17,12 @@ from transformers.utils.import_utils import is_accelerate_available
 
 from shoal.attention import AttentionBackend
 from shoal.config import Quantization
-from shoal.errors import ModelLoadError, UnsupportedModelError
+from shoal.errors import UnsupportedModelError
 from shoal.kernels import Kernels, load_kernels
 from shoal.kernels.interface import DTYPES
 from shoal.model.alone import prove_positions
-from shoal.model.description import ModelDescription
+from shoal.model.checkpoint import check_files, check_loaded, kept_report, misfit
+from shoal.model.description import ModelDescription, load_error
 from shoal.model.features import refuse_unknown_keyword
 from shoal.model.fusion import (
     Fusion,
@@ -36,6 +37,7 @@ from shoal.model.fusion import (
     widen,
 )
 from shoal.model.hook import ATTENTION_NAME, AttentionProbe, attention_step
+from shoal.model.memory import enough_memory, out_of_memory
 from shoal.model.pieces import Pieces
 
 MOSTLY = 0.9
@@ -117,11 +119,20 @@ def load_model(description: ModelDescription) -> LoadedModel:
     What is to be quantized is fused first, and proved to be the same: after it, nothing can be.
 
     Raises:
-        ModelLoadError: the weights cannot be read.
-        UnsupportedModelError: the model does not use the attention it is given, or asks it for
-            a feature we do not honour, or is another in a packed batch than alone, or has nothing
-            that can be quantized.
+        ModelLoadError: the weights cannot be read, or are not those of the config's model, or
+            memory ran out.
+        UnsupportedModelError: the weights are quantised, or the model does not use the attention
+            it is given, or asks it for a feature we do not honour, or is another in a packed batch
+            than alone, or has nothing that can be quantized.
     """
+    dtype = str(description.dtype).removeprefix("torch.")
+    purpose = f"loading {description.id!r} in {dtype}"
+    remedy = "free some, choose a smaller model, or --dtype bfloat16 if that is shorter"
+    with enough_memory(purpose, remedy):
+        return _load(description)
+
+
+def _load(description: ModelDescription) -> LoadedModel:
     model = prepare_model(_read_weights(description), description)
     if description.device.type != "cpu" or description.dtype not in DTYPES:
         return model
@@ -139,23 +150,34 @@ def load_model(description: ModelDescription) -> LoadedModel:
 def _read_weights(description: ModelDescription) -> torch.nn.Module:
     parts = description.tensor_parallel
     split = {"distributed_config": DistributedConfig(tp_size=parts)} if parts > 1 else {}
-    try:
-        with quiet_transformers():
-            module: torch.nn.Module = AutoModelForCausalLM.from_pretrained(
+    check_files(description.source)
+    with quiet_transformers(), kept_report() as report:
+        try:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 description.source,
                 dtype=description.dtype,
                 attn_implementation=ATTENTION_NAME,
+                trust_remote_code=description.trust_remote_code,
+                # Misshaped tensors are refused below, by name.
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
                 **(split or loading_keywords(description.device)),
             )
-    except KeyError as error:
-        if error.args != (ATTENTION_NAME,):
-            raise
-        # Models that look attention up in a table of their own know no name but theirs.
-        raise _own_attention(description.config.model_type, "looks up only its own") from error
-    except (OSError, ValueError, ImportError) as error:
-        raise ModelLoadError(
-            f"cannot load the weights of {description.id!r}: {str(error).splitlines()[0]}"
-        ) from error
+        except Exception as error:  # what is broken shows as any exception of several libraries
+            if out_of_memory(error):
+                raise
+            _log.debug("cannot load the weights", exc_info=True)
+            if isinstance(error, KeyError) and error.args == (ATTENTION_NAME,):
+                # Models that look attention up in a table of their own know no name but theirs.
+                kind = description.config.model_type
+                raise _own_attention(kind, "looks up only its own") from error
+            if report.unconverted:
+                what = f"{', '.join(report.unconverted)} cannot be put together"
+                raise misfit(description.id, what) from error
+            raise load_error("weights", description.source, error) from error
+    module: torch.nn.Module
+    module, info = loaded
+    check_loaded(module, info, description.id)
     return module
 
 
@@ -309,6 +331,8 @@ def _probe(model: LoadedModel, description: ModelDescription) -> list[tuple[int,
     except UnsupportedModelError:
         raise
     except Exception as error:
+        if out_of_memory(error):
+            raise
         _log.debug("probe failed", exc_info=True)
         raise UnsupportedModelError(
             "packed batches",

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from shoal import LLM, SamplingParams
-from shoal.engine.pipeline import LEAST_BUDGET, out_of_memory
+from shoal.engine.pipeline import LEAST_BUDGET
 from shoal.errors import DeviceLostError
 from shoal.executor.executor import TorchExecutor
+from shoal.model.memory import out_of_memory
 from shoal.sampling.results import StepResult
 from shoal.scheduler import TokenBatch
 from tests.helpers.ahead import run_ahead

@@ -38,6 +38,7 @@ def test_of_a_new_job(description: ModelDescription) -> None:
         "quantization": "none",
         "device": "cpu",
         "max_model_len": 512,
+        "trust_remote_code": False,
         "served_model_name": ["a", "b"],
     }
     quantized = replace(description, quantization=Quantization.int8)

@@ -53,6 +53,21 @@ def test_chat_request() -> None:
 
 
 @pytest.mark.parametrize(
+    ("body", "limit", "least"),
+    [
+        ({"max_tokens": None}, 20, 5),
+        ({"max_tokens": 9}, 9, 5),
+        ({"max_tokens": 3}, 3, 3),
+        ({"max_tokens": None, "max_completion_tokens": 3}, 3, 3),
+    ],
+)
+def test_limits_of_the_model_yield_to_the_requests(body: dict, limit: int, least: int) -> None:
+    validator = Validator({"toy"}, 100, {"max_tokens": 20, "min_tokens": 5, "stop": ("x",)})
+    params = parse(chat("a", **body), validator).params
+    assert (params.token_limit, params.min_tokens, params.stop) == (limit, least, ("x",))
+
+
+@pytest.mark.parametrize(
     ("prompt", "parsed"),
     [
         ("a", ("a",)),
