@@ -17,7 +17,7 @@ from shoal.config import EngineOptions, option_help
 from shoal.errors import Interrupted, OptionError, ShoalError
 
 if TYPE_CHECKING:
-    from shoal.jobs import FieldOrder
+    from shoal.tables import FieldOrder
 
 METAVARS = {"kv_memory": "SIZE"} | dict.fromkeys(
     ("token_budget", "max_model_len", "devices", "tensor_parallel"), "N"
@@ -163,11 +163,12 @@ def run(
 ) -> None:
     """Run every request of a batch file or table. Interrupted, the same command resumes."""
     from shoal.devices import make_engine
-    from shoal.jobs import run_job, run_table_job
+    from shoal.jobs import run_job
     from shoal.report.figures import require_matplotlib
     from shoal.report.page import write_report
     from shoal.report.summary import summary_table
     from shoal.scheduler import BLOCK_SIZE
+    from shoal.tables import run_table_job
 
     if report is not None:
         require_matplotlib()  # before the run, not after it
@@ -289,7 +290,7 @@ def _planned_input(
     input: Path | None, table: Path | None, template: Path | None
 ) -> Iterator[tuple[Path, FieldOrder | None]]:
     """The file to plan: the one given, or one that is rendered from a table for the while."""
-    from shoal.jobs import rendered_requests
+    from shoal.tables import rendered_requests
 
     if table is not None and template is not None and input is None:
         with rendered_requests(table, template) as rendered:
