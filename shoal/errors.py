@@ -17,11 +17,15 @@
 
     KeyboardInterrupt
     └── Interrupted             a signal stopped a job; no error, so no `except Exception` takes it
+        └── GenerationInterrupted   the same of a call in Python; it carries what was done
 
 Messages say what is wrong, where, and what to do about it.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 
 class ShoalError(Exception):
@@ -124,6 +128,17 @@ class OutputWriteError(JobError):
 
 class Interrupted(KeyboardInterrupt):
     """SIGINT or SIGTERM stopped a job, which can be resumed; the message says how."""
+
+
+class GenerationInterrupted(Interrupted):
+    """Ctrl-C stopped `LLM.generate` or `LLM.chat`; the next call begins anew.
+
+    `completions` holds one entry per prompt: its `Completion`, or None where it was not done.
+    """
+
+    def __init__(self, message: str, completions: Sequence[Any]) -> None:
+        super().__init__(message)
+        self.completions = list(completions)
 
 
 class InternalError(ShoalError):

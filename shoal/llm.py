@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import secrets
+import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from shoal.config import EngineOptions
 from shoal.devices import AnyRun, make_engine
-from shoal.errors import InvalidRequestError, OptionError
+from shoal.errors import GenerationInterrupted, InvalidRequestError, OptionError
 from shoal.model.description import ModelDescription
 from shoal.progress import ProgressState, make_reporter
 from shoal.prompts.length_rules import LengthRules
 from shoal.prompts.prompts import ChatPrompt, parse_messages
+from shoal.prompts.python_prompts import (
+    CheckedPrompt,
+    PromptReader,
+    checked_prompt,
+    prompts_of,
+)
 from shoal.prompts.render import Renderer
-from shoal.prompts.table_builder import TableBuilder
 from shoal.prompts.token_columns import TokenColumns
 from shoal.sampling.sampler import check_vocabulary
+from shoal.signals import Interruption
 from shoal.types import (
     Completion,
     PhaseSeconds,
@@ -32,9 +42,16 @@ from shoal.types import (
 Params = SamplingParams | Sequence[SamplingParams] | None
 Prompts = Sequence[str | Sequence[int]]
 
+_BUSY = threading.Lock()
+"""Held by whoever loads a model or runs one. A run has the kernels use all cores, and loading
+changes settings of torch that hold for the whole process, such as its default number format."""
+
 
 class LLM:
     """A model ready to answer whole batches.
+
+    Threads may share one, or have their own: calls wait for each other, also those of different
+    objects, so each is best given all the prompts there are. `asyncio.to_thread` works the same.
 
     Args:
         model: a local folder or a Hub id; None is the small model that ships with Shoal.
@@ -49,13 +66,15 @@ class LLM:
 
     def __init__(self, model: str | None = None, **options: Any) -> None:
         chosen = EngineOptions.create(**options)
-        self._description = ModelDescription.load(model, chosen)
-        begin = time.perf_counter()
-        self._engine = make_engine(self._description, chosen)
-        self._load_seconds = time.perf_counter() - begin
-        self._renderer = Renderer(self._description.tokenizer)
+        with _BUSY:
+            self._description = ModelDescription.load(model, chosen)
+            begin = time.perf_counter()
+            self._engine = make_engine(self._description, chosen)
+            self._load_seconds = time.perf_counter() - begin
+            self._renderer = Renderer(self._description.tokenizer)
+        self._closed = False
         self.last_run: RunSummary | None = None
-        """What the last call did: tokens computed and saved, seconds, peak memory."""
+        """What the call that ended last did: tokens computed and saved, seconds, peak memory."""
 
     @property
     def token_budget(self) -> int:
@@ -63,8 +82,21 @@ class LLM:
         return self._engine.token_budget
 
     def close(self) -> None:
-        """Give the weights and the KV memory back, and end the processes of `devices`."""
-        self._engine.close()
+        """Give the weights and the KV memory back, and end the processes of `devices`.
+
+        Waits for a call under way. Idempotent; calls that come later are refused.
+        """
+        with _BUSY:
+            self._closed = True
+            self._engine.close()
+
+    @contextmanager
+    def _call(self) -> Iterator[float]:
+        """One call at a time; gives the time it began."""
+        with _BUSY:
+            if self._closed:
+                raise OptionError("this LLM is closed; make another one.")
+            yield time.perf_counter()
 
     def generate(
         self,
@@ -76,27 +108,34 @@ class LLM:
         """Complete prompts, all planned together.
 
         Args:
-            prompts: texts, or lists of token ids. Millions of prompts are better given as
-                `shoal.TokenColumns` or as an Arrow column of list<int32>, which are not copied.
+            prompts: texts, or lists of token ids; also NumPy arrays of ids, and columns of
+                pandas or Arrow. Millions of prompts are better given as `shoal.TokenColumns` or
+                as an Arrow column of list<int32>, which are not copied.
             params: for all prompts or one for each; None takes the model's defaults.
             progress: show it on standard error.
 
         Returns:
-            One completion per prompt, in order. A request the model failed on has `error` set.
+            One completion per prompt, in order. A request that is wrong (empty, too long, ids the
+            model does not have) or that the model failed on has `error` set and no choices.
 
         Raises:
-            InvalidRequestError: a prompt or its parameters are wrong; `param` names which.
+            InvalidRequestError: parameters do not fit the model; `param` names which.
+            OptionError: a prompt is neither text nor token ids, or the parameters are not as many.
+            GenerationInterrupted: Ctrl-C; a `KeyboardInterrupt` that carries what is done.
         """
-        if isinstance(prompts, str):
-            raise OptionError("generate takes a list of prompts; put this one in a list")
-        began = time.perf_counter()
-        if hasattr(prompts, "__arrow_c_array__") or hasattr(prompts, "__arrow_c_stream__"):
-            prompts = TokenColumns.from_arrow(prompts)
-        if isinstance(prompts, TokenColumns):
-            table = self._column_table(prompts, params)
-        else:
-            table = self._table(list(prompts), params, add_special_tokens=True)
-        return self._run(table, began, progress)
+        with self._call() as began:
+            values = prompts_of(prompts)
+            wanted = self._params(params, len(values))
+            if isinstance(values, TokenColumns):
+                try:
+                    table = self._column_table(values, wanted)
+                except InvalidRequestError:  # the others are run, at the price of a copy
+                    values = np.split(values.tokens, values.offsets[1:-1])
+                else:
+                    return self._run(table, {}, began, progress)
+            checked = [checked_prompt(value, f"prompts[{i}]") for i, value in enumerate(values)]
+            reader = PromptReader(self._renderer, self._description.vocab_size, "prompts")
+            return self._run(*reader.table(checked, wanted, self._rules), began, progress)
 
     def chat(
         self,
@@ -110,25 +149,55 @@ class LLM:
         Content is a string or a list of {"type": "text", "text"}, as in batch files. Otherwise like
         `generate`.
         """
-        began = time.perf_counter()
-        texts = [self._rendered(i, messages) for i, messages in enumerate(conversations)]
-        table = self._table(texts, params, add_special_tokens=False)
-        return self._run(table, began, progress)
+        with self._call() as began:
+            wanted = self._params(params, len(conversations))
+            texts = [self._rendered(i, messages) for i, messages in enumerate(conversations)]
+            reader = PromptReader(self._renderer, self._description.vocab_size, "conversations")
+            return self._run(*reader.table(texts, wanted, self._rules), began, progress)
 
-    def _rendered(self, index: int, messages: Sequence[Mapping[str, Any]]) -> str | list[int]:
+    def _rendered(self, index: int, messages: Sequence[Mapping[str, Any]]) -> CheckedPrompt:
         if isinstance(messages, Mapping):
             raise OptionError("chat takes a list of conversations; put this one in a list")
         where = f"conversations[{index}]"
         given = [dict(m) if isinstance(m, Mapping) else m for m in messages]
-        return self._renderer.text(ChatPrompt(parse_messages(given, where), {}), where)
+        try:
+            return self._renderer.text(ChatPrompt(parse_messages(given, where), {}), where)
+        except InvalidRequestError as error:
+            return error
 
-    def _run(self, table: RequestTable, began: float, progress: bool) -> list[Completion]:
+    def _run(
+        self,
+        table: RequestTable,
+        refused: Mapping[int, Completion],
+        began: float,
+        progress: bool,
+    ) -> list[Completion]:
+        """The completions of a table's requests and of those refused, in the prompts' order."""
         run = self._engine.run(table)
         planned = time.perf_counter()
-        completions = _collect(run, table, progress)
+        done: list[Completion | None] = [None] * (len(table) + len(refused))
+        for index, completion in refused.items():
+            done[index] = completion
+        try:
+            _drive(run, table, done, progress)
+        except KeyboardInterrupt as error:
+            self.last_run = self._summary(run, done, began, planned)
+            count = sum(completion is not None for completion in done)
+            raise GenerationInterrupted(
+                f"interrupted with {count:,} of {len(done):,} prompts done; they are in "
+                "`completions` of this exception.",
+                done,
+            ) from error
+        self.last_run = self._summary(run, done, began, planned)
+        return [completion for completion in done if completion is not None]
+
+    def _summary(
+        self, run: AnyRun, done: Sequence[Completion | None], began: float, planned: float
+    ) -> RunSummary:
         ended = time.perf_counter()
-        failed = sum(completion.error is not None for completion in completions)
-        summary = RunSummary(RequestCounts(len(table), len(table) - failed, failed))
+        errors = [c.error is not None for c in done if c is not None]
+        counts = RequestCounts(len(done), errors.count(False), errors.count(True))
+        summary = RunSummary(counts)
         summary.seconds = PhaseSeconds(
             plan=planned - began,
             load=self._load_seconds,
@@ -136,88 +205,62 @@ class LLM:
             total=ended - began,
         )
         run.stats.summarise(run.plan, summary)
-        self.last_run = summary
-        return completions
+        return summary
 
     def _params(self, params: Params, count: int) -> list[SamplingParams]:
-        """One for all prompts, or one for each."""
+        """One for all prompts, or one for each; they fit the model."""
         if params is None:
             params = SamplingParams.create(self._description.generation_defaults)
-        if isinstance(params, SamplingParams):
-            return [params]
-        if len(params) != count:
-            raise OptionError(f"{len(params)} sampling parameters for {count} prompts")
-        return list(params)
+        wanted = [params] if isinstance(params, SamplingParams) else list(params)
+        if not isinstance(params, SamplingParams) and len(wanted) != count:
+            raise OptionError(f"{len(wanted)} sampling parameters for {count} prompts")
+        for index, distinct in {id(p): (i, p) for i, p in enumerate(wanted)}.values():
+            check_vocabulary(distinct, self._description.vocab_size, f"params[{index}].")
+        return wanted
 
     @property
     def _rules(self) -> LengthRules:
         return LengthRules(self._description.max_model_len, self._engine.kv_capacity_tokens)
 
-    def _column_table(self, columns: TokenColumns, params: Params) -> RequestTable:
-        wanted = self._params(params, len(columns))
-        for index, distinct in {id(p): (i, p) for i, p in enumerate(wanted)}.values():
-            check_vocabulary(distinct, self._description.vocab_size, f"params[{index}].")
+    def _column_table(
+        self, columns: TokenColumns, params: Sequence[SamplingParams]
+    ) -> RequestTable:
         columns.check_vocabulary(self._description.vocab_size)
-        return columns.table(wanted, self._rules, job_seed=secrets.randbits(62))
-
-    def _table(self, prompts: Prompts, params: Params, *, add_special_tokens: bool) -> RequestTable:
-        wanted_params = self._params(params, len(prompts))
-        if len(wanted_params) != len(prompts):
-            wanted_params *= len(prompts)
-        rules = self._rules
-        builder = TableBuilder()
-        keys: dict[int, bytes] = {}
-        tokenised = self._tokenise(prompts, add_special_tokens)
-        for index, (ids, wanted) in enumerate(zip(tokenised, wanted_params, strict=True)):
-            where = f"prompts[{index}]"
-            if len(ids) == 0:
-                raise _invalid(where, "is empty; give at least one token.")
-            if min(ids) < 0 or max(ids) >= self._description.vocab_size:
-                raise _invalid(where, "holds a token id outside the model's vocabulary.")
-            if id(wanted) not in keys:
-                check_vocabulary(wanted, self._description.vocab_size, f"params[{index}].")
-                seedless = wanted.model_copy(update={"seed": None})
-                keys[id(wanted)] = seedless.model_dump_json().encode()
-            length = rules.output_length(len(ids), wanted, where)
-            builder.add(index, ids, wanted, keys[id(wanted)], wanted.seed, length)
-        return builder.build(
-            job_seed=secrets.randbits(62), without_lines=np.zeros(0, dtype=np.int64)
-        )
-
-    def _tokenise(
-        self, prompts: Sequence[str | Sequence[int]], special: bool
-    ) -> Iterator[Sequence[int]]:
-        texts = [prompt for prompt in prompts if isinstance(prompt, str)]
-        encoded = iter(self._renderer.tokenize(texts, add_special_tokens=special))
-        for index, prompt in enumerate(prompts):
-            ids = next(encoded) if isinstance(prompt, str) else prompt
-            if isinstance(ids, InvalidRequestError):
-                raise _invalid(f"prompts[{index}]", str(ids))
-            yield ids
+        return columns.table(params, self._rules, job_seed=secrets.randbits(62))
 
 
-def _invalid(where: str, what: str) -> InvalidRequestError:
-    return InvalidRequestError(f"{where} {what}", code="invalid_value", param=where)
+def _drive(run: AnyRun, table: RequestTable, done: list[Completion | None], progress: bool) -> None:
+    """Drive a run to its end and put its completions where their prompts are.
 
-
-def _collect(run: AnyRun, table: RequestTable, progress: bool) -> list[Completion]:
-    """Drive a run to its end; completions in the order of the prompts."""
-    completions: list[Completion] = []
+    Ctrl-C lets the iteration under way finish, a second one does not.
+    """
     began = time.perf_counter()
     planned = run.plan.computed_prompt_tokens
     planned += int((table.expected_new_tokens.astype(np.int64) * table.choices).sum())
-    with make_reporter(quiet=not progress) as reporter:
-        for finished in run:
-            completions += finished
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    interruption = Interruption("interrupted", [signal.SIGINT] if ours else [])
+    finished = len(done) - len(table)
+    with (
+        interruption.installed(),
+        interruption.deferred(),
+        make_reporter(quiet=not progress) as reporter,
+    ):
+        for completions in run:
+            for completion in completions:
+                index = int(table.line[completion.request_index])
+                done[index] = replace(completion, request_index=index)
+            finished += len(completions)
             tokens = run.stats.prompt_tokens_computed + run.stats.generated_tokens
             reporter.update(
                 ProgressState(
-                    done=len(completions),
-                    total=len(table),
+                    done=finished,
+                    total=len(done),
                     tokens=tokens,
                     remaining_tokens=max(0, planned - tokens),
                     seconds=time.perf_counter() - began,
                     kv_bytes=run.stats.kv_bytes_in_use,
                 )
             )
-    return sorted(completions, key=lambda completion: completion.request_index)
+            if interruption.requested:
+                break
+    interruption.check()

@@ -244,7 +244,8 @@ class Choice:
     """One generated answer.
 
     Attributes:
-        text: what was generated, cut at the stop string; with `echo`, after the prompt's text.
+        text: what was generated, as it reads after the prompt, without what stopped it unless
+            `include_stop_str_in_output`; with `echo`, after the prompt's text.
         token_ids: every generated token, including the one that completed a stop.
         finish_reason: "stop" (end of sequence or a stop) or "length".
         logprobs: one per generated token (after one per prompt token under `echo`), or None.

@@ -19,6 +19,7 @@ FLOORS = {
     "work": 0,
     "costs": 0,
     "progress": 0,
+    "signals": 0,
     "kernels": 1,
     "planner": 1,
     "prompts": 1,
@@ -42,7 +43,12 @@ FLOORS = {
     "cli": 12,
     "__main__": 13,
 }
-WITHIN_FLOOR_0 = {("types", "errors"), ("config", "errors"), ("work", "types")}
+WITHIN_FLOOR_0 = {
+    ("types", "errors"),
+    ("config", "errors"),
+    ("work", "types"),
+    ("signals", "errors"),
+}
 """Floor 0 is single files; these are the arrows between them."""
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+import sys
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +12,7 @@ from shoal import LLM, SamplingParams, TokenColumns
 from shoal.errors import InvalidRequestError, OptionError
 from shoal.prompts import chat_template
 from shoal.prompts.render import Renderer
+from shoal.types import RequestCounts
 
 PROMPTS = [[5, 6, 7, 8], [5, 6, 9], [5, 6, 7, 8], [11]]
 GREEDY = SamplingParams(max_tokens=4, temperature=0, ignore_eos=True)
@@ -51,13 +54,11 @@ def test_no_prompts(llm: LLM) -> None:
     assert llm.generate([], GREEDY, progress=False) == []
 
 
-def test_wrong_columns_are_refused(llm: LLM) -> None:
-    with pytest.raises(InvalidRequestError, match="outside the model's vocabulary") as caught:
-        llm.generate(columns([[5], [5, 10**6]]), GREEDY, progress=False)
-    assert caught.value.param == "prompts[1]"
+def test_wrong_parameters_are_refused(llm: LLM) -> None:
     wrong = SamplingParams(max_tokens=1, logit_bias={10**6: 1.0})
-    with pytest.raises(InvalidRequestError, match=r"params\[1\]"):
-        llm.generate(columns(PROMPTS[:2]), [GREEDY, wrong], progress=False)
+    for prompts in (PROMPTS[:2], columns(PROMPTS[:2])):
+        with pytest.raises(InvalidRequestError, match=r"params\[1\]"):
+            llm.generate(prompts, [GREEDY, wrong], progress=False)
 
 
 def test_chat_takes_what_files_take(llm: LLM) -> None:
@@ -76,9 +77,10 @@ def test_chat_takes_what_files_take(llm: LLM) -> None:
         (said("hi", tool_calls=[{}]), "conversations[1][0].tool_calls"),
         ([], "conversations[1]"),
     ):
-        with pytest.raises(InvalidRequestError) as caught:
-            llm.chat([said("hi"), wrong], GREEDY, progress=False)
-        assert caught.value.param == param
+        fine, bad = llm.chat([said("hi"), wrong], GREEDY, progress=False)
+        assert fine.error is None
+        assert bad.error is not None
+        assert bad.error.param == param
 
 
 def test_chat_proves_that_texts_arrive_in_time(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +95,126 @@ def test_chat_proves_that_texts_arrive_in_time(llm: LLM, monkeypatch: pytest.Mon
         ({"role": "system", "content": "Be nice"}, "chat_template_error"),
         ({"role": "user", "content": "boom"}, "chat_template_timeout"),
     ):
-        with pytest.raises(InvalidRequestError, match=r"^conversations\[1\]") as caught:
-            llm.chat([[user], [first, user]], GREEDY, progress=False)
-        assert caught.value.code == code
+        fine, bad = llm.chat([[user], [first, user]], GREEDY, progress=False)
+        assert fine.error is None
+        assert bad.error is not None
+        assert str(bad.error).startswith("conversations[1]")
+        assert bad.error.code == code
     assert llm.chat([[user]], GREEDY, progress=False)[0].error is None
+
+
+TEXTS = ["see the fish", "swim", "the sea"]
+STRINGS = pa.array(TEXTS)
+
+
+class Frame:
+    """A column that both iterates and offers Arrow's interface, as those of pandas 3 do."""
+
+    def __init__(self, values: pa.Array) -> None:
+        self._values = pa.chunked_array([values])
+
+    def __iter__(self) -> Iterator[object]:
+        return iter(self._values.to_pylist())
+
+    def __arrow_c_stream__(self, schema: object = None) -> object:
+        return self._values.__arrow_c_stream__(schema)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "same"),
+    [
+        (STRINGS, TEXTS),
+        (STRINGS.cast(pa.large_string()), TEXTS),
+        (pa.chunked_array([STRINGS[:1], STRINGS[1:]]), TEXTS),
+        (STRINGS.dictionary_encode(), TEXTS),
+        (Frame(STRINGS), TEXTS),
+        (np.array(TEXTS), TEXTS),
+        (np.array(TEXTS, dtype=object), TEXTS),
+        (iter(TEXTS), TEXTS),
+        ([np.array(prompt) for prompt in PROMPTS], PROMPTS),
+        ([[np.int64(token) for token in prompt] for prompt in PROMPTS], PROMPTS),
+        (np.array([[5, 6], [7, 8]], dtype=np.uint16), [[5, 6], [7, 8]]),
+        (pa.array(PROMPTS, pa.list_(pa.int64())), PROMPTS),
+        (Frame(pa.array(PROMPTS, pa.list_(pa.int32()))), PROMPTS),
+    ],
+)
+def test_prompts_of_many_kinds(llm: LLM, prompts: object, same: list) -> None:
+    assert llm.generate(prompts, GREEDY, progress=False) == llm.generate(
+        same, GREEDY, progress=False
+    )
+
+
+def test_an_arrow_column_without_pyarrow(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = llm.generate(TEXTS, GREEDY, progress=False)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert llm.generate(Frame(STRINGS), GREEDY, progress=False) == expected
+
+
+LONG = [5] * 10**5
+
+
+@pytest.mark.parametrize(
+    ("bad", "code"),
+    [
+        ("", "invalid_value"),
+        ([], "invalid_value"),
+        (None, "invalid_value"),
+        (float("nan"), "invalid_value"),
+        ([5, 10**6], "invalid_value"),
+        ([5, 10**12], "invalid_value"),
+        ([-1], "invalid_value"),
+        (LONG, "context_length_exceeded"),
+        ("fish " * 10**5, "context_length_exceeded"),
+    ],
+)
+def test_a_bad_prompt_fails_alone(llm: LLM, bad: object, code: str) -> None:
+    first, last = llm.generate(["fish", "sea"], GREEDY, progress=False)
+    done = llm.generate(["fish", bad, "sea"], [GREEDY] * 3, progress=False)
+    assert [completion.request_index for completion in done] == [0, 1, 2]
+    assert [completion.choices for completion in done] == [first.choices, (), last.choices]
+    error = done[1].error
+    assert error is not None
+    assert (error.code, error.param) == (code, "prompts[1]")
+    assert llm.last_run is not None
+    assert llm.last_run.requests == RequestCounts(3, 2, 1)
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        columns([[5], [5, 10**6], [7]]),
+        columns([[5], LONG, [7]]),
+        pa.array([[5], None, [7]], pa.list_(pa.int32())),
+        pa.array([[5], [], [7]], pa.list_(pa.int32())),
+        pa.array(["a", None, "b"]),
+    ],
+    ids=["vocabulary", "long", "null", "empty", "null text"],
+)
+def test_a_bad_row_fails_alone(llm: LLM, prompts: object) -> None:
+    done = llm.generate(prompts, GREEDY, progress=False)
+    assert [completion.error is None for completion in done] == [True, False, True]
+    assert done[1].error is not None
+    assert done[1].error.param == "prompts[1]"
+
+
+def test_a_conversation_that_the_template_refuses_fails_alone(llm: LLM) -> None:
+    fine = [{"role": "user", "content": "fish"}]
+    done = llm.chat([fine, [{"role": "user"}], fine], GREEDY, progress=False)
+    assert [completion.error is None for completion in done] == [True, False, True]
+    assert done[1].error is not None
+    assert done[1].error.param == "conversations[1][0].content"
+    assert done[0].choices == done[2].choices
+
+
+def test_nothing_but_bad_prompts(llm: LLM) -> None:
+    assert [c.error is None for c in llm.generate(["", []], GREEDY, progress=False)] == [False] * 2
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    ["fish", b"fish", 5, [b"fish"], [5, 6], [[5.0]], [["a"]], [{"a": 1}], [[[5]]], [[[5], [6, 7]]],
+     pa.array([1.5]), pa.array([[1.5]])],
+)  # fmt: skip
+def test_what_is_no_prompt_is_refused(llm: LLM, prompts: object) -> None:
+    with pytest.raises(OptionError):
+        llm.generate(prompts, GREEDY, progress=False)

@@ -5,15 +5,45 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase, TokenizersBackend
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from shoal.types import Int32Array
+
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 # transformers leaves this function without types.
 _BYTE_TO_UNICODE: dict[int, str] = bytes_to_unicode()  # type: ignore[no-untyped-call]
 _UNICODE_TO_BYTE = {character: byte for byte, character in _BYTE_TO_UNICODE.items()}
+
+
+REPLACEMENT = "\ufffd"
+_CONTEXT_TOKENS = 6
+"""Looked at before an answer: a character has at most four bytes, so at most four tokens."""
+_MOST_CONTEXT_TOKENS = 32
+"""Where those few show no whole text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The end of a prompt, as far as the text of an answer depends on it.
+
+    Decoders drop a space where a text begins, and join the bytes of a character, so an answer is
+    decoded together with what came before.
+
+    Attributes:
+        ids: the prompt's last tokens; none where the answer's text does not depend on them.
+        text: theirs.
+    """
+
+    ids: tuple[int, ...] = ()
+    text: str = ""
+
+
+NO_CONTEXT = Context()
 
 
 class Detokenizer:
@@ -22,21 +52,89 @@ class Detokenizer:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
         self._batched = _decodes_in_backend(tokenizer)
-        self._added = {
-            token: str(added.content) for token, added in tokenizer.added_tokens_decoder.items()
-        }
-        self._pieces = _piece_format(tokenizer)
+        added = tokenizer.added_tokens_decoder
+        self._added = {token: str(content.content) for token, content in added.items()}
+        self._special = {token for token, content in added.items() if content.special}
+        if not self._batched:
+            self._special.update(tokenizer.all_special_ids)
+        decoders = _decoders(tokenizer)
+        self._pieces = _piece_format(tokenizer, decoders)
+        self._joins_bytes = self._batched and decoders == {"ByteLevel"}
         self._bytes: dict[int, bytes] = {}
+        self._context_of = lru_cache(maxsize=4096)(self._find_context)
 
-    def text(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
+    def context(self, prompt: Sequence[int] | Int32Array, skip_special_tokens: bool) -> Context:
+        """What the text of an answer to a prompt depends on."""
+        context = NO_CONTEXT
+        for size in (_CONTEXT_TOKENS, _MOST_CONTEXT_TOKENS):
+            last = tuple(int(token) for token in prompt[-size:])
+            context = self._context_of(last, skip_special_tokens)
+            if not context.ids or (context.text and REPLACEMENT not in context.text):
+                break
+        return context
+
+    def _find_context(self, last: tuple[int, ...], skip: bool) -> Context:
+        text = self.text(last, skip)
+        if self._joins_bytes and text and not text.endswith(REPLACEMENT):
+            return NO_CONTEXT  # bytes that follow a whole character stand for themselves
+        return Context(last, text)
+
+    def skips(self, token: int, skip_special_tokens: bool) -> bool:
+        """Whether texts leave the token out."""
+        return skip_special_tokens and token in self._special
+
+    def text(
+        self, ids: Sequence[int], skip_special_tokens: bool, context: Context = NO_CONTEXT
+    ) -> str:
         """The text of a whole sequence of tokens.
 
         Bytes that form no character, or not yet, appear as U+FFFD.
-        """
-        return self.texts([ids], skip_special_tokens)[0]
 
-    def texts(self, batch: Sequence[Sequence[int]], skip_special_tokens: bool) -> list[str]:
+        Args:
+            context: what came before; the text of both together is its text and this one.
+        """
+        return self.continued(ids, skip_special_tokens, context)[0]
+
+    def continued(
+        self, ids: Sequence[int], skip_special_tokens: bool, context: Context
+    ) -> tuple[str, int]:
+        """The text, and how many characters the one before loses to it.
+
+        A character that the context begins, shown as U+FFFD there, belongs to the tokens that
+        complete it.
+        """
+        (whole,) = self._decoded([[*context.ids, *ids]], skip_special_tokens)
+        return self._after(context, whole, ids, skip_special_tokens)
+
+    def texts(
+        self,
+        batch: Sequence[Sequence[int]],
+        skip_special_tokens: bool,
+        contexts: Sequence[Context] | None = None,
+    ) -> list[str]:
         """The texts of several sequences, each on its own; in parallel where the library can."""
+        if contexts is None:
+            return self._decoded(batch, skip_special_tokens)
+        joined = [[*context.ids, *ids] for context, ids in zip(contexts, batch, strict=True)]
+        wholes = self._decoded(joined, skip_special_tokens)
+        return [
+            self._after(context, whole, ids, skip_special_tokens)[0]
+            for context, whole, ids in zip(contexts, wholes, batch, strict=True)
+        ]
+
+    def _after(
+        self, context: Context, whole: str, ids: Sequence[int], skip: bool
+    ) -> tuple[str, int]:
+        kept = context.text
+        while not whole.startswith(kept):
+            if not kept.endswith(REPLACEMENT):
+                # The answer changes whole characters before it, as an invalid byte after others
+                # does with byte fallback; they are not its own.
+                return self.text(ids, skip), 0
+            kept = kept[:-1]
+        return whole[len(kept) :], len(context.text) - len(kept)
+
+    def _decoded(self, batch: Sequence[Sequence[int]], skip_special_tokens: bool) -> list[str]:
         if self._batched:
             backend: Any = self._tokenizer.backend_tokenizer
             decoded: list[str] = backend.decode_batch(
@@ -87,15 +185,21 @@ def _decodes_in_backend(tokenizer: PreTrainedTokenizerBase) -> bool:
     )
 
 
-def _piece_format(tokenizer: PreTrainedTokenizerBase) -> str:
+def _decoders(tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    """The kinds of decoders that follow each other in the Rust backend; empty without one."""
+    if not isinstance(tokenizer, TokenizersBackend):
+        return set()
+    decoder = tokenizer.backend_tokenizer.decoder
+    if decoder is None:
+        return set()
+    state = json.loads(decoder.__getstate__())
+    return {part["type"] for part in state.get("decoders", [state])}
+
+
+def _piece_format(tokenizer: PreTrainedTokenizerBase, decoders: set[str]) -> str:
     """How the vocabulary writes bytes: "byte-level", "sentencepiece" or "other"."""
     if not isinstance(tokenizer, TokenizersBackend):
         return "sentencepiece" if hasattr(tokenizer, "sp_model") else "other"
-    decoder = tokenizer.backend_tokenizer.decoder
-    if decoder is None:
-        return "other"
-    state = json.loads(decoder.__getstate__())
-    kinds = {part["type"] for part in state.get("decoders", [state])}
-    if "ByteLevel" in kinds:
+    if "ByteLevel" in decoders:
         return "byte-level"
-    return "sentencepiece" if kinds & {"ByteFallback", "Metaspace"} else "other"
+    return "sentencepiece" if decoders & {"ByteFallback", "Metaspace"} else "other"

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shoal.answers.detokenize import Detokenizer
+from shoal.answers.detokenize import NO_CONTEXT, REPLACEMENT, Context, Detokenizer
 
-_REPLACEMENT = "\ufffd"
 _MARGIN = 16
 """Characters by which a window's beginning may differ from the same place in the whole text."""
 _PATIENCE = 16
@@ -34,8 +33,16 @@ class StopSearch:
     at whole characters, because a decoder may render a run of bytes cut elsewhere as invalid.
     """
 
-    def __init__(self, stops: Sequence[str], min_tokens: int, skip_special_tokens: bool) -> None:
+    def __init__(
+        self,
+        stops: Sequence[str],
+        min_tokens: int,
+        skip_special_tokens: bool,
+        context: Context = NO_CONTEXT,
+    ) -> None:
+        """`context`: what came before the output; no stop string lies in it."""
         self.skip_special_tokens = skip_special_tokens
+        self._context = context
         self._stops = stops
         self._min_tokens = min_tokens
         self._reach = max(map(len, stops)) + _MARGIN
@@ -45,9 +52,9 @@ class StopSearch:
         self._complete = 0  # tokens when the text last ended in a whole character
         self._after = 0
 
-    def window(self, ids: list[int]) -> list[int]:
-        """The tokens to decode for `advance`."""
-        return ids[self._start :]
+    def window(self, ids: list[int]) -> tuple[list[int], Context]:
+        """The tokens to decode for `advance`, and what to decode them after."""
+        return ids[self._start :], NO_CONTEXT if self._start else self._context
 
     def advance(
         self, ids: list[int], window_text: str, detokenizer: Detokenizer
@@ -59,16 +66,16 @@ class StopSearch:
         """
         found = None
         if len(ids) == self._min_tokens:
-            text = detokenizer.text(ids, self.skip_special_tokens)
-            self._after = len(text.rstrip(_REPLACEMENT))
+            text = detokenizer.text(ids, self.skip_special_tokens, self._context)
+            self._after = len(text.rstrip(REPLACEMENT))
         elif len(ids) > self._min_tokens and any(stop in window_text for stop in self._stops):
-            text = detokenizer.text(ids, self.skip_special_tokens)
+            text = detokenizer.text(ids, self.skip_special_tokens, self._context)
             found = find_stop(text, self._stops, self._after)
         self._move(len(ids), window_text)
         return found
 
     def _move(self, count: int, window_text: str) -> None:
-        if not window_text.endswith(_REPLACEMENT):
+        if not window_text.endswith(REPLACEMENT):
             self._complete = count
         grown = len(window_text) - self._shown
         if grown >= self._reach and (self._complete == count or count - self._complete > _PATIENCE):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from shoal.answers.detokenize import Detokenizer
+from shoal.answers.detokenize import Context, Detokenizer
 from shoal.answers.stops import StopSearch
 from shoal.errors import InternalError, InvalidRequestError
 from shoal.sampling.results import Sampled
@@ -31,12 +31,11 @@ class _Sequence:
     choice: int
     params: SamplingParams
     limit: int
-    stop_ids: frozenset[int]
-    eos_ids: frozenset[int]
     end_ids: frozenset[int]
-    """Both together."""
+    """Tokens that end it."""
     reports: bool
     """Whether logprobs are asked for."""
+    context: Context
     search: StopSearch | None
     ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
@@ -54,8 +53,8 @@ class _Request:
 class OutputProcessor:
     """Collects the tokens of all sequences and completes requests.
 
-    A sequence ends, in this order of precedence, by a token of `stop_token_ids`, by a stop string,
-    by the model's end of sequence unless `ignore_eos`, or by its length. Each request is completed
+    A sequence ends, in this order of precedence, by a token of `stop_token_ids` or the model's end
+    of sequence unless `ignore_eos`, by a stop string, or by its length. Each request is completed
     once, by its last choice or by `fail`.
     """
 
@@ -79,21 +78,21 @@ class OutputProcessor:
             self._dropped.add(sequence)
             return
         params = self._table.sampling(request)
+        skip = params.skip_special_tokens
+        context = self._detokenizer.context(self._table.prompt(request), skip)
         search = None
         if params.stop:
-            search = StopSearch(params.stop, params.min_tokens, params.skip_special_tokens)
+            search = StopSearch(params.stop, params.min_tokens, skip, context)
         self._requests.setdefault(request, _Request())
-        stop_ids = frozenset(params.stop_token_ids)
         eos_ids = frozenset() if params.ignore_eos else self._eos
         self._sequences[sequence] = _Sequence(
             request=request,
             choice=choice,
             params=params,
             limit=int(self._table.max_new_tokens[request]),
-            stop_ids=stop_ids,
-            eos_ids=eos_ids,
-            end_ids=stop_ids | eos_ids,
+            end_ids=eos_ids.union(params.stop_token_ids),
             reports=params.num_logprobs is not None,
+            context=context,
             search=search,
         )
 
@@ -181,7 +180,8 @@ class OutputProcessor:
                 if state.search and state.search.skip_special_tokens == skip
             ]
             windows = [search.window(state.ids) for state, search in group]
-            texts = self._detokenizer.texts(windows, skip) if windows else []
+            ids, contexts = [w for w, _ in windows], [context for _, context in windows]
+            texts = self._detokenizer.texts(ids, skip, contexts) if windows else []
             for (state, search), text in zip(group, texts, strict=True):
                 state.stopped_at = search.advance(state.ids, text, self._detokenizer)
 
@@ -204,35 +204,36 @@ class OutputProcessor:
         if params.token_limit == 0:
             # A prompt alone still needs one iteration; the token that it samples is not output.
             state.ids, state.logprobs = [], []
-            text, reason = "", "length"
+            text, taken, reason = "", 0, "length"
         else:
-            text = self._text(state)
+            text, taken = self._text(state)
         logprobs = tuple(state.logprobs) if params.num_logprobs is not None else None
         if params.echo:
             prompt = self._table.prompt(state.request).tolist()
-            text = self._detokenizer.text(prompt, params.skip_special_tokens) + text
+            before = self._detokenizer.text(prompt, params.skip_special_tokens)
+            text = before[: len(before) - taken] + text
             if logprobs is not None:
                 if prompt_logprobs is None:
                     raise InternalError(f"request {state.request} echoes without prompt logprobs")
                 logprobs = prompt_logprobs + logprobs
         return Choice(state.choice, text, tuple(state.ids), reason, logprobs)
 
-    def _text(self, state: _Sequence) -> str:
+    def _text(self, state: _Sequence) -> tuple[str, int]:
+        """The text, and how many characters the prompt's loses to it.
+
+        As in vLLM a token that ends the sequence is not shown unless the request includes stops,
+        whether special tokens are shown or not.
+        """
         params, ids = state.params, state.ids
-        last = ids[-1]
-        stop_token = last in state.stop_ids
-        if (stop_token and not params.include_stop_str_in_output) or (
-            not stop_token
-            and state.stopped_at is None
-            and last in state.eos_ids
-            and params.skip_special_tokens
-        ):
-            ids = ids[:-1]
-        text = self._detokenizer.text(ids, params.skip_special_tokens)
-        if state.stopped_at is None or stop_token:
-            return text
-        begin, end = state.stopped_at
-        return text[: end if params.include_stop_str_in_output else begin]
+        include = params.include_stop_str_in_output
+        ended = ids[-1] in state.end_ids and not include
+        text, taken = self._detokenizer.continued(
+            ids[:-1] if ended else ids, params.skip_special_tokens, state.context
+        )
+        if state.stopped_at is not None and not ended:
+            begin, end = state.stopped_at
+            text = text[: end if include else begin]
+        return text, taken
 
     def _complete(
         self, request: int, choices: tuple[Choice, ...], error: InvalidRequestError | None

@@ -18,11 +18,11 @@ from shoal.jobs.header import JobHeader
 from shoal.jobs.journal import Journal
 from shoal.jobs.reader import JobInput, read_job
 from shoal.jobs.records import RecordWriter
-from shoal.jobs.signals import Interruption
 from shoal.machine.placement import stated_blocks
 from shoal.model.description import ModelDescription
 from shoal.progress import ProgressState, Reporter
 from shoal.scheduler.pool import BLOCK_SIZE
+from shoal.signals import Interruption
 from shoal.types import Completion, RunSummary
 
 EngineFactory = Callable[[ModelDescription, EngineOptions], AnyEngine]
@@ -178,7 +178,7 @@ class JobRun:
         name = job.index.name(line)
         error = next((prompt.error for prompt in prompts if prompt.error is not None), None)
         if error is None:
-            record = self._records.success(line, name, prompts)
+            record = self._records.success(line, name, prompts, job.table)
             self.journal.append(FrameKind.done, line, record)
         else:
             record = self._records.failure(line, name.custom_id, error)

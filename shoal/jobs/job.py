@@ -15,9 +15,9 @@ from shoal.jobs.finish import JobPaths
 from shoal.jobs.header import JobHeader
 from shoal.jobs.journal import Journal
 from shoal.jobs.lines import digest_input
-from shoal.jobs.signals import Interruption
 from shoal.model.description import ModelDescription
 from shoal.progress import Reporter, make_reporter
+from shoal.signals import Interruption
 from shoal.types import RunSummary
 
 EXIT_SUCCEEDED = 0

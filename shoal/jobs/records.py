@@ -14,7 +14,7 @@ from shoal.errors import InvalidRequestError
 from shoal.jobs.index import LineName
 from shoal.jobs.logprob_records import chat_logprobs, completion_logprobs
 from shoal.jobs.validate import CHAT_URL
-from shoal.types import Choice, Completion
+from shoal.types import Choice, Completion, RequestTable
 
 
 class RecordWriter:
@@ -33,16 +33,24 @@ class RecordWriter:
         self._model = model
         self._detokenizer = detokenizer
 
-    def success(self, line: int, name: LineName, prompts: Sequence[Completion]) -> bytes:
+    def success(
+        self, line: int, name: LineName, prompts: Sequence[Completion], table: RequestTable
+    ) -> bytes:
         """The output record of a line, counted from 0.
 
         Args:
             prompts: the completion of each of its prompts, in order, none of them an error.
+            table: the requests they are of.
         """
         chat = name.url == CHAT_URL
         key = self._key(line)
-        choices = [choice for prompt in prompts for choice in prompt.choices]
-        shape = self._chat_choice if chat else self._text_choice
+        choices = [
+            self._chat_choice(choice)
+            if chat
+            else self._text_choice(choice, prompt.request_index, table)
+            for prompt in prompts
+            for choice in prompt.choices
+        ]
         prompt_tokens = sum(prompt.prompt_tokens for prompt in prompts)
         generated = sum(prompt.generated_tokens for prompt in prompts)
         body = {
@@ -50,7 +58,7 @@ class RecordWriter:
             "object": "chat.completion" if chat else "text_completion",
             "created": int(time.time()),
             "model": self._model,
-            "choices": [shape(number, choice) for number, choice in enumerate(choices)],
+            "choices": [{"index": number} | choice for number, choice in enumerate(choices)],
             "usage": {
                 "prompt_tokens": prompt_tokens,
                 "completion_tokens": generated,
@@ -78,23 +86,21 @@ class RecordWriter:
         name = f"{self._job_id}/{line}".encode()
         return hashlib.blake2b(name, digest_size=12).hexdigest()
 
-    def _chat_choice(self, index: int, choice: Choice) -> dict[str, Any]:
+    def _chat_choice(self, choice: Choice) -> dict[str, Any]:
         logprobs = choice.logprobs
         return {
-            "index": index,
             "message": {"role": "assistant", "content": choice.text, "refusal": None},
             "logprobs": None if logprobs is None else chat_logprobs(logprobs, self._detokenizer),
             "finish_reason": choice.finish_reason,
         }
 
-    def _text_choice(self, index: int, choice: Choice) -> dict[str, Any]:
+    def _text_choice(self, choice: Choice, request: int, table: RequestTable) -> dict[str, Any]:
         logprobs = choice.logprobs
         return {
-            "index": index,
             "text": choice.text,
             "logprobs": None
             if logprobs is None
-            else completion_logprobs(logprobs, choice.text, self._detokenizer),
+            else completion_logprobs(logprobs, choice, request, table, self._detokenizer),
             "finish_reason": choice.finish_reason,
         }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -66,12 +67,8 @@ class TokenColumns:
             OptionError: pyarrow is missing, or it is a column of something else.
             InvalidRequestError: a prompt is null, holds a null, or is empty; `param` names it.
         """
-        arrow = require_pyarrow()
-        if hasattr(column, "__arrow_c_stream__"):
-            chunks = arrow.chunked_array(column)
-        else:
-            chunks = arrow.chunked_array([arrow.array(column)])
-        types = arrow.types
+        types = require_pyarrow().types
+        chunks = arrow_chunks(column)
         is_list = types.is_list(chunks.type) or types.is_large_list(chunks.type)
         if not is_list or not types.is_int32(chunks.type.value_type):
             raise OptionError(
@@ -146,6 +143,24 @@ def require_pyarrow() -> Any:
     except ModuleNotFoundError:
         raise OptionError("Arrow data needs pyarrow: pip install 'shoal[arrow]'") from None
     return pyarrow
+
+
+def has_pyarrow() -> bool:
+    """Whether pyarrow is installed."""
+    return find_spec("pyarrow") is not None
+
+
+def is_arrow(column: Any) -> bool:
+    """Whether it offers Arrow's C interface, as columns of pyarrow, pandas and polars do."""
+    return hasattr(column, "__arrow_c_array__") or hasattr(column, "__arrow_c_stream__")
+
+
+def arrow_chunks(column: Any) -> Any:
+    """What offers Arrow's C interface as a pyarrow ChunkedArray; see `require_pyarrow`."""
+    arrow = require_pyarrow()
+    if hasattr(column, "__arrow_c_stream__"):
+        return arrow.chunked_array(column)
+    return arrow.chunked_array([arrow.array(column)])
 
 
 def _view(chunk: Any, first_row: int) -> tuple[Int32Array, Int64Array]:

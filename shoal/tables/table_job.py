@@ -16,8 +16,8 @@ from shoal.jobs.execute import EngineFactory
 from shoal.jobs.finish import JobPaths
 from shoal.jobs.job import JobResult, run_job
 from shoal.jobs.lines import ContentDigest, digest_input
-from shoal.jobs.signals import Interruption
 from shoal.progress import make_reporter
+from shoal.signals import Interruption
 from shoal.tables.table_requests import FieldOrder, TableRequests
 from shoal.tables.template import read_template
 

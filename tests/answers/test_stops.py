@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal.answers.detokenize import Detokenizer
+from shoal.answers.detokenize import NO_CONTEXT, Detokenizer
 from shoal.answers.stops import StopSearch, find_stop
 from tests.helpers.toy_logits import TEXT, byte_level, sentencepiece_like, word_piece
 
@@ -15,15 +15,16 @@ TOKENIZERS = {
 DETOKENIZERS = {name: Detokenizer(tokenizer) for name, tokenizer in TOKENIZERS.items()}
 
 
-def watch(name, ids, stops, min_tokens=0, skip=True):
+def watch(name, ids, stops, min_tokens=0, skip=True, prompt=()):
     """(tokens, begin, end) at the first stop, or None; and the longest window decoded."""
     detokenizer = DETOKENIZERS[name]
-    search = StopSearch(stops, min_tokens, skip)
+    context = detokenizer.context(prompt, skip) if prompt else NO_CONTEXT
+    search = StopSearch(stops, min_tokens, skip, context)
     longest = 0
     for count in range(1, len(ids) + 1):
-        window = search.window(ids[:count])
+        window, before = search.window(ids[:count])
         longest = max(longest, len(window))
-        found = search.advance(ids[:count], detokenizer.text(window, skip), detokenizer)
+        found = search.advance(ids[:count], detokenizer.text(window, skip, before), detokenizer)
         if found:
             return (count, *found), longest
     return None, longest

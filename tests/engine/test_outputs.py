@@ -60,17 +60,32 @@ def test_end_of_sequence():
     assert choice.token_ids == (*HELLO, EOS)
     assert choice.finish_reason == "stop"
     assert choice.logprobs is None
-    assert generate([*HELLO, EOS], skip_special_tokens=False).text == "naïve 🐟 fish<eos>"
+
+
+@pytest.mark.parametrize("stop", [{}, {"stop_token_ids": [EOS]}])
+@pytest.mark.parametrize(
+    ("skip", "include", "shown"),
+    [(True, False, ""), (True, True, ""), (False, False, ""), (False, True, "<eos>")],
+)
+def test_the_end_of_sequence_is_shown_where_stops_and_special_tokens_are(
+    stop, skip, include, shown
+):
+    choice = generate(
+        [*HELLO, EOS], skip_special_tokens=skip, include_stop_str_in_output=include, **stop
+    )
+    assert choice.text == "naïve 🐟 fish" + shown
+    assert choice.token_ids == (*HELLO, EOS)
 
 
 def test_end_of_sequence_that_the_tokenizer_does_not_call_special():
     ids = encode("fish") + encode("!")
-    stopped = one([5], stop="h!", include_stop_str_in_output=True)
-    outputs = OutputProcessor(table([one([5]), stopped]), DETOKENIZER, encode("!"))
-    for request in range(2):
+    stopped = [one([5], stop="h!", include_stop_str_in_output=include) for include in (False, True)]
+    outputs = OutputProcessor(table([one([5]), *stopped]), DETOKENIZER, encode("!"))
+    for request in range(3):
         outputs.add(request, request, 0)
         assert feed(outputs, ids, request) == len(ids)
-    assert [completion.choices[0].text for completion in outputs.take()] == ["fish", "fish!"]
+    texts = [completion.choices[0].text for completion in outputs.take()]
+    assert texts == ["fish", "fish", "fish!"]
 
 
 def test_ignored_end_of_sequence():

@@ -44,12 +44,12 @@ def sentencepiece_like():
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>")
 
 
-def word_piece():
-    """BERT's kind, whose decoding removes spaces before punctuation afterwards."""
+def word_piece(clean_up=True):
+    """BERT's kind, whose decoding may remove spaces before punctuation afterwards."""
     pieces = ["[UNK]", "the", "##s", "end", ".", ",", "do", "n", "'", "t", "stop"]
     vocab = {piece: index for index, piece in enumerate(pieces)}
     tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
     tokenizer.decoder = decoders.WordPiece(cleanup=False)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="[UNK]", clean_up_tokenization_spaces=True
+        tokenizer_object=tokenizer, unk_token="[UNK]", clean_up_tokenization_spaces=clean_up
     )

@@ -12,8 +12,10 @@ from shoal.jobs.logprob_records import completion_logprobs
 from shoal.jobs.records import RecordWriter
 from shoal.types import Choice, Completion, TokenLogprob
 from tests.helpers.job_files import byte_tokenizer
+from tests.helpers.request_tables import one, table
 
 TOKENIZER = byte_tokenizer()
+REQUESTS = table([one([5])] * 10)
 CHAT, TEXT = LineName("é1", "/v1/chat/completions"), LineName("c", "/v1/completions")
 
 
@@ -38,7 +40,7 @@ def completion(request: int, *texts: str, logprobs: bool = False) -> Completion:
 
 
 def test_chat_record(writer: RecordWriter) -> None:
-    data = writer.success(3, CHAT, [completion(9, "hé", "no")])
+    data = writer.success(3, CHAT, [completion(9, "hé", "no")], REQUESTS)
     assert b"\n" not in data
     record = orjson.loads(data)
     body: dict[str, Any] = record["response"]["body"]
@@ -63,7 +65,7 @@ def test_chat_record(writer: RecordWriter) -> None:
 
 def test_several_prompts_number_their_choices_through(writer: RecordWriter) -> None:
     prompts = [completion(4, "a", "b"), completion(5, "c", "d")]
-    body = orjson.loads(writer.success(0, TEXT, prompts))["response"]["body"]
+    body = orjson.loads(writer.success(0, TEXT, prompts, REQUESTS))["response"]["body"]
     assert body["object"] == "text_completion"
     assert [(c["index"], c["text"]) for c in body["choices"]] == [
         (0, "a"), (1, "b"), (2, "c"), (3, "d"),
@@ -73,7 +75,7 @@ def test_several_prompts_number_their_choices_through(writer: RecordWriter) -> N
 
 def test_ids_depend_on_job_and_line_alone(writer: RecordWriter) -> None:
     def identity(w: RecordWriter, line: int, text: str) -> tuple[str, str, str]:
-        record = orjson.loads(w.success(line, CHAT, [completion(0, text)]))
+        record = orjson.loads(w.success(line, CHAT, [completion(0, text)], REQUESTS))
         return record["id"], record["response"]["request_id"], record["response"]["body"]["id"]
 
     again = RecordWriter("job", "toy", Detokenizer(TOKENIZER))
@@ -84,7 +86,7 @@ def test_ids_depend_on_job_and_line_alone(writer: RecordWriter) -> None:
 
 
 def test_chat_logprobs(writer: RecordWriter) -> None:
-    data = writer.success(0, CHAT, [completion(0, "é", logprobs=True)])
+    data = writer.success(0, CHAT, [completion(0, "é", logprobs=True)], REQUESTS)
     logprobs = orjson.loads(data)["response"]["body"]["choices"][0]["logprobs"]
     assert logprobs["refusal"] is None
     first, second = logprobs["content"]
@@ -100,12 +102,16 @@ def test_chat_logprobs(writer: RecordWriter) -> None:
 def test_completion_logprobs() -> None:
     tokens = [TokenLogprob(ids("a")[0], None)]
     tokens += [TokenLogprob(i, -1.0, ((ids("b")[0], -0.25),)) for i in ids("éb.")]
-    logprobs = completion_logprobs(tokens, "aéb", Detokenizer(TOKENIZER))
+
+    def written(text: str) -> dict[str, Any]:
+        choice = Choice(0, text, ids("aéb."), "stop")
+        return completion_logprobs(tokens, choice, 0, REQUESTS, Detokenizer(TOKENIZER))
+
+    logprobs = written("aéb")
     assert logprobs["token_logprobs"] == [None, -1.0, -1.0, -1.0, -1.0]
     assert logprobs["tokens"] == ["a", "\ufffd", "\ufffd", "b", "."]
     assert logprobs["text_offset"] == [0, 1, 1, 2, 3]
-    cut_at_a_stop = completion_logprobs(tokens, "aé", Detokenizer(TOKENIZER))
-    assert cut_at_a_stop["text_offset"] == [0, 1, 1, 2, 2]
+    assert written("aé")["text_offset"] == [0, 1, 1, 2, 2]
     assert logprobs["top_logprobs"] == [
         None,
         {"b": -0.25, "\ufffd": -1.0},

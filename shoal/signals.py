@@ -1,10 +1,10 @@
-"""Ctrl-C and `kill`: let the iteration under way finish and its results be saved."""
+"""Ctrl-C and `kill`: let the iteration under way finish and its results be kept."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -14,14 +14,14 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interruption:
-    """Turns SIGINT and SIGTERM into `Interrupted`.
+    """Turns signals, SIGINT and SIGTERM if not said, into `Interrupted`.
 
     At once, except while `deferred`: there the first signal only sets `requested`, and the second
     one raises. In a thread other than the main one, which Python gives no signals, it does nothing.
     """
 
-    def __init__(self, message: str) -> None:
-        self._message = message
+    def __init__(self, message: str, signals: Sequence[signal.Signals] = _SIGNALS) -> None:
+        self._message, self._signals = message, signals
         self._deferring = False
         self.requested = False
 
@@ -31,7 +31,7 @@ class Interruption:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        previous = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        previous = {number: signal.signal(number, self._handle) for number in self._signals}
         try:
             yield
         finally:

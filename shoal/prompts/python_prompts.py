@@ -1,0 +1,147 @@
+"""Prompts as Python programs have them: lists, NumPy arrays, pandas and Arrow columns."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from shoal.errors import InvalidRequestError, OptionError
+from shoal.prompts.length_rules import LengthRules, OutputLength
+from shoal.prompts.refusals import empty_prompt, wrong_value
+from shoal.prompts.render import Renderer
+from shoal.prompts.table_builder import TableBuilder
+from shoal.prompts.token_columns import TokenColumns, arrow_chunks, has_pyarrow, is_arrow
+from shoal.types import Completion, RequestTable, SamplingParams
+
+CheckedPrompt = str | Sequence[int] | InvalidRequestError
+"""What a prompt turned out to be: text, token ids, or wrong."""
+
+
+def prompts_of(prompts: Any) -> TokenColumns | list[Any]:
+    """All prompts; columns of token ids are viewed, others become a list of their values.
+
+    Raises:
+        OptionError: not several prompts, or an Arrow column of neither text nor token ids.
+    """
+    if isinstance(prompts, TokenColumns):
+        return prompts
+    if is_arrow(prompts) and has_pyarrow():
+        return _of_arrow(prompts)
+    if isinstance(prompts, str | bytes) or not isinstance(prompts, Iterable):
+        raise OptionError("prompts must be a list of prompts; put a single one in a list.")
+    return list(prompts)
+
+
+def _of_arrow(column: Any) -> TokenColumns | list[Any]:
+    import pyarrow.types as types
+
+    chunks = arrow_chunks(column)
+    kind = chunks.type.value_type if types.is_dictionary(chunks.type) else chunks.type
+    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
+        values: list[Any] = chunks.to_pylist()
+        return values
+    lists = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    if not lists or not types.is_integer(kind.value_type):
+        raise OptionError(f"an Arrow column of prompts must hold text or token ids, not {kind}.")
+    try:
+        if types.is_int32(kind.value_type) and not types.is_fixed_size_list(kind):
+            return TokenColumns.from_arrow(chunks)
+    except InvalidRequestError:
+        pass  # a row is null or empty: its prompt is refused, the others are run
+    values = chunks.to_pylist()
+    return values
+
+
+def checked_prompt(prompt: Any, where: str) -> CheckedPrompt:
+    """A prompt's text, its token ids, or the error of one that is missing (None, NaN) or empty.
+
+    Args:
+        where: names the prompt in errors.
+
+    Raises:
+        OptionError: it is neither text nor token ids.
+    """
+    if isinstance(prompt, str):
+        return prompt or empty_prompt(where)
+    if prompt is None or (isinstance(prompt, float) and np.isnan(prompt)):
+        return wrong_value(where, "is missing")
+    try:
+        ids = np.asarray(prompt)
+    except ValueError:  # lists of unequal lengths
+        ids = np.zeros((0, 0))
+    if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
+        raise OptionError(f"{where} must be text or a list of token ids, not {prompt!r:.80}.")
+    found: list[int] = ids.tolist()
+    return found or empty_prompt(where)
+
+
+class PromptReader:
+    """Makes request tables of the prompts of one call.
+
+    Args:
+        name: of the prompts in errors, "prompts" or "conversations". A chat template writes
+            special tokens itself.
+    """
+
+    def __init__(self, renderer: Renderer, vocab_size: int, name: str) -> None:
+        self._renderer, self._vocab_size, self._name = renderer, vocab_size, name
+
+    def table(
+        self,
+        prompts: Sequence[CheckedPrompt],
+        params: Sequence[SamplingParams],
+        rules: LengthRules,
+    ) -> tuple[RequestTable, dict[int, Completion]]:
+        """The requests, line i of prompt i, and the completions of those that are wrong.
+
+        Args:
+            params: one for all prompts, or one for each.
+        """
+        builder = TableBuilder()
+        refused: dict[int, Completion] = {}
+        keys: dict[int, bytes] = {}
+        for index, ids in enumerate(self._tokenised(prompts)):
+            wanted = params[index if len(params) > 1 else 0]
+            try:
+                if isinstance(ids, InvalidRequestError):
+                    raise ids
+                length = self._length(ids, wanted, rules, f"{self._name}[{index}]")
+            except InvalidRequestError as error:
+                tokens = 0 if isinstance(ids, InvalidRequestError) else len(ids)
+                refused[index] = Completion(index, tokens, (), error)
+                continue
+            if id(wanted) not in keys:
+                seedless = wanted.model_copy(update={"seed": None})
+                keys[id(wanted)] = seedless.model_dump_json().encode()
+            builder.add(index, ids, wanted, keys[id(wanted)], wanted.seed, length)
+        nothing = np.zeros(0, dtype=np.int64)
+        return builder.build(job_seed=secrets.randbits(62), without_lines=nothing), refused
+
+    def _length(
+        self, ids: Sequence[int], wanted: SamplingParams, rules: LengthRules, where: str
+    ) -> OutputLength:
+        if len(ids) == 0:
+            raise empty_prompt(where)
+        if min(ids) < 0 or max(ids) >= self._vocab_size:
+            raise wrong_value(where, "holds a token id outside the model's vocabulary")
+        return rules.output_length(len(ids), wanted, where)
+
+    def _tokenised(
+        self, prompts: Sequence[CheckedPrompt]
+    ) -> Iterator[Sequence[int] | InvalidRequestError]:
+        texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+        special = self._name == "prompts"
+        encoded = iter(self._renderer.tokenize(texts, add_special_tokens=special))
+        for index, prompt in enumerate(prompts):
+            ids = next(encoded) if isinstance(prompt, str) else prompt
+            if isinstance(prompt, str) and isinstance(ids, InvalidRequestError):
+                ids = renamed(ids, f"{self._name}[{index}]")
+            yield ids
+
+
+def renamed(error: InvalidRequestError, where: str) -> InvalidRequestError:
+    """The same error of a prompt that is in no file."""
+    return InvalidRequestError(f"{where}: {error.message}", code=error.code, param=where)
