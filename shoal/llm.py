@@ -60,7 +60,7 @@ class LLM:
     @property
     def token_budget(self) -> int:
         """Most tokens in one iteration's batch: the one given, or measured for this machine."""
-        return self._engine.token_budget
+        return self._engine.machine.token_budget
 
     def close(self) -> None:
         """Give the weights and the KV memory back, and end the processes of `devices`."""
@@ -135,7 +135,7 @@ class LLM:
             run=ended - planned,
             total=ended - began,
         )
-        run.stats.summarise(run.plan, summary)
+        run.stats.summarise(run.planned, summary)
         self.last_run = summary
         return completions
 
@@ -151,7 +151,7 @@ class LLM:
 
     @property
     def _rules(self) -> LengthRules:
-        return LengthRules(self._description.max_model_len, self._engine.kv_capacity_tokens)
+        return LengthRules(self._description.max_model_len, self._engine.machine.kv_tokens)
 
     def _column_table(self, columns: TokenColumns, params: Params) -> RequestTable:
         wanted = self._params(params, len(columns))
@@ -204,7 +204,7 @@ def _collect(run: AnyRun, table: RequestTable, progress: bool) -> list[Completio
     """Drive a run to its end; completions in the order of the prompts."""
     completions: list[Completion] = []
     began = time.perf_counter()
-    planned = run.plan.computed_prompt_tokens
+    planned = run.planned.computed_prompt_tokens
     planned += int((table.expected_new_tokens.astype(np.int64) * table.choices).sum())
     with make_reporter(quiet=not progress) as reporter:
         for finished in run:

@@ -19,7 +19,7 @@ from shoal.devices.messages import Died, FromWorker, Gave, Load, Prepared, Ready
 from shoal.engine.engine import Engine
 from shoal.errors import InternalError, ModelLoadError
 from shoal.model.description import ModelDescription
-from shoal.types import Completion, RequestTable, SamplingParams
+from shoal.types import Completion, PlanFigures, RequestTable, SamplingParams
 from tests.helpers.models import forest_of_prompts, save_model
 from tests.helpers.request_tables import table as make_table
 
@@ -198,7 +198,7 @@ def test_an_error_in_a_worker_ends_the_run_and_the_next_begins_anew(
     run = iter(group.run(table))
     next(run)
     # A message that no front sends: the worker raises, as it would for a bug.
-    group.workers[0].send(Started(0))  # type: ignore[arg-type]
+    group.workers[0].send(Started(PlanFigures()))  # type: ignore[arg-type]
     with pytest.raises(InternalError, match="Started came"):
         list(run)
     for worker in group.workers:
