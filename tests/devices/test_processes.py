@@ -102,11 +102,13 @@ def test_two_devices_answer_as_one(group: DeviceGroup, engine: Engine, family: i
     table = mixed(90, seed=family, family=family)
     run = group.run(table)
     same(ordered(run), ordered(engine.run(table)))
-    stats, plan = run.stats, run.plan
-    assert stats.prompt_tokens_computed + plan.saved_prompt_tokens >= plan.prompt_tokens
+    stats, planned = run.stats, run.planned
+    computed = planned.computed_prompt_tokens + stats.prompt_tokens_recomputed
+    # Who takes work over plans it anew, and may fold less of it than was planned at first.
+    assert stats.prompt_tokens_computed <= computed
     assert len(run.trace) == stats.iterations
     assert (np.diff(run.trace.column("seconds")) >= 0).all()
-    assert (run.trace.column("kv_blocks") <= run.num_blocks).all()
+    assert (run.trace.column("kv_blocks") <= run.machine.num_blocks).all()
     assert all(seconds > 0 for seconds in stats.device_seconds)
 
 
@@ -240,7 +242,7 @@ def test_what_is_not_measured_is_measured_by_one_alone(
         lambda device, count: [Deaf(n) for n in range(count)],
     )
     group = DeviceGroup(description, replace(OPTIONS, devices=3))
-    ready = Ready(10, 64, None)  # type: ignore[arg-type]
+    ready = Ready(None)  # type: ignore[arg-type]
     for number in range(3):
         assert group._answer(number, Prepared(measured=known))
     assert said == [(0, "Load")]
