@@ -11,7 +11,7 @@ import torch
 
 from shoal.answers.detokenize import Detokenizer
 from shoal.config import EngineOptions
-from shoal.costs import BLOCK_SIZE, Machine
+from shoal.costs import BLOCK_SIZE
 from shoal.engine.outputs import OutputProcessor
 from shoal.engine.pipeline import Collected, Failed, Pipeline
 from shoal.engine.release import release_from
@@ -139,7 +139,7 @@ class Engine:
         sequential = table.per_request([needs_history(p) for p in table.params]).astype(np.bool_)
         pool, budget = BlockPool(self.machine.num_blocks), self.machine.token_budget
         scheduler = Scheduler(table, plan, pool, budget, table.scored, lengths, sequential)
-        return Run(table, planned, self.machine, scheduler, executor, outputs, pilot)
+        return Run(table, planned, scheduler, executor, outputs, pilot)
 
 
 class Run:
@@ -149,14 +149,13 @@ class Run:
         self,
         table: RequestTable,
         planned: RunPlan,
-        machine: Machine,
         scheduler: Scheduler,
         executor: Executor,
         outputs: OutputProcessor,
         pilot: Pilot | None = None,
     ) -> None:
         """`pilot`: where the plan begins with one; then the rest is ordered anew at its end."""
-        self.planned, self.machine = planned.figures, machine
+        self.planned, self.machine = planned.figures, planned.machine
         self.plan = planned.plan
         self.stats = RunStats()
         self.stats.lengths.pilots = planned.num_pilots
@@ -164,7 +163,7 @@ class Run:
         self.prompt_lengths = table.lengths
         self._table, self._scheduler, self._executor = table, scheduler, executor
         self._outputs, self._pilot = outputs, pilot
-        self._block_bytes = BLOCK_SIZE * int(machine.costs.kv_bytes)
+        self._block_bytes = BLOCK_SIZE * int(self.machine.costs.kv_bytes)
         self._end = self.plan.num_sequences
         self._added: set[int] = set()
         self._failures = 0

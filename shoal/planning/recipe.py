@@ -23,7 +23,7 @@ class RunPlan:
         num_pilots: sequences of the pilot; 0: there is none.
         order_seconds: predicted for each order; empty unless orders were compared.
         kv_peak_tokens: KV tokens expected at the fullest moment.
-        kv_bytes: of one token.
+        machine: what it is made for.
     """
 
     plan: Plan
@@ -31,12 +31,12 @@ class RunPlan:
     num_pilots: int
     order_seconds: dict[Order, float]
     kv_peak_tokens: int
-    kv_bytes: int
+    machine: Machine
 
     @property
     def kv_peak_bytes(self) -> int:
         """KV expected at the fullest moment."""
-        return self.kv_peak_tokens * self.kv_bytes
+        return self.kv_peak_tokens * int(self.machine.costs.kv_bytes)
 
     @property
     def figures(self) -> PlanFigures:
@@ -68,7 +68,7 @@ def plan_run(
     plan, seconds = in_order(table, plan, options.order, machine)
     piloted, num_pilots = pilot_first(plan, table)
     peak = expected_peak_kv(piloted, table, machine)
-    return RunPlan(piloted, plan, num_pilots, seconds, peak, int(machine.costs.kv_bytes))
+    return RunPlan(piloted, plan, num_pilots, seconds, peak, machine)
 
 
 @dataclass(frozen=True, eq=False)

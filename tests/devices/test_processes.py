@@ -104,7 +104,7 @@ def test_two_devices_answer_as_one(group: DeviceGroup, engine: Engine, family: i
     same(ordered(run), ordered(engine.run(table)))
     stats, planned = run.stats, run.planned
     computed = planned.computed_prompt_tokens + stats.prompt_tokens_recomputed
-    # Who takes work over plans it anew, and may fold less of it than was planned at first.
+    # Who takes work over plans it anew, and may share more of it than was planned at first.
     assert stats.prompt_tokens_computed <= computed
     assert len(run.trace) == stats.iterations
     assert (np.diff(run.trace.column("seconds")) >= 0).all()

@@ -73,7 +73,7 @@ def check(plan: Any, summary: Any, run: Any) -> None:
     assert tokens["prompt"] == tokens["prompt_computed"] + tokens["prompt_saved"]
     computed = tokens["prompt_computed"] + tokens["recomputed"]
     assert counts.prompt_tokens_computed <= computed, "the plan says what was computed"
-    # What an idle device takes over it plans anew, and may fold less of it.
+    # What an idle device takes over it plans anew, and may share more of it.
     assert counts.prompt_tokens_computed == computed or counts.device_seconds
     assert summary["plan"]["order"] == plan["order"]
     assert summary["kv_peak_bytes_forecast"] == plan["plan"]["kv_peak_bytes"]
