@@ -167,7 +167,6 @@ def run(
     from shoal.report.figures import require_matplotlib
     from shoal.report.page import write_report
     from shoal.report.summary import summary_table
-    from shoal.scheduler import BLOCK_SIZE
     from shoal.tables import run_table_job
 
     if report is not None:
@@ -195,12 +194,7 @@ def run(
             report,
             title=(table or input or output).name,
             summary=result.summary,
-            plan=result.run.plan,
-            prompt_lengths=result.run.prompt_lengths,
-            trace=result.run.trace,
-            token_budget=result.run.token_budget,
-            num_blocks=result.run.num_blocks,
-            block_size=BLOCK_SIZE,
+            run=result.run,
         )
     if not quiet and not result.already_finished:
         Console(stderr=True).print(summary_table(result.summary))
@@ -249,18 +243,18 @@ def plan(
     detokenizer = Detokenizer(job.description.tokenizer)
     report = PlanReport(
         table=job.table,
-        plan=job.plan,
+        plan=job.whole,
         facts=PlanFacts(
             requests=len(job.table),
             invalid=len(job.rejected),
             savings=job.savings,
-            kv_bytes_per_token=job.description.kv_bytes_per_token,
-            kv_peak_tokens=job.kv_peak_tokens,
-            kv_capacity_tokens=job.kv_capacity.tokens,
+            figures=job.figures,
+            machine=job.machine,
+            kv_peak_bytes=max((run.kv_peak_bytes for run in job.runs), default=0),
             kv_capacity_source=job.kv_capacity.source,
             orders=job.orders,
             device_seconds=tuple(dealt.seconds for dealt in job.dealt),
-            device_computed_tokens=sum(d.plan.computed_prompt_tokens for d in job.dealt),
+            device_kv_peak_bytes=tuple(run.kv_peak_bytes for run in job.runs),
             read_seconds=job.read_seconds,
             plan_seconds=job.plan_seconds,
             diagnose_seconds=job.diagnose_seconds,

@@ -1,13 +1,36 @@
-"""What running a model on a machine costs: the numbers that plans are weighed with."""
+"""What running a model on a machine costs, and what the machine holds: what plans are made for."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
+
+BLOCK_SIZE = 32
+"""Tokens per KV block: the C++ attention kernel's tile of keys."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Costs:
-    """Work per token of a model, and rates of the machine that runs it.
+class Rates:
+    """What a machine does per second with one model.
+
+    Attributes:
+        flops_per_second: rate of large matrix products.
+        bytes_per_second: rate at which weights and KV are read.
+        iteration_seconds: what an iteration takes beyond its work.
+        segment_seconds: per iteration and shared segment in use, beyond its work.
+        use_seconds: per iteration, decoding sequence and level of sharing: merging one more part.
+    """
+
+    flops_per_second: float
+    bytes_per_second: float
+    iteration_seconds: float = 0.0
+    segment_seconds: float = 0.0
+    use_seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs(Rates):
+    """The work per token of a model, at the rates of a machine.
 
     docs/planner.md#the-batch-model says what they are weighed with.
 
@@ -17,11 +40,6 @@ class Costs:
         attention_flops: FLOP of all layers for one pair of a query token and a KV token.
         weight_bytes: bytes of weights that every iteration reads.
         kv_bytes: bytes of KV of one token in all layers.
-        flops_per_second: rate of large matrix products.
-        bytes_per_second: rate at which weights and KV are read.
-        iteration_seconds: what an iteration takes beyond its work.
-        segment_seconds: per iteration and shared segment in use, beyond its work.
-        use_seconds: per iteration, decoding sequence and level of sharing: merging one more part.
     """
 
     flops_per_token: float
@@ -29,8 +47,34 @@ class Costs:
     attention_flops: float
     weight_bytes: float
     kv_bytes: float
-    flops_per_second: float
-    bytes_per_second: float
-    iteration_seconds: float = 0.0
-    segment_seconds: float = 0.0
-    use_seconds: float = 0.0
+
+
+class RatesSource(StrEnum):
+    """Where a machine's rates come from."""
+
+    measured = "measured"
+    assumed = "assumed"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine with one model on it, as far as a plan depends on it.
+
+    Attributes:
+        costs: the model's work, at the machine's rates.
+        token_budget: most tokens in one iteration.
+        kv_tokens: tokens that the KV pool holds. A request needs prompt + max_new_tokens - 1.
+        source: whether the rates were measured on it, or are those of a common machine.
+        block_size: tokens per KV block; a miniature has smaller ones (`shoal.simulate`).
+    """
+
+    costs: Costs
+    token_budget: int
+    kv_tokens: int
+    source: RatesSource = RatesSource.measured
+    block_size: int = BLOCK_SIZE
+
+    @property
+    def num_blocks(self) -> int:
+        """KV blocks of the pool."""
+        return self.kv_tokens // self.block_size

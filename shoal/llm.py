@@ -79,7 +79,7 @@ class LLM:
     @property
     def token_budget(self) -> int:
         """Most tokens in one iteration's batch: the one given, or measured for this machine."""
-        return self._engine.token_budget
+        return self._engine.machine.token_budget
 
     def close(self) -> None:
         """Give the weights and the KV memory back, and end the processes of `devices`.
@@ -204,7 +204,7 @@ class LLM:
             run=ended - planned,
             total=ended - began,
         )
-        run.stats.summarise(run.plan, summary)
+        run.stats.summarise(run.planned, summary)
         return summary
 
     def _params(self, params: Params, count: int) -> list[SamplingParams]:
@@ -220,7 +220,7 @@ class LLM:
 
     @property
     def _rules(self) -> LengthRules:
-        return LengthRules(self._description.max_model_len, self._engine.kv_capacity_tokens)
+        return LengthRules(self._description.max_model_len, self._engine.machine.kv_tokens)
 
     def _column_table(
         self, columns: TokenColumns, params: Sequence[SamplingParams]
@@ -235,7 +235,7 @@ def _drive(run: AnyRun, table: RequestTable, done: list[Completion | None], prog
     Ctrl-C lets the iteration under way finish, a second one does not.
     """
     began = time.perf_counter()
-    planned = run.plan.computed_prompt_tokens
+    planned = run.planned.computed_prompt_tokens
     planned += int((table.expected_new_tokens.astype(np.int64) * table.choices).sum())
     ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     interruption = Interruption("interrupted", [signal.SIGINT] if ours else [])

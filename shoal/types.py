@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -219,6 +220,12 @@ class RequestTable:
         """Choices per request, int32 [N]."""
         return self.per_request([p.n for p in self.params])
 
+    @property
+    def scored(self) -> BoolArray:
+        """Requests whose prompt logprobs are asked for, bool [N]: they compute all of it."""
+        wanted = [p.echo and p.num_logprobs is not None for p in self.params]
+        return self.per_request(wanted).astype(np.bool_)
+
     def place_in_line(self, request: int) -> int:
         """The request's place, from 0, among the prompts of its line."""
         if self.place is not None:
@@ -287,13 +294,16 @@ class TokenCounts:
     """Tokens of a run.
 
     `prompt` counts each choice's prompt, as an engine without sharing computes them;
-    `prompt` = `prompt_computed` + `prompt_saved` while nothing is preempted or retried.
+    `prompt` = `prompt_computed` + `prompt_saved`, which are those of the plan that the run began
+    with. `recomputed` are prompt tokens that went through the model beyond it: again after a
+    preemption, in a batch that failed, or on a device that took work over.
     """
 
     prompt: int = 0
     prompt_computed: int = 0
     prompt_saved: int = 0
     generated: int = 0
+    recomputed: int = 0
 
 
 @dataclass
@@ -323,6 +333,43 @@ class LengthCounts:
     within_90: float = 0.0
 
 
+@dataclass(frozen=True)
+class PlanFigures:
+    """The plan that a run begins with, in numbers; of several devices together.
+
+    `shoal plan --json` and the run's summary have the same where machine and job are the same.
+    """
+
+    prompt_tokens: int = 0
+    computed_prompt_tokens: int = 0
+    segments: int = 0
+    """Prefixes computed once for several sequences."""
+    pilots: int = 0
+    """Sequences that run first, as a sample."""
+    order: str = ""
+    """An `Order`; several where devices chose differently."""
+    kv_peak_bytes: int = 0
+    """KV expected at the fullest moment."""
+    digest: str = ""
+    """Of everything in it, the order of the sequences included."""
+
+    @classmethod
+    def together(cls, parts: Sequence[PlanFigures]) -> PlanFigures:
+        """Those of several devices, of which each runs a plan of its own; of one, its own."""
+        if len(parts) == 1:
+            return parts[0]
+        digests = ",".join(part.digest for part in parts)
+        return cls(
+            prompt_tokens=sum(part.prompt_tokens for part in parts),
+            computed_prompt_tokens=sum(part.computed_prompt_tokens for part in parts),
+            segments=sum(part.segments for part in parts),
+            pilots=sum(part.pilots for part in parts),
+            order=", ".join(sorted({part.order for part in parts})),
+            kv_peak_bytes=sum(part.kv_peak_bytes for part in parts),
+            digest=blake2b(digests.encode(), digest_size=8).hexdigest(),
+        )
+
+
 @dataclass
 class RunSummary:
     """What a run did: the object behind `--summary` and `LLM.last_run`."""
@@ -333,6 +380,8 @@ class RunSummary:
     throughput: float = 0.0
     """Generated tokens per second of the run phase."""
     peak_kv_bytes: int = 0
+    kv_peak_bytes_forecast: int = 0
+    """What the plan expected `peak_kv_bytes` to be."""
     iterations: int = 0
     preemptions: int = 0
     """Sequences and idle segments that gave way when memory ran out, and were computed again."""
@@ -340,6 +389,7 @@ class RunSummary:
     lengths: LengthCounts = field(default_factory=LengthCounts)
     device_seconds: list[float] = field(default_factory=list)
     """How long each of several devices had requests to run."""
+    plan: PlanFigures = field(default_factory=PlanFigures)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, ready for JSON."""

@@ -27,6 +27,7 @@ FLOORS = {
     "scheduler": 2,
     "attention": 2,
     "simulate": 3,
+    "planning": 4,
     "model": 3,
     "answers": 3,
     "cuda": 4,
@@ -106,7 +107,7 @@ def test_an_arrow_upwards_is_seen(room: str, source: str, count: int) -> None:
     assert len(violations(room, source)) == count
 
 
-@pytest.mark.parametrize("room", ["planner", "scheduler", "simulate"])
+@pytest.mark.parametrize("room", ["planner", "scheduler", "simulate", "planning"])
 def test_planner_and_scheduler_load_without_torch(room: str) -> None:
     code = f"import sys, shoal.{room}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

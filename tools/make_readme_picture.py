@@ -29,7 +29,7 @@ def run_examples(model: str | None, tickets: Path) -> tuple[Engine, JobInput, Ru
     job = read_job(
         tickets,
         description,
-        capacity_tokens=engine.kv_capacity_tokens,
+        capacity_tokens=engine.machine.kv_tokens,
         names=["*"],
         reject=_refuse,
     )
@@ -54,7 +54,7 @@ def main() -> None:
     pictures = {
         "plan": plan_figure(run.plan, job.table.lengths),
         "token_batches": token_batches_figure(
-            run.trace, token_budget=TOKEN_BUDGET, num_blocks=engine.num_blocks
+            run.trace, token_budget=TOKEN_BUDGET, num_blocks=engine.machine.num_blocks
         ),
     }
     job.index.close()

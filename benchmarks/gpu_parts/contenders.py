@@ -120,7 +120,7 @@ def run_policy(
     """
     table = make_table(workload)
     if policy.sharing is None:
-        budget = token_budget or engine.token_budget
+        budget = token_budget or engine.machine.token_budget
         return _run_baseline(engine, policy, table, check, budget)
     engine.options = replace(engine.options, sharing=policy.sharing, order=policy.order)
     return _run_planned(engine, table, check)
@@ -149,7 +149,7 @@ def _run_planned(engine: Engine, table: RequestTable, check: Check) -> Outcome:
         prefill_tokens=stats.prompt_tokens_computed,
         hit_rate=1 - stats.prompt_tokens_computed / max(run.plan.prompt_tokens, 1),
         preemptions=stats.preemptions,
-        settings={"token_budget": engine.token_budget},
+        settings={"token_budget": engine.machine.token_budget},
     )
 
 
@@ -158,7 +158,7 @@ def _run_baseline(
 ) -> Outcome:
     began = time.perf_counter()
     plan = unshared_plan(table)
-    limits = Limits(budget, policy.max_requests, engine.num_blocks, BLOCK_SIZE)
+    limits = Limits(budget, policy.max_requests, engine.machine.num_blocks, BLOCK_SIZE)
     ready = time.perf_counter()
     run = run_lru(table, plan, engine.executor(table, plan), limits, check=check)
     choices = iter(run.token_ids)

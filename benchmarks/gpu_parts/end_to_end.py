@@ -34,11 +34,11 @@ from benchmarks.peers.client import RunResult
 from benchmarks.runner import say
 from benchmarks.workloads import Workload, make_workload
 from shoal.config import EngineOptions
+from shoal.costs import Costs, Machine
 from shoal.cuda.buckets import MAX_GRAPH_ROWS
 from shoal.engine.engine import Engine
 from shoal.model.description import ModelDescription
 from shoal.model.load import LoadedModel
-from shoal.planner import Costs
 from shoal.scheduler import BLOCK_SIZE
 
 WARM_UP = 0.25
@@ -105,16 +105,16 @@ class Bench:
         )
         engine = Engine(self.description, options, self.model)
         placed = time.perf_counter()
-        self._engine, self._blocks, self.token_budget = engine, blocks, engine.token_budget
+        self._engine, self._blocks, self.token_budget = engine, blocks, engine.machine.token_budget
         sweep = descending(self.shape.vocabulary, most=min(MAX_GRAPH_ROWS, blocks // 4))
         run_policy(engine, POLICIES[OURS], sweep, lambda: None, None)
         self._engine_seconds = time.perf_counter() - began
         self.recorder.add(
             "engine",
             model=self.description.name,
-            kv_tokens=engine.kv_capacity_tokens,
-            token_budget=engine.token_budget,
-            costs=asdict(engine.costs),
+            kv_tokens=engine.machine.kv_tokens,
+            token_budget=engine.machine.token_budget,
+            costs=asdict(engine.machine.costs),
             seconds={"place": placed - began, "all": self._engine_seconds},
         )
         return engine
@@ -190,7 +190,7 @@ class Bench:
             "end-to-end",
             workload=race.cell.workload,
             kv="tight" if race.cell.tight else "ample",
-            kv_tokens=engine.kv_capacity_tokens,
+            kv_tokens=engine.machine.kv_tokens,
             model=self.description.name,
             policy=name,
             times=race.times,
@@ -222,7 +222,7 @@ class Bench:
         """Once: whether the baselines are faster with our token budget or with theirs."""
         if policy.sharing is not None or self._lru_budget is not None:
             return
-        budgets = {engine.token_budget, LRU_BUDGET}
+        budgets = {engine.machine.token_budget, LRU_BUDGET}
         seconds = {}
         for budget in sorted(budgets) if len(budgets) > 1 else []:
             run = run_policy(engine, policy, workload, deadline.check, budget)
@@ -241,7 +241,8 @@ class Bench:
 
     def _load(self, workload: Workload, blocks: int) -> Load:
         table, budget = make_table(workload), self.token_budget or LRU_BUDGET
-        floor = floor_of(workload, table, self.shape, self._ceiling_costs, budget, blocks)
+        machine = Machine(self._ceiling_costs, budget, blocks * BLOCK_SIZE)
+        floor = floor_of(workload, table, self.shape, machine)
         return Load(floor, private_reads(workload, self._ceiling_costs))
 
     def _expectation(self, load: Load) -> Callable[[str], float]:

@@ -101,7 +101,7 @@ def _ours(engine: Engine, workload: Workload, sharing: Sharing) -> list[list[int
 def _baseline(engine: Engine, workload: Workload) -> list[list[int]]:
     table = make_table(workload)
     plan = unshared_plan(table)
-    limits = Limits(TOKEN_BUDGET, 16, engine.num_blocks, BLOCK_SIZE)
+    limits = Limits(TOKEN_BUDGET, 16, engine.machine.num_blocks, BLOCK_SIZE)
     return run_lru(table, plan, engine.executor(table, plan), limits).token_ids
 
 

@@ -8,10 +8,10 @@ from benchmarks.gpu_parts.ceilings import Ceilings
 from benchmarks.models import ModelShape
 from benchmarks.roofline import count_flops, count_work
 from benchmarks.workloads import Workload
-from shoal.machine.model_costs import Rates, model_costs
+from shoal.costs import Costs, Machine, Rates
+from shoal.machine.model_costs import model_costs
 from shoal.model.description import ModelDescription
-from shoal.planner import Costs, make_plan
-from shoal.scheduler import BLOCK_SIZE
+from shoal.planner import make_plan
 from shoal.simulate.bound import lower_bound
 from shoal.types import RequestTable
 
@@ -40,24 +40,18 @@ class Floor:
 
 def ceiling_costs(description: ModelDescription, ceilings: Ceilings) -> Costs:
     """The model's work at the ceilings, without any overhead."""
-    rates = Rates(ceilings.flops_per_second, ceilings.copy_bytes_per_second, 0.0, 0.0, 0.0)
+    rates = Rates(
+        flops_per_second=ceilings.flops_per_second,
+        bytes_per_second=ceilings.copy_bytes_per_second,
+    )
     return model_costs(description, rates)
 
 
-def floor_of(
-    workload: Workload,
-    table: RequestTable,
-    shape: ModelShape,
-    costs: Costs,
-    token_budget: int,
-    num_blocks: int,
-) -> Floor:
-    """The floor of a workload in a KV pool, with as many tokens per iteration."""
-    capacity = num_blocks * BLOCK_SIZE
-    plan = make_plan(table, block_size=BLOCK_SIZE, capacity_blocks=num_blocks)
-    memory = lower_bound(table, plan, costs, token_budget, capacity).memory
+def floor_of(workload: Workload, table: RequestTable, shape: ModelShape, machine: Machine) -> Floor:
+    """The floor of a workload on a machine whose segments cost nothing."""
+    memory = lower_bound(table, make_plan(table), machine).memory
     flops = count_flops(count_work(workload), shape).total
-    return Floor(flops / costs.flops_per_second, memory)
+    return Floor(flops / machine.costs.flops_per_second, memory)
 
 
 def private_reads(workload: Workload, costs: Costs) -> float:

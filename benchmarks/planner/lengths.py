@@ -19,7 +19,6 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from shoal.config import Order
 from shoal.planner import LengthModel, Pilot, make_plan, pilot_first
 from shoal.scheduler import BLOCK_SIZE, BlockPool, Scheduler
 from shoal.types import Int64Array, RequestTable, SamplingParams
@@ -90,7 +89,7 @@ def run(
 ) -> Figures:
     """One run of the job."""
     blocks = kv_tokens // BLOCK_SIZE
-    plan = make_plan(table, order=Order.ratio, block_size=BLOCK_SIZE, capacity_blocks=blocks)
+    plan = make_plan(table)
     lengths = LengthModel(plan, table) if learns else None
     plan, num_pilots = pilot_first(plan, table) if pilots else (plan, 0)
     pilot = Pilot(table, lengths, num_pilots) if lengths else None

@@ -20,9 +20,9 @@ import numpy as np
 from benchmarks.models import MODELS, ModelShape
 from benchmarks.planner.mixes import tables
 from shoal.config import Order
-from shoal.planner import Costs, Plan, make_plan, reordered
+from shoal.costs import BLOCK_SIZE, Costs, Machine, Rates
+from shoal.planner import Plan, make_plan, reordered
 from shoal.planner.rearrange import with_groups_sorted
-from shoal.scheduler import BLOCK_SIZE
 from shoal.simulate import SimulatedRun, choose_order, lower_bound, simulate
 from shoal.types import RequestTable
 
@@ -33,49 +33,41 @@ LLAMA_8B = ModelShape("Llama", 4096, 32, 32, 8, 14_336, 128_256)
 """Llama 3.1 8B, from its config."""
 
 
-@dataclass(frozen=True)
-class Machine:
-    """A model on a machine: its rates, its token budget and its KV memory in bytes."""
-
-    model: ModelShape
-    flops_per_second: float
-    bytes_per_second: float
-    iteration_seconds: float
-    segment_seconds: float
-    use_seconds: float
-    token_budget: int
-    kv_bytes: int
-
-    @property
-    def costs(self) -> Costs:
-        """For weights and KV in bfloat16."""
-        model = self.model
-        head = model.hidden * model.vocabulary
-        return Costs(
-            flops_per_token=2.0 * model.linear_parameters,
-            head_flops=2.0 * head,
-            attention_flops=4.0 * model.layers * model.heads * model.head_dim,
-            weight_bytes=2.0 * (model.linear_parameters + head),
-            kv_bytes=float(model.kv_bytes_per_token),
-            flops_per_second=self.flops_per_second,
-            bytes_per_second=self.bytes_per_second,
-            iteration_seconds=self.iteration_seconds,
-            segment_seconds=self.segment_seconds,
-            use_seconds=self.use_seconds,
-        )
-
-    @property
-    def num_blocks(self) -> int:
-        """KV blocks in the pool."""
-        return self.kv_bytes // (self.model.kv_bytes_per_token * BLOCK_SIZE)
+def machine_of(model: ModelShape, rates: Rates, token_budget: int, kv_bytes: int) -> Machine:
+    """A model on a machine, weights and KV in bfloat16."""
+    head = model.hidden * model.vocabulary
+    costs = Costs(
+        flops_per_token=2.0 * model.linear_parameters,
+        head_flops=2.0 * head,
+        attention_flops=4.0 * model.layers * model.heads * model.head_dim,
+        weight_bytes=2.0 * (model.linear_parameters + head),
+        kv_bytes=float(model.kv_bytes_per_token),
+        **asdict(rates),
+    )
+    blocks = kv_bytes // (model.kv_bytes_per_token * BLOCK_SIZE)
+    return Machine(costs, token_budget, blocks * BLOCK_SIZE)
 
 
+CPU = Rates(
+    flops_per_second=1e12,
+    bytes_per_second=2e10,
+    iteration_seconds=1.2e-3,
+    segment_seconds=1e-5,
+    use_seconds=1e-6,
+)
+"""A server's core pair with AMX, about as measured in docs/lab-notes.md."""
+H200 = Rates(
+    flops_per_second=0.7 * 989e12,
+    bytes_per_second=0.8 * 4.8e12,
+    iteration_seconds=1e-3,
+    segment_seconds=1e-6,
+)
+"""NVIDIA's H200 SXM data sheet: 989 TFLOP/s of dense bfloat16, of which 70 % are assumed to be
+reached, and 4.8 TB/s, 80 %. The overhead is assumed."""
 MACHINES = {
-    # A server's core pair with AMX, about as measured in docs/lab-notes.md.
-    "cpu": Machine(MODELS["llama-100m"], 1e12, 2e10, 1.2e-3, 1e-5, 1e-6, 2048, 1 << 30),
-    # NVIDIA's H200 SXM data sheet: 989 TFLOP/s of dense bfloat16, of which 70 % are assumed to be
-    # reached, and 4.8 TB/s, 80 %; 141 GB less weights and a reserve. The overhead is assumed.
-    "h200": Machine(LLAMA_8B, 0.7 * 989e12, 0.8 * 4.8e12, 1e-3, 1e-6, 0.0, 8192, 100 * 10**9),
+    "cpu": machine_of(MODELS["llama-100m"], CPU, 2048, 1 << 30),
+    # 141 GB less weights and a reserve.
+    "h200": machine_of(LLAMA_8B, H200, 8192, 100 * 10**9),
 }
 
 
@@ -110,21 +102,17 @@ def compare(
 ) -> Iterator[tuple[Figures, SimulatedRun]]:
     """A job in every order."""
     machine = MACHINES[machine_name]
-    costs, blocks = machine.costs, machine.num_blocks
-    ratio = make_plan(table, costs=costs, block_size=BLOCK_SIZE, capacity_blocks=blocks)
-    capacity = blocks * BLOCK_SIZE
-    bound = lower_bound(table, ratio, costs, machine.token_budget, capacity).seconds
-    auto = choose_order(table, ratio, costs, machine.token_budget, blocks).order
+    ratio = make_plan(table, machine=machine)
+    bound = lower_bound(table, ratio, machine).seconds
+    auto = choose_order(table, ratio, machine).order
     plans: dict[str, Plan] = {
-        order.value: ratio
-        if order is Order.ratio
-        else reordered(ratio, table, order, costs, capacity)
+        order.value: ratio if order is Order.ratio else reordered(ratio, table, order, machine)
         for order in (Order.input, Order.ratio, Order.blend)
     }
     backwards = -np.arange(len(ratio.groups) - 1, dtype=np.float64)
     plans[REVERSE] = with_groups_sorted(ratio, 0, backwards)
     for order, plan in plans.items():
-        run = simulate(table, plan, costs, machine.token_budget, blocks)
+        run = simulate(table, plan, machine)
         overlapped = np.maximum(run.compute, run.memory).sum()
         figures = Figures(
             machine=machine_name,
@@ -132,7 +120,9 @@ def compare(
             order=order,
             seconds=round(run.seconds, 3),
             to_bound=round(run.seconds / bound, 4),
-            overlapped=round(float(overlapped) + run.iterations * costs.iteration_seconds, 3),
+            overlapped=round(
+                float(overlapped) + run.iterations * machine.costs.iteration_seconds, 3
+            ),
             iterations=run.iterations,
             mean_tokens=round(float(run.tokens.mean()), 1),
             p10_tokens=float(np.percentile(run.tokens, 10)),

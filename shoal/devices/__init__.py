@@ -1,7 +1,6 @@
 """Several devices: an engine for each in a process of its own, and one job divided among them."""
 
-from shoal.devices.deal import Dealt, deal
 from shoal.devices.group import DeviceGroup, make_engine
 from shoal.devices.protocols import AnyEngine, AnyRun
 
-__all__ = ["AnyEngine", "AnyRun", "Dealt", "DeviceGroup", "deal", "make_engine"]
+__all__ = ["AnyEngine", "AnyRun", "DeviceGroup", "make_engine"]

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from shoal.costs import Machine
 from shoal.devices.book import Book
-from shoal.devices.deal import Dealt, deal, plan_of
 from shoal.devices.merged import added, merged, one_after_another
 from shoal.devices.messages import (
     Died,
@@ -26,14 +26,13 @@ from shoal.devices.messages import (
     Started,
     Update,
 )
-from shoal.devices.part import part_of
-from shoal.engine.engine import RunStats, scored_requests
+from shoal.engine.engine import RunStats
 from shoal.engine.trace import TRACE_COLUMNS, IterationTrace
 from shoal.errors import DeviceLostError, InternalError, ShoalError
-from shoal.planner import Plan, make_plan, spread
-from shoal.scheduler import BLOCK_SIZE
+from shoal.planner import Plan
+from shoal.planning import Dealt, deal, divide_job, part_of, plan_of, plan_run
 from shoal.simulate import part_seconds
-from shoal.types import Completion, Int64Array, RequestTable
+from shoal.types import Completion, Int64Array, PlanFigures, RequestTable
 
 if TYPE_CHECKING:
     from shoal.devices.group import DeviceGroup
@@ -49,10 +48,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class _Piece:
-    """What a device has been given, and the prompt tokens that its plan computes for it."""
+    """What a device has been given.
 
-    requests: Int64Array = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    computed: int = 0
+    Attributes:
+        first: it is a part of the division that the run began with, ...
+        planned: ... and this is its plan, once that is known.
+    """
+
+    requests: Int64Array
+    first: bool
+    planned: PlanFigures | None = None
 
 
 @dataclass
@@ -64,7 +69,7 @@ class _Device:
     retired: bool = False
     deaths: int = 0
     """Since it last completed a request."""
-    piece: _Piece = field(default_factory=_Piece)
+    piece: _Piece | None = None
     given_at: float = 0.0
     started_at: float = 0.0
     """Seconds of the run."""
@@ -94,44 +99,53 @@ class DeviceRun:
 
     def __init__(self, group: DeviceGroup, table: RequestTable) -> None:
         self.prompt_lengths = table.lengths
-        self.token_budget = group.token_budget
-        self.num_blocks = group.num_blocks * len(group.workers)
+        self._device = group.machine
         self._group, self._table = group, table
         self._devices = [
             _Device(ready=number in group.ready) for number in range(len(group.workers))
         ]
-        self._plan = make_plan(
-            table,
-            sharing=group.options.sharing,
-            exclusive=scored_requests(table),
-            block_size=BLOCK_SIZE,
-            capacity_blocks=group.num_blocks,
-            costs=group.costs,
-        )
-        # Where a family is cut, each part is then a sample of it: as long, and of the same kind.
-        self._plan = spread(self._plan, table)
-        capacity = group.num_blocks * BLOCK_SIZE
-        self._prices = group.costs, group.token_budget, capacity
-        seconds = part_seconds(table, self._plan, *self._prices)
-        self._book = Book(seconds.of_requests(self._plan, len(table)), len(group.workers))
-        self._dealt = deal(table, self._plan, *self._prices, len(group.workers))
-        self._computed = _computed(self._dealt)
+        division = divide_job(table, group.options, self._device)
+        self.plan: Plan = division.spread
+        """Of the whole table, not in the order of any device."""
+        seconds = part_seconds(table, self.plan, self._device)
+        self._book = Book(seconds.of_requests(self.plan, len(table)), len(group.workers))
+        self._dealt = division.dealt
+        self._first: list[_Piece] = []
+        """The parts of the division, when they are handed out."""
         self._deaths: list[int] = []
         self._began = time.perf_counter()
 
     @property
-    def plan(self) -> Plan:
-        """The plan of the whole table, with the prompt tokens that the devices compute by theirs.
+    def machine(self) -> Machine:
+        """One device, with the KV pools of all."""
+        kv_tokens = self._device.kv_tokens * len(self._devices)
+        return replace(self._device, kv_tokens=kv_tokens)
 
-        A prefix that several devices compute counts for each of them.
+    @property
+    def planned(self) -> PlanFigures:
+        """The plans of the parts that the run began with, together.
+
+        A prefix that several devices compute counts for each of them. Before a device has told its
+        plan, the part of the whole table's plan stands for it.
         """
-        return replace(self._plan, computed_prompt_tokens=self._computed)
+        if not self._first:
+            return PlanFigures.together([_estimate(dealt.plan) for dealt in self._dealt])
+        return PlanFigures.together(
+            [
+                piece.planned or _estimate(plan_of(self.plan, piece.requests, self._table))
+                for piece in self._first
+            ]
+        )
 
     @property
     def stats(self) -> RunStats:
         """Counts of all devices together."""
         stats = added(one_after_another(d.before, d.now) for d in self._devices)
         stats.device_seconds = [device.busy_seconds for device in self._devices]
+        if not self._book.unfinished:
+            once = stats.prompt_tokens_computed - stats.prompt_tokens_recomputed
+            beyond = once - self.planned.computed_prompt_tokens
+            stats.prompt_tokens_recomputed += max(0, beyond)
         return stats
 
     @property
@@ -180,9 +194,10 @@ class DeviceRun:
             return
         waiting = self._book.waiting
         if len(waiting):
+            first = not self._first
             for number, dealt in zip(idle, self._dealt_to(len(idle), waiting), strict=True):
                 if len(dealt.requests):
-                    self._give(number, _Piece(dealt.requests, _computed([dealt])))
+                    self._give(number, _Piece(dealt.requests, first))
             return
         busy = [number for number, device in enumerate(self._devices) if device.busy]
         asked = self._book.ask(busy)
@@ -192,17 +207,17 @@ class DeviceRun:
     def _dealt_to(self, devices: int, waiting: Int64Array) -> list[Dealt]:
         """What waits, dealt out; for the first time that was done already."""
         dealt, self._dealt = self._dealt, []
-        self._computed -= _computed(dealt)
         if len(dealt) != devices:
-            plan = plan_of(self._plan, waiting, self._table)
-            dealt = deal(self._table, plan, *self._prices, devices)
-        self._computed += _computed(dealt)
+            plan = plan_of(self.plan, waiting, self._table)
+            dealt = deal(self._table, plan, self._device, devices)
         return dealt
 
     def _give(self, number: int, piece: _Piece) -> None:
         device = self._devices[number]
         device.busy, device.piece = True, piece
         device.given_at = device.started_at = self._now()
+        if piece.first:
+            self._first.append(piece)
         self._book.give(number, piece.requests)
         table = part_of(self._table, piece.requests)
         self._group.workers[number].send(Piece(table, piece.requests))
@@ -216,23 +231,18 @@ class DeviceRun:
         """Note what a device says; the requests that it finished."""
         device = self._devices[number]
         match message:
-            case Started(computed):
+            case Started(planned):
                 device.started_at = self._now()
-                self._computed += computed - device.piece.computed
-                device.piece.computed = computed
+                if device.piece is not None:
+                    device.piece.planned = planned
             case Update():
                 return self._update(number, message)
             case Ended():
                 if len(self._book.held(number)):
                     raise InternalError("a device ended before its requests were completed")
                 device.end(self._now())
-            case Gave(requests, computed):
+            case Gave(requests):
                 self._book.gave(number, requests)
-                self._computed -= computed
-                device.piece = _Piece(
-                    np.setdiff1d(device.piece.requests, requests, assume_unique=True),
-                    device.piece.computed - computed,
-                )
             case Ready():
                 device.ready = True
             case Failed(error):
@@ -283,15 +293,12 @@ class DeviceRun:
             self._group.start(number)
 
     def _lost(self, number: int) -> Int64Array:
-        """Take back what a device has; its plan computes no more than what it finished needed."""
-        piece = self._devices[number].piece
-        again = self._book.lost(number)
-        finished = np.setdiff1d(piece.requests, again, assume_unique=True)
-        if len(again):
-            needed = plan_of(self._plan, finished, self._table).computed_prompt_tokens
-            self._computed -= piece.computed - needed
-        self._devices[number].piece = _Piece()
-        return again
+        """Take back what a device has; a plan that it had no time to tell is made here."""
+        piece, self._devices[number].piece = self._devices[number].piece, None
+        if piece is not None and piece.first and piece.planned is None:
+            table = part_of(self._table, piece.requests)
+            piece.planned = plan_run(table, self._group.options, self._device).figures
+        return self._book.lost(number)
 
     def _retire(self, number: int, why: str) -> None:
         """Go on without a device.
@@ -309,6 +316,11 @@ class DeviceRun:
         _log.warning("%s %s; the run goes on without it", name, why)
 
 
-def _computed(dealt: list[Dealt]) -> int:
-    """Prompt tokens that are computed, a shared one by each device that needs it."""
-    return sum(part.plan.computed_prompt_tokens for part in dealt)
+def _estimate(plan: Plan) -> PlanFigures:
+    """Figures of a part of a plan, which its device will plan anew."""
+    return PlanFigures(
+        prompt_tokens=plan.prompt_tokens,
+        computed_prompt_tokens=plan.computed_prompt_tokens,
+        segments=plan.num_segments,
+        order=plan.order.value,
+    )

@@ -9,6 +9,7 @@ from dataclasses import replace
 from multiprocessing.connection import wait
 
 from shoal.config import EngineOptions
+from shoal.costs import Machine
 from shoal.devices.device_run import DeviceRun
 from shoal.devices.messages import (
     Died,
@@ -25,8 +26,6 @@ from shoal.devices.protocols import AnyEngine
 from shoal.engine.engine import Engine
 from shoal.errors import DeviceLostError
 from shoal.model.description import ModelDescription
-from shoal.planner import Costs
-from shoal.scheduler import BLOCK_SIZE
 from shoal.types import RequestTable
 
 _log = logging.getLogger(__name__)
@@ -65,24 +64,10 @@ class DeviceGroup:
         self._load()
 
     @property
-    def num_blocks(self) -> int:
-        """KV blocks of a device, of the one that has fewest."""
-        return min(ready.num_blocks for ready in self._made.values())
-
-    @property
-    def token_budget(self) -> int:
-        """Most tokens in one iteration of a device."""
-        return next(iter(self._made.values())).token_budget
-
-    @property
-    def costs(self) -> Costs:
-        """Of a device."""
-        return next(iter(self._made.values())).costs
-
-    @property
-    def kv_capacity_tokens(self) -> int:
-        """Most KV tokens that one request can hold: what the pool of one device holds."""
-        return self.num_blocks * BLOCK_SIZE
+    def machine(self) -> Machine:
+        """A device, with the KV pool of the one that has the smallest."""
+        made = [ready.machine for ready in self._made.values()]
+        return replace(made[0], kv_tokens=min(machine.kv_tokens for machine in made))
 
     def run(self, table: RequestTable) -> DeviceRun:
         """Plan a table, divide it, and return the run, to be iterated over.

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal.config import EngineOptions
+from shoal.costs import Machine
 from shoal.engine.engine import RunStats
 from shoal.model.description import ModelDescription
-from shoal.planner import Costs
-from shoal.types import Completion, Int64Array, RequestTable
+from shoal.types import Completion, Int64Array, PlanFigures, RequestTable
 
 # From the front to a worker.
 
@@ -68,16 +68,14 @@ class Prepared:
 class Ready:
     """The engine waits for requests."""
 
-    num_blocks: int
-    token_budget: int
-    costs: Costs
+    machine: Machine
 
 
 @dataclass(frozen=True)
 class Started:
-    """A piece is planned; `computed_prompt_tokens` as in its plan."""
+    """A piece is planned."""
 
-    computed_prompt_tokens: int
+    planned: PlanFigures
 
 
 @dataclass(frozen=True)
@@ -102,10 +100,9 @@ class Ended:
 
 @dataclass(frozen=True)
 class Gave:
-    """Requests given up; see `shoal.engine.release.Released`. There may be none."""
+    """Requests given up before they began, int64 [R], ascending. There may be none."""
 
     requests: Int64Array
-    computed_prompt_tokens: int
 
 
 @dataclass(frozen=True)

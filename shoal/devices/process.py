@@ -17,6 +17,7 @@ import torch
 from shoal.devices.messages import Died, FromWorker, ToWorker
 from shoal.devices.wire import receive, send
 from shoal.devices.worker import EXIT_LOST
+from shoal.machine.calibration_cache import device_threads
 
 _CODE = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[4]); "
@@ -120,7 +121,7 @@ def ended_how(code: int) -> str:
 
 def worker_processes(device: torch.device, count: int) -> list[WorkerProcess]:
     """A worker for each device; none is started. Each has its share of torch's CPU threads."""
-    threads = max(1, torch.get_num_threads() // count)
+    threads = device_threads(count)
     return [
         WorkerProcess(
             f"{device.type}:{number}",

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
+from shoal.costs import Machine
 from shoal.engine.engine import RunStats
 from shoal.engine.trace import IterationTrace
 from shoal.planner import Plan
-from shoal.types import Completion, Int64Array, RequestTable
+from shoal.types import Completion, Int64Array, PlanFigures, RequestTable
 
 
 class AnyRun(Protocol):
@@ -16,7 +17,11 @@ class AnyRun(Protocol):
 
     @property
     def plan(self) -> Plan:
-        """What is run; its tokens tell what is computed and what is saved."""
+        """What is run."""
+
+    @property
+    def planned(self) -> PlanFigures:
+        """The plan that the run began with, of all devices together."""
 
     @property
     def stats(self) -> RunStats:
@@ -31,12 +36,8 @@ class AnyRun(Protocol):
         """Of the requests, in tokens."""
 
     @property
-    def num_blocks(self) -> int:
-        """KV blocks there are."""
-
-    @property
-    def token_budget(self) -> int:
-        """Most tokens in one iteration's batch."""
+    def machine(self) -> Machine:
+        """What it runs on; of several devices one, with the KV pools of all."""
 
     def __iter__(self) -> Iterator[list[Completion]]: ...
 
@@ -45,12 +46,8 @@ class AnyEngine(Protocol):
     """Runs one request table at a time."""
 
     @property
-    def token_budget(self) -> int:
-        """Most tokens in one iteration's batch."""
-
-    @property
-    def kv_capacity_tokens(self) -> int:
-        """Most KV tokens that one request can hold."""
+    def machine(self) -> Machine:
+        """What a job is planned for: the device, or each of several."""
 
     def run(self, table: RequestTable) -> AnyRun:
         """Plan a table and return the run, to be iterated over."""

@@ -11,6 +11,7 @@ import traceback
 from dataclasses import replace
 from multiprocessing.connection import Connection
 
+import numpy as np
 import torch
 
 from shoal.devices.channel import Channel
@@ -29,7 +30,6 @@ from shoal.devices.messages import (
     Update,
 )
 from shoal.engine.engine import Engine, Run
-from shoal.engine.release import NOTHING
 from shoal.errors import DeviceLostError, InternalError, ShoalError
 from shoal.machine.calibration_cache import remembered
 from shoal.types import Completion
@@ -82,27 +82,24 @@ class Worker:
                     self._channel.send(Prepared(_measured(prepare)))
                 case Load() if prepare is not None:
                     engine = Engine(prepare.description, prepare.options)
-                    ready = Ready(engine.num_blocks, engine.token_budget, engine.costs)
-                    self._channel.send(ready)
+                    self._channel.send(Ready(engine.machine))
                 case Piece() as piece if engine is not None:
                     self._run(engine, piece)
                 case Spare():
                     # It crossed the end of the piece.
-                    self._channel.send(Gave(NOTHING.requests, 0))
+                    self._channel.send(Gave(np.zeros(0, dtype=np.int64)))
                 case message:
                     raise InternalError(f"{type(message).__name__} came too early")
 
     def _run(self, engine: Engine, piece: Piece) -> None:
         run = engine.run(piece.table)
-        self._channel.send(Started(run.plan.computed_prompt_tokens))
+        self._channel.send(Started(run.planned))
         updates = _Updates(self._channel, run, piece)
         for completions in run:
             updates.add(completions)
             match self._channel.poll():
                 case Spare(parts):
-                    released = run.release(parts, engine.costs)
-                    requests = piece.requests[released.requests]
-                    self._channel.send(Gave(requests, released.computed_prompt_tokens))
+                    self._channel.send(Gave(piece.requests[run.release(parts)]))
                 case None:
                     pass
                 case message:

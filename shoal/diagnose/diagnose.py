@@ -15,7 +15,7 @@ from shoal.diagnose.spelling import find_spellings
 from shoal.diagnose.tokens import TokenBytes, token_texts
 from shoal.planner.forest import Forest
 from shoal.planner.plan import Plan
-from shoal.types import BoolArray, Int64Array, RequestTable
+from shoal.types import Int64Array, RequestTable
 
 _LEAST_SHARE = 0.02
 _LEAST_TOKENS = 256
@@ -47,18 +47,16 @@ def diagnose(
     forest: Forest,
     token_bytes: TokenBytes,
     *,
-    exclusive: BoolArray | None = None,
     capacity_tokens: int | None = None,
     generated: Int64Array | None = None,
 ) -> Diagnoses:
     """Find what costs at least 2 % of the prompt tokens that the run would compute.
 
-    Deterministic. Requests kept out of sharing are not looked at.
+    Deterministic. Requests whose prompts are scored share nothing and are not looked at.
 
     Args:
         forest: of the table's prompts.
         token_bytes: the bytes of a token id; called for distinct tokens only.
-        exclusive: bool [N], requests kept out of sharing; None: none.
         capacity_tokens, generated: see `find_loose_limits`.
     """
     limits = find_loose_limits(table, plan, capacity_tokens, generated)
@@ -66,8 +64,7 @@ def diagnose(
     left = plan.prompt_tokens - saved
     least = max(int(np.ceil(_LEAST_SHARE * left)), _LEAST_TOKENS)
     by_rank = np.argsort(forest.rank)
-    if exclusive is not None:
-        by_rank = by_rank[~exclusive[by_rank]]
+    by_rank = by_rank[~table.scored[by_rank]]
     found: list[Finding] = []
     if len(by_rank) >= _FEWEST_REQUESTS:
         found = _distinct(

@@ -11,27 +11,29 @@ import torch
 
 from shoal.answers.detokenize import Detokenizer
 from shoal.config import EngineOptions
+from shoal.costs import BLOCK_SIZE
 from shoal.engine.outputs import OutputProcessor
 from shoal.engine.pipeline import Collected, Failed, Pipeline
-from shoal.engine.release import NOTHING, Released, release_from, released
+from shoal.engine.release import release_from
 from shoal.engine.trace import IterationTrace
 from shoal.errors import InternalError, InvalidRequestError, ModelFailedError
 from shoal.executor.executor import Executor, TorchExecutor
-from shoal.machine.calibrate import costs_of
 from shoal.machine.placement import place, stated_blocks
 from shoal.model.description import ModelDescription
 from shoal.model.load import LoadedModel
 from shoal.model.memory import enough_memory
-from shoal.planner import Costs, LengthModel, Pilot, Plan, fixed_lengths, make_plan, pilot_first
+from shoal.planner import LengthModel, Pilot, Plan, fixed_lengths
+from shoal.planning import RunPlan, plan_run
 from shoal.sampling.results import PromptScores, StepResult
 from shoal.sampling.sampler import needs_history
-from shoal.scheduler import BLOCK_SIZE, BlockPool, Scheduler, TokenBatch
-from shoal.simulate import in_order, part_seconds
+from shoal.scheduler import BlockPool, Scheduler, TokenBatch
+from shoal.simulate import part_seconds
 from shoal.tensor_parallel.leader import load
 from shoal.types import (
-    BoolArray,
     Completion,
+    Int64Array,
     LengthCounts,
+    PlanFigures,
     RequestTable,
     RunSummary,
     TokenCounts,
@@ -49,6 +51,8 @@ class RunStats:
     iterations: int = 0
     tokens: int = 0
     prompt_tokens_computed: int = 0
+    prompt_tokens_recomputed: int = 0
+    """Those of them beyond the plan; see `TokenCounts`."""
     generated_tokens: int = 0
     running_sequences: int = 0
     kv_bytes_in_use: int = 0
@@ -58,16 +62,19 @@ class RunStats:
     device_seconds: list[float] = field(default_factory=list)
     """How long each of several devices had requests to run; empty for one."""
 
-    def summarise(self, plan: Plan, summary: RunSummary) -> None:
+    def summarise(self, planned: PlanFigures, summary: RunSummary) -> None:
         """Fill in what the run did. `summary.seconds` must be set; requests are the caller's."""
+        summary.plan = planned
         summary.tokens = TokenCounts(
-            prompt=plan.prompt_tokens,
-            prompt_computed=self.prompt_tokens_computed,
-            prompt_saved=plan.saved_prompt_tokens,
+            prompt=planned.prompt_tokens,
+            prompt_computed=planned.computed_prompt_tokens,
+            prompt_saved=planned.prompt_tokens - planned.computed_prompt_tokens,
             generated=self.generated_tokens,
+            recomputed=self.prompt_tokens_recomputed,
         )
         summary.throughput = self.generated_tokens / max(summary.seconds.run, 1e-9)
         summary.peak_kv_bytes = self.peak_kv_bytes
+        summary.kv_peak_bytes_forecast = planned.kv_peak_bytes
         summary.iterations = self.iterations
         summary.preemptions = self.preemptions
         summary.lengths = self.lengths
@@ -100,14 +107,8 @@ class Engine:
         with enough_memory("for the KV pool", "give a smaller --kv-memory or --token-budget"):
             placed = place(self._model, description, options)
         self._kv, self._graphs = placed.kv, placed.graphs
-        self.num_blocks, self.token_budget = placed.num_blocks, placed.token_budget
-        self.costs = costs_of(description, placed.calibration)
+        self.machine = placed.machine
         self._detokenizer = Detokenizer(description.tokenizer)
-
-    @property
-    def kv_capacity_tokens(self) -> int:
-        """Most KV tokens the pool holds; a request needs prompt + max_new_tokens - 1 of them."""
-        return self.num_blocks * BLOCK_SIZE
 
     def close(self) -> None:
         """Give back the weights and the KV memory, but for what a run still holds. Idempotent."""
@@ -127,36 +128,20 @@ class Engine:
 
     def run(self, table: RequestTable) -> Run:
         """Plan a table and return the run, to be iterated over; only one may be under way."""
-        scored = scored_requests(table)
-        plan = make_plan(
-            table,
-            sharing=self.options.sharing,
-            exclusive=scored,
-            block_size=BLOCK_SIZE,
-            capacity_blocks=self.num_blocks,
-            costs=self.costs,
+        planned = plan_run(table, self.options, self.machine)
+        plan = planned.plan
+        lengths = None
+        if not fixed_lengths(table).all():
+            lengths = LengthModel(planned.unpiloted, table)
+        pilot = (
+            Pilot(table, lengths, planned.num_pilots) if lengths and planned.num_pilots else None
         )
-        order, budget, blocks = self.options.order, self.token_budget, self.num_blocks
-        plan, _ = in_order(table, plan, order, self.costs, budget, blocks)
-        lengths = None if fixed_lengths(table).all() else LengthModel(plan, table)
-        plan, num_pilots = pilot_first(plan, table)
-        pilot = Pilot(table, lengths, num_pilots) if lengths and num_pilots else None
-        pool = BlockPool(self.num_blocks, BLOCK_SIZE)
         executor = self.executor(table, plan)
         outputs = OutputProcessor(table, self._detokenizer, self.description.eos_token_ids)
         sequential = table.per_request([needs_history(p) for p in table.params]).astype(np.bool_)
-        scheduler = Scheduler(table, plan, pool, self.token_budget, scored, lengths, sequential)
-        block_bytes = BLOCK_SIZE * self.description.kv_bytes_per_token
-        run = Run(table, plan, scheduler, executor, outputs, block_bytes, self.token_budget, pilot)
-        run.stats.lengths.pilots = num_pilots
-        return run
-
-
-def scored_requests(table: RequestTable) -> BoolArray:
-    """Requests whose prompt logprobs are asked for, bool [N]; they compute their whole prompt."""
-    wanted = [p.echo and p.num_logprobs is not None for p in table.params]
-    scored: BoolArray = table.per_request(wanted).astype(np.bool_)
-    return scored
+        pool, budget = BlockPool(self.machine.num_blocks), self.machine.token_budget
+        scheduler = Scheduler(table, plan, pool, budget, table.scored, lengths, sequential)
+        return Run(table, planned, scheduler, executor, outputs, pilot)
 
 
 class Run:
@@ -165,27 +150,26 @@ class Run:
     def __init__(
         self,
         table: RequestTable,
-        plan: Plan,
+        planned: RunPlan,
         scheduler: Scheduler,
         executor: Executor,
         outputs: OutputProcessor,
-        block_bytes: int,
-        token_budget: int,
         pilot: Pilot | None = None,
     ) -> None:
         """`pilot`: where the plan begins with one; then the rest is ordered anew at its end."""
-        self.plan = plan
+        self.planned, self.machine = planned.figures, planned.machine
+        self.plan = planned.plan
         self.stats = RunStats()
+        self.stats.lengths.pilots = planned.num_pilots
         self.trace = IterationTrace()
-        self.num_blocks, self.token_budget = scheduler.pool.num_blocks, token_budget
         self.prompt_lengths = table.lengths
         self._table, self._scheduler, self._executor = table, scheduler, executor
-        self._outputs, self._block_bytes = outputs, block_bytes
-        self._pilot = pilot
-        self._end = plan.num_sequences
+        self._outputs, self._pilot = outputs, pilot
+        self._block_bytes = BLOCK_SIZE * int(self.machine.costs.kv_bytes)
+        self._end = self.plan.num_sequences
         self._added: set[int] = set()
         self._failures = 0
-        self._scored = scored_requests(table)
+        self._scored = table.scored
         self._scores: dict[int, list[TokenLogprob]] = {}
 
     def __iter__(self) -> Iterator[list[Completion]]:
@@ -216,21 +200,23 @@ class Run:
         if self._scheduler.pool.used_blocks:
             raise InternalError(f"{self._scheduler.pool.used_blocks} KV blocks left after the run")
 
-    def release(self, parts: int, costs: Costs) -> Released:
+    def release(self, parts: int) -> Int64Array:
         """Give up a part of what has not begun, for so many idle devices to run.
 
-        So much that all end at about the same time; called between two iterations. The requests
-        given up are not completed here.
+        So much that all end at about the same time; called between two iterations.
+
+        Returns:
+            Requests that are not completed here, int64 [R], ascending; there may be none.
         """
-        begun, end, capacity = self._scheduler.begun, self._end, self.num_blocks * BLOCK_SIZE
-        seconds = part_seconds(self._table, self.plan, costs, self.token_budget, capacity)
+        begun, end = self._scheduler.begun, self._end
+        seconds = part_seconds(self._table, self.plan, self.machine)
         first = release_from(self.plan, seconds, begun, end, parts)
         if first is None:
-            return NOTHING
+            return np.zeros(0, dtype=np.int64)
         for sequence in range(first, end):
             self._scheduler.cancel(sequence)
         self._end = first
-        return released(self._table, self.plan, first, end)
+        return np.unique(self.plan.sequence_request[first:end]).astype(np.int64)
 
     def _accept(self, batch: TokenBatch, result: StepResult) -> None:
         self._collect_scores(result.scores)
@@ -291,6 +277,7 @@ class Run:
         stats.iterations = counts.iterations
         stats.tokens = counts.tokens
         stats.prompt_tokens_computed = counts.prompt_tokens_computed
+        stats.prompt_tokens_recomputed = counts.prompt_tokens_recomputed
         stats.generated_tokens = counts.generated_tokens
         stats.preemptions = counts.preemptions
         stats.running_sequences = self._scheduler.num_running

@@ -2,32 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from shoal.planner import Plan
 from shoal.simulate import PartSeconds, cuts
-from shoal.types import Int64Array, RequestTable
 
 MOST_REPEATED = 0.5
 """Of the work given up, what may be shared prefixes that are computed again elsewhere."""
-
-
-@dataclass(frozen=True)
-class Released:
-    """Requests that a run gave up before they began.
-
-    Attributes:
-        requests: int64 [R], ascending.
-        computed_prompt_tokens: what the run's plan need not compute any more.
-    """
-
-    requests: Int64Array
-    computed_prompt_tokens: int
-
-
-NOTHING = Released(np.zeros(0, dtype=np.int64), 0)
 
 
 def release_from(plan: Plan, seconds: PartSeconds, begun: int, end: int, parts: int) -> int | None:
@@ -47,12 +28,3 @@ def release_from(plan: Plan, seconds: PartSeconds, begun: int, end: int, parts: 
     ends_at[found.again > MOST_REPEATED * found.after] = np.inf
     best = int(np.argmin(ends_at))
     return int(found.place[best]) if np.isfinite(ends_at[best]) else None
-
-
-def released(table: RequestTable, plan: Plan, first: int, end: int) -> Released:
-    """The requests of the sequences [first, end), which are left out of a run of the plan."""
-    request = plan.sequence_request[first:end].astype(np.int64)
-    own = table.lengths[request] - plan.shared_length[first:end]
-    unused = (plan.segment_first >= first) & (plan.segment_first < end)
-    tokens = int(own.sum()) + int(plan.segment_length[unused].sum())
-    return Released(np.unique(request), tokens)

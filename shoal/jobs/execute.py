@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from shoal.answers.detokenize import Detokenizer
 from shoal.config import EngineOptions
+from shoal.costs import BLOCK_SIZE
 from shoal.devices import AnyEngine, AnyRun
 from shoal.errors import InternalError, InvalidRequestError, JobChangedError
 from shoal.jobs.collect import Collector
@@ -21,7 +22,6 @@ from shoal.jobs.records import RecordWriter
 from shoal.machine.placement import stated_blocks
 from shoal.model.description import ModelDescription
 from shoal.progress import ProgressState, Reporter
-from shoal.scheduler.pool import BLOCK_SIZE
 from shoal.signals import Interruption
 from shoal.types import Completion, RunSummary
 
@@ -86,7 +86,7 @@ class JobRun:
     def _capacity_tokens(self, make_engine: EngineFactory) -> int:
         """See `kv_capacity_tokens`; here the engine is made if it takes that."""
         stated = kv_capacity_tokens(self.description, self.options)
-        return self._load(make_engine).kv_capacity_tokens if stated is None else stated
+        return self._load(make_engine).machine.kv_tokens if stated is None else stated
 
     def close(self) -> None:
         """Close the engine, if one was made."""
@@ -137,11 +137,11 @@ class JobRun:
         self._announce(job, run)
         self._drive(run, job)
         seconds.run = time.perf_counter() - planned
-        run.stats.summarise(run.plan, self.summary)
+        run.stats.summarise(run.planned, self.summary)
 
     def _announce(self, job: JobInput, run: AnyRun) -> None:
-        plan = run.plan
-        share = plan.saved_prompt_tokens / max(plan.prompt_tokens, 1)
+        plan = run.planned
+        share = 1 - plan.computed_prompt_tokens / max(plan.prompt_tokens, 1)
         rejected = f", {job.rejected:,} lines rejected" if job.rejected else ""
         self.reporter.message(
             f"{len(job.table):,} prompts to run{rejected}; {plan.prompt_tokens:,} prompt tokens, "
@@ -150,7 +150,7 @@ class JobRun:
 
     def _drive(self, run: AnyRun, job: JobInput) -> None:
         """Every iteration of the run; a signal stops it between two of them."""
-        collector = Collector(job.table, run.plan.computed_prompt_tokens)
+        collector = Collector(job.table, run.planned.computed_prompt_tokens)
         began = time.perf_counter()
         with self.interruption.deferred():
             for completions in run:

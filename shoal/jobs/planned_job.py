@@ -9,30 +9,17 @@ from pathlib import Path
 
 from shoal.answers.detokenize import Detokenizer
 from shoal.config import EngineOptions, Order
-from shoal.devices import Dealt, deal
+from shoal.costs import Machine
 from shoal.diagnose import Diagnoses, diagnose
-from shoal.engine.engine import scored_requests
 from shoal.errors import InvalidRequestError
 from shoal.jobs.earlier_results import generated_lengths
 from shoal.jobs.reader import read_job
 from shoal.jobs.token_input import check_input_options, read_tokens
-from shoal.machine.calibrate import costs_of, token_budget_of
-from shoal.machine.calibration_cache import remembered
-from shoal.machine.capacity import KVCapacity, planned_capacity
+from shoal.machine.capacity import KVCapacity, planned_capacity, planned_machine
 from shoal.model.description import ModelDescription
-from shoal.planner import (
-    FoldCost,
-    Plan,
-    Savings,
-    build_forest,
-    expected_peak_kv,
-    make_plan,
-    savings,
-    spread,
-)
-from shoal.scheduler import BLOCK_SIZE
-from shoal.simulate import in_order
-from shoal.types import RequestTable
+from shoal.planner import FoldCost, Forest, Plan, Savings, forest_of, savings
+from shoal.planning import Dealt, RunPlan, divide_job, plan_run
+from shoal.types import PlanFigures, RequestTable
 
 
 @dataclass(frozen=True)
@@ -41,28 +28,39 @@ class PlannedJob:
 
     Attributes:
         table: the requests that can run.
+        machine: what the plan is made for, each of several devices.
+        runs: what each device runs.
+        whole: what is shared, in the order of the run; of several devices, before it is divided.
         savings: prompt tokens each sharing mode would save.
         rejected: (line from 1, error) of the lines that cannot run, in no order.
-        kv_peak_tokens: expected at most, on one device.
         kv_capacity: what the pool holds, and how that is known.
-        orders: seconds predicted for each order; empty unless they were compared.
         dealt: what each of several devices gets; empty for one.
         diagnoses: what in the prompts and limits makes the job dearer than it need be.
     """
 
     description: ModelDescription
     table: RequestTable
-    plan: Plan
+    machine: Machine
+    runs: list[RunPlan]
+    whole: Plan
     savings: Savings
     rejected: list[tuple[int, InvalidRequestError]]
-    kv_peak_tokens: int
     kv_capacity: KVCapacity
     read_seconds: float
     plan_seconds: float
     diagnoses: Diagnoses
     diagnose_seconds: float
-    orders: dict[Order, float]
     dealt: list[Dealt]
+
+    @property
+    def figures(self) -> PlanFigures:
+        """The plan in numbers, as in the summary of a run."""
+        return PlanFigures.together([run.figures for run in self.runs])
+
+    @property
+    def orders(self) -> dict[Order, float]:
+        """Seconds predicted for each order on one device; empty unless they were compared."""
+        return self.runs[0].order_seconds if len(self.runs) == 1 else {}
 
 
 def plan_job(
@@ -108,53 +106,42 @@ def plan_job(
         finally:
             job.index.close()
     read = time.perf_counter()
-    calibration = remembered(description)
-    costs = costs_of(description, calibration)
-    exclusive = scored_requests(table)
-    forest = build_forest(table.tokens, table.offsets, table.choices, exclusive)
-    plan = make_plan(
-        table,
-        sharing=options.sharing,
-        exclusive=exclusive,
-        block_size=BLOCK_SIZE,
-        capacity_blocks=capacity // BLOCK_SIZE,
-        costs=costs,
-        forest=forest,
-    )
-    budget = options.token_budget or token_budget_of(calibration)
-    blocks = capacity // BLOCK_SIZE
-    dealt: list[Dealt] = []
-    if options.devices > 1:
-        dealt = deal(table, spread(plan, table), costs, budget, capacity, options.devices)
-    plan, orders = in_order(table, plan, options.order, costs, budget, blocks)
-    saved = savings(forest, FoldCost.of(costs), table.expected_new_tokens)
+    machine = planned_machine(description, options, kv_capacity)
+    forest = forest_of(table)
+    runs, whole, dealt = _planned(table, options, machine, forest)
+    saved = savings(forest, FoldCost.of(machine.costs), table.expected_new_tokens)
     planned = time.perf_counter()
-    peak = max(
-        expected_peak_kv(part, table, token_budget=budget, capacity_tokens=capacity)
-        for part in ([share.plan for share in dealt] or [plan])
-    )
-    diagnosing = time.perf_counter()
     diagnoses = diagnose(
         table,
-        plan,
+        whole,
         forest,
         Detokenizer(description.tokenizer).token_bytes,
-        exclusive=exclusive,
         capacity_tokens=capacity,
         generated=generated,
     )
     return PlannedJob(
         description,
         table,
-        plan,
+        machine,
+        runs,
+        whole,
         saved,
         rejected,
-        peak,
         kv_capacity,
         read_seconds=read - began,
         plan_seconds=planned - read,
         diagnoses=diagnoses,
-        diagnose_seconds=time.perf_counter() - diagnosing,
-        orders=orders,
+        diagnose_seconds=time.perf_counter() - planned,
         dealt=dealt,
     )
+
+
+def _planned(
+    table: RequestTable, options: EngineOptions, machine: Machine, forest: Forest
+) -> tuple[list[RunPlan], Plan, list[Dealt]]:
+    """What each device runs, the plan of the whole, and how it is divided among several."""
+    if options.devices == 1:
+        run = plan_run(table, options, machine, forest)
+        return [run], run.plan, []
+    division = divide_job(table, options, machine, forest)
+    return division.run_plans(table, options, machine), division.whole, division.dealt

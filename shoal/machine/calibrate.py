@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
+from shoal.costs import BLOCK_SIZE, Machine, RatesSource
 from shoal.machine.calibrate_batches import Bench
 from shoal.machine.calibrate_rates import measure_rates
 from shoal.machine.calibration_cache import Calibration, remember, remembered
@@ -24,7 +25,6 @@ from shoal.machine.model_costs import default_costs, model_costs
 from shoal.model.description import ModelDescription
 from shoal.model.kv import KVPool
 from shoal.model.load import LoadedModel
-from shoal.planner import Costs
 
 CANDIDATES = (512, 1024, 2048, 4096, 8192)
 """Token budgets that are tried, in this order."""
@@ -45,16 +45,16 @@ _log = logging.getLogger(__name__)
 
 
 def calibrated(
-    model: LoadedModel, description: ModelDescription, pool: KVPool, num_blocks: int, block: int
+    model: LoadedModel, description: ModelDescription, pool: KVPool, num_blocks: int
 ) -> Calibration | None:
     """What is remembered of a model on this machine, or measured now and remembered.
 
     Overwrites the KV pool, so only before a run. None: the pool is too small to measure with.
     """
     known = remembered(description)
-    if known is not None or num_blocks * block < CANDIDATES[-1]:
+    if known is not None or num_blocks * BLOCK_SIZE < CANDIDATES[-1]:
         return known
-    bench = Bench(model, description, pool, num_blocks, block)
+    bench = Bench(model, description, pool, num_blocks)
     timed: dict[int, float] = {}
 
     def seconds(tokens: int) -> float:
@@ -79,11 +79,23 @@ def token_budget_of(calibration: Calibration | None) -> int:
     return DEFAULT_TOKEN_BUDGET if calibration is None else calibration.token_budget
 
 
-def costs_of(description: ModelDescription, calibration: Calibration | None) -> Costs:
-    """The model's costs at measured rates; at those of a common machine where nothing was."""
+def machine_of(
+    description: ModelDescription,
+    calibration: Calibration | None,
+    token_budget: int,
+    kv_tokens: int,
+    threads: int | None = None,
+) -> Machine:
+    """The machine, at measured rates; at those of a common one where nothing was measured.
+
+    Args:
+        threads: CPU threads of the common one; None: torch's.
+    """
     if calibration is None:
-        return default_costs(description)
-    return model_costs(description, calibration.rates)
+        costs, source = default_costs(description, threads), RatesSource.assumed
+    else:
+        costs, source = model_costs(description, calibration.rates), RatesSource.measured
+    return Machine(costs, token_budget, kv_tokens, source)
 
 
 def choose(

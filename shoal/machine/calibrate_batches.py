@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from shoal.config import Order, Sharing
+from shoal.costs import BLOCK_SIZE
 from shoal.errors import InternalError
 from shoal.model.description import ModelDescription
 from shoal.model.hook import AttentionStep, attention_step
@@ -35,13 +36,12 @@ STEPS = 48
 
 @dataclass(frozen=True)
 class Bench:
-    """A loaded model with its KV pool of `num_blocks` blocks of `block` tokens."""
+    """A loaded model with its KV pool of `num_blocks` blocks."""
 
     model: LoadedModel
     description: ModelDescription
     pool: KVPool
     num_blocks: int
-    block: int
 
     def prefill_seconds(self, tokens: int) -> float:
         """The faster of two batches of `tokens` prompt tokens, a multiple of `PROMPT`."""
@@ -49,16 +49,16 @@ class Bench:
 
     def _prompts(self, tokens: int) -> tuple[SegmentWork, torch.Tensor, torch.Tensor]:
         """Work list, slots and positions of whole prompts."""
-        sequences, blocks = tokens // PROMPT, tokens // self.block
+        sequences, blocks = tokens // PROMPT, tokens // BLOCK_SIZE
         work = SegmentWork(
             num_rows=tokens,
             row_first=np.arange(0, tokens, PROMPT, dtype=np.int32),
             row_last=np.arange(PROMPT, tokens + 1, PROMPT, dtype=np.int32),
             kv_tokens=np.full(sequences, PROMPT, dtype=np.int32),
             causal=np.ones(sequences, dtype=np.bool_),
-            block_offsets=np.arange(0, blocks + 1, PROMPT // self.block, dtype=np.int64),
+            block_offsets=np.arange(0, blocks + 1, PROMPT // BLOCK_SIZE, dtype=np.int64),
             blocks=np.arange(blocks, dtype=np.int32),
-            block_size=self.block,
+            block_size=BLOCK_SIZE,
         )
         rows = torch.arange(tokens)
         return work, rows, rows % PROMPT
@@ -108,7 +108,7 @@ class Decoding:
         sequences = groups * users
         table = _table(sequences, sum(levels) + own)
         plan = _plan(groups, users, levels, table)
-        pool = BlockPool(bench.num_blocks, bench.block)
+        pool = BlockPool(bench.num_blocks)
         self._scheduler = Scheduler(table, plan, pool, plan.computed_prompt_tokens)
         self._num_sequences = sequences
         self.step()

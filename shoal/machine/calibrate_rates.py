@@ -8,8 +8,9 @@ from itertools import chain, combinations
 
 import numpy as np
 
+from shoal.costs import BLOCK_SIZE, Rates
 from shoal.machine.calibrate_batches import PROMPT, STEPS, Bench, Decoding
-from shoal.machine.model_costs import Rates, default_costs
+from shoal.machine.model_costs import default_costs
 
 SECONDS = 2.0
 """Batches are measured again and again until so much time is spent; the fastest counts."""
@@ -47,7 +48,7 @@ def measure_rates(bench: Bench, prefill_tokens: int, prefill_seconds: float) -> 
     costs = default_costs(bench.description)
     pairs = prefill_tokens * (PROMPT + 1) / 2
     flops = prefill_tokens * costs.flops_per_token + pairs * costs.attention_flops
-    own = min(LONG, bench.num_blocks // ROWS * bench.block - STEPS)
+    own = min(LONG, bench.num_blocks // ROWS * BLOCK_SIZE - STEPS)
     one = Decoding(bench, groups=1, users=1, levels=[])
     long = Decoding(bench, groups=1, users=ROWS, levels=[], own=own)
     split = {

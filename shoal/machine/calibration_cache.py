@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
+from shoal.costs import Rates
 from shoal.kernels.processor import processor_field
-from shoal.machine.model_costs import Rates
 from shoal.model.description import ModelDescription
 
 VERSION = 6
@@ -33,10 +33,19 @@ class Calibration:
     rates: Rates
 
 
-def remembered(description: ModelDescription) -> Calibration | None:
-    """What was measured earlier; None where there is nothing that makes sense."""
+def device_threads(devices: int) -> int:
+    """CPU threads that each of so many devices has, one process for each."""
+    return max(1, torch.get_num_threads() // devices)
+
+
+def remembered(description: ModelDescription, threads: int | None = None) -> Calibration | None:
+    """What was measured earlier; None where there is nothing that makes sense.
+
+    Args:
+        threads: torch's CPU threads when it was measured; None: as many as now.
+    """
     try:
-        data = json.loads(cache_path(description).read_text())
+        data = json.loads(cache_path(description, threads).read_text())
         if data["version"] != VERSION or type(data["token_budget"]) is not int:
             return None
         found = Calibration(data["token_budget"], Rates(**data["rates"]))
@@ -60,8 +69,8 @@ def remember(description: ModelDescription, calibration: Calibration) -> None:
         _log.info("cannot remember the calibration in %s: %s", path, error)
 
 
-def cache_path(description: ModelDescription) -> Path:
-    """The file that remembers a model's calibration on this machine."""
+def cache_path(description: ModelDescription, threads: int | None = None) -> Path:
+    """The file that remembers a model's calibration on this machine; see `remembered`."""
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     facts = (
         description.config.to_json_string(),
@@ -70,7 +79,7 @@ def cache_path(description: ModelDescription) -> Path:
         str(description.device),
         str(description.tensor_parallel),
         processor_field("model name") or platform.machine(),
-        str(torch.get_num_threads()),
+        str(threads or torch.get_num_threads()),
         torch.__version__,
         *_accelerator(description.device),
     )

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from shoal.config import EngineOptions
+from shoal.costs import Machine
 from shoal.errors import OptionError
-from shoal.machine.calibrate import token_budget_of
-from shoal.machine.calibration_cache import remembered
+from shoal.machine.calibrate import machine_of, token_budget_of
+from shoal.machine.calibration_cache import device_threads, remembered
 from shoal.machine.device_memory import CudaMemory, DeviceMemory, MemoryReading, held_by_others
 from shoal.machine.model_costs import count_weights
 from shoal.machine.placement import stated_blocks
@@ -63,6 +64,16 @@ def planned_capacity(
     return KVCapacity(blocks * BLOCK_SIZE, CapacitySource.estimated)
 
 
+def planned_machine(
+    description: ModelDescription, options: EngineOptions, capacity: KVCapacity
+) -> Machine:
+    """Each of the machines that a run would have, as far as is known without weights."""
+    threads = device_threads(options.devices)
+    calibration = remembered(description, threads)
+    budget = options.token_budget or token_budget_of(calibration)
+    return machine_of(description, calibration, budget, capacity.tokens, threads)
+
+
 def estimate(description: ModelDescription, options: EngineOptions, memory: DeviceMemory) -> int:
     """Bytes left for KV: weights from the config, and a batch that takes twice its logits.
 
@@ -70,7 +81,9 @@ def estimate(description: ModelDescription, options: EngineOptions, memory: Devi
     (`shoal.machine.largest_batch`); in models of common shapes its layers take less than that.
     """
     numbers = count_weights(description.config).all / description.tensor_parallel
-    budget = options.token_budget or token_budget_of(remembered(description))
+    budget = options.token_budget or token_budget_of(
+        remembered(description, device_threads(options.devices))
+    )
     logits = budget * description.vocab_size
     reading = MemoryReading(
         total=memory.total(),

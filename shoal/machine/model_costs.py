@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -10,21 +10,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from shoal.config import Quantization
+from shoal.costs import BLOCK_SIZE, Costs, Rates
 from shoal.model.description import ModelDescription
-from shoal.planner import Costs
-from shoal.scheduler import BLOCK_SIZE
-
-
-@dataclass(frozen=True)
-class Rates:
-    """What a machine does per second with one model; the fields of `Costs` that are measured."""
-
-    flops_per_second: float
-    bytes_per_second: float
-    iteration_seconds: float
-    segment_seconds: float
-    use_seconds: float
-
 
 CPU_CORE_FLOPS = 1e11
 """FLOP/s of one core where nothing was measured: AVX-512 in float32 reached 2.05e11, AMX-BF16 15
@@ -42,14 +29,17 @@ SEGMENT_SECONDS = 7e-6
 """Per iteration and segment: listing it. Measured: 4e-6 to 15e-6."""
 
 
-def default_costs(description: ModelDescription) -> Costs:
+def default_costs(description: ModelDescription, threads: int | None = None) -> Costs:
     """The model's work, at rates to plan with where nothing was measured.
 
     A common machine of the device's kind is assumed. A level of sharing costs a row the half block
     of keys that a segment leaves empty on average, which is multiplied all the same.
+
+    Args:
+        threads: of its CPU; None: torch's.
     """
     cuda = description.device.type == "cuda"
-    flops = CUDA_FLOPS if cuda else CPU_CORE_FLOPS * torch.get_num_threads()
+    flops = CUDA_FLOPS if cuda else CPU_CORE_FLOPS * (threads or torch.get_num_threads())
     layers = description.config.num_hidden_layers
     return model_costs(
         description,
@@ -79,11 +69,7 @@ def model_costs(description: ModelDescription, rates: Rates) -> Costs:
         attention_flops=_attention_flops(description.config),
         weight_bytes=float(weights.layers * layers.itemsize + weights.head * dtype.itemsize),
         kv_bytes=float(description.kv_bytes_per_token),
-        flops_per_second=rates.flops_per_second,
-        bytes_per_second=rates.bytes_per_second,
-        iteration_seconds=rates.iteration_seconds,
-        segment_seconds=rates.segment_seconds,
-        use_seconds=rates.use_seconds,
+        **asdict(rates),
     )
 
 

@@ -17,6 +17,7 @@ import torch
 
 from shoal.attention import AttentionBackend, select_backend
 from shoal.config import EngineOptions
+from shoal.costs import BLOCK_SIZE, Machine
 from shoal.cuda.buckets import buckets
 from shoal.cuda.capture import CudaRecorder, Recorder
 from shoal.cuda.graphs import (
@@ -25,7 +26,7 @@ from shoal.cuda.graphs import (
     GraphedForward,
     scratch_blocks,
 )
-from shoal.machine.calibrate import CANDIDATES, calibrated, token_budget_of
+from shoal.machine.calibrate import CANDIDATES, calibrated, machine_of, token_budget_of
 from shoal.machine.calibrate_batches import STEPS
 from shoal.machine.calibrate_rates import LONG, ROWS
 from shoal.machine.calibration_cache import Calibration, remembered
@@ -43,7 +44,6 @@ from shoal.machine.largest_batch import SHARED, blocks_for_probe, probe
 from shoal.model.description import ModelDescription
 from shoal.model.kv import KVPool
 from shoal.model.load import LoadedModel
-from shoal.scheduler import BLOCK_SIZE
 
 CPU_KV_BYTES = 2**30
 """The KV pool of a CPU where none is stated."""
@@ -61,15 +61,13 @@ class Placement:
     """A KV pool in memory, and what was found out on the way.
 
     Attributes:
-        num_blocks: blocks the scheduler may use; the pool may have scratch blocks behind them.
-        calibration: what is known of the model on this machine.
+        kv: may have scratch blocks behind those that the scheduler uses.
+        machine: the device with the model on it.
         graphs: replays of small batches; None where there are none.
     """
 
     kv: KVPool
-    num_blocks: int
-    token_budget: int
-    calibration: Calibration | None
+    machine: Machine
     graphs: GraphedForward | None = None
 
 
@@ -122,7 +120,7 @@ class Placing:
         kv = self._pool(self._stated)
         calibration = self._calibration(kv, self._stated)
         budget = self._options.token_budget or token_budget_of(calibration)
-        return Placement(kv, self._stated, budget, calibration)
+        return Placement(kv, self._machine(calibration, budget, self._stated))
 
     def by_measurement(self, memory: DeviceMemory, recorder: Callable[[], Recorder]) -> Placement:
         """A pool of the size that is stated, or of all that is left.
@@ -151,7 +149,10 @@ class Placing:
         _log.info("%d KV blocks beside %s", num_blocks, reading)
         kv = self._pool(num_blocks)
         graphs = None if graph_bytes is None else self._graphs(kv, num_blocks, recorder())
-        return Placement(kv, num_blocks, budget, calibration, graphs)
+        return Placement(kv, self._machine(calibration, budget, num_blocks), graphs)
+
+    def _machine(self, calibration: Calibration | None, budget: int, num_blocks: int) -> Machine:
+        return machine_of(self._description, calibration, budget, num_blocks * BLOCK_SIZE)
 
     def _pool(self, num_blocks: int) -> KVPool:
         """A pool of so many blocks, with scratch blocks behind them where graphs may need them."""
@@ -171,7 +172,7 @@ class Placing:
     def _calibration(self, kv: KVPool, num_blocks: int) -> Calibration | None:
         if self._options.token_budget:
             return remembered(self._description)
-        return calibrated(self._model, self._description, kv, num_blocks, BLOCK_SIZE)
+        return calibrated(self._model, self._description, kv, num_blocks)
 
     def _left(self, reading: MemoryReading) -> int:
         """Bytes for the scheduler's blocks."""

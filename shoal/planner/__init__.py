@@ -3,18 +3,16 @@
 Pure arithmetic on token ids and length estimates; `make_plan` is the entry.
 """
 
-from shoal.costs import Costs
 from shoal.planner.folding import FoldCost
 from shoal.planner.forest import Forest, build_forest
 from shoal.planner.lengths import LengthModel, fixed_lengths
 from shoal.planner.peak import expected_peak_kv
 from shoal.planner.pilot import Pilot, pilot_first
 from shoal.planner.plan import Plan
-from shoal.planner.planner import make_plan, reordered, spread
+from shoal.planner.planner import forest_of, make_plan, reordered, spread
 from shoal.planner.sharing import Savings, savings
 
 __all__ = [
-    "Costs",
     "FoldCost",
     "Forest",
     "LengthModel",
@@ -24,6 +22,7 @@ __all__ = [
     "build_forest",
     "expected_peak_kv",
     "fixed_lengths",
+    "forest_of",
     "make_plan",
     "pilot_first",
     "reordered",

@@ -14,27 +14,26 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal.config import Order
-from shoal.costs import Costs
+from shoal.costs import Machine
 from shoal.planner.blend import blend
 from shoal.planner.tree import Arrangement, Tree, depth_first
 from shoal.types import Int64Array
 
 
-def arrange(
-    tree: Tree, order: Order, costs: Costs | None = None, capacity_tokens: int | None = None
-) -> Arrangement:
+def arrange(tree: Tree, order: Order, machine: Machine | None = None) -> Arrangement:
     """Put the sequences in order; children that are equal stay in the order of `tree.tie`.
 
     Args:
-        costs: weighs the work; matters for `blend` alone. None: tokens to compute against tokens
-            of KV to read.
-        capacity_tokens: KV tokens in the pool; only `blend` asks. None: unknown.
+        machine: weighs the work and bounds the memory; matters for `blend` alone. None: tokens to
+            compute against tokens of KV to read, and memory for all.
     """
     match order:
         case Order.ratio:
             return depth_first(tree, _ratio_key(tree))
         case Order.blend:
-            return blend(tree, costs, capacity_tokens)
+            if machine is None:
+                return blend(tree, None, None)
+            return blend(tree, machine.costs, machine.kv_tokens)
         case Order.input:
             return depth_first(tree, _input_key(tree))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from shoal.costs import Machine
 from shoal.planner.plan import Plan
 from shoal.types import Int64Array, RequestTable
 
@@ -14,15 +15,13 @@ _STEPS = 4096
 """Steps the run is cut into; start and end times are as fine as that."""
 
 
-def expected_peak_kv(
-    plan: Plan, table: RequestTable, *, token_budget: int, capacity_tokens: int | None = None
-) -> int:
+def expected_peak_kv(plan: Plan, table: RequestTable, machine: Machine) -> int:
     """KV tokens that the run is expected to hold at its fullest moment.
 
     Follows the plan with the expected output lengths: each iteration decodes a token of every
     running sequence and fills the token budget with prefill, in order. Prefill flows evenly
     through an iteration, blocks are not rounded up, and memory delays nothing: where the answer
-    would exceed the pool's `capacity_tokens`, the run will fill the pool and no more.
+    would exceed the pool, the run will fill the pool and no more.
     """
     if not plan.num_sequences:
         return 0
@@ -31,9 +30,8 @@ def expected_peak_kv(
     prefill = own.copy()
     # A segment is computed just before its first user.
     np.add.at(prefill, plan.segment_first, plan.segment_length)
-    begin = _start_times(np.cumsum(prefill), output, token_budget)
-    peak = _peak(plan, own, output, begin)
-    return peak if capacity_tokens is None else min(peak, capacity_tokens)
+    begin = _start_times(np.cumsum(prefill), output, machine.token_budget)
+    return min(_peak(plan, own, output, begin), machine.kv_tokens)
 
 
 def _start_times(prefilled: Int64Array, output: Int64Array, token_budget: int) -> FloatArray:

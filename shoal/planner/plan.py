@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zipfile
 from dataclasses import dataclass, fields
@@ -97,6 +98,14 @@ class Plan:
         alone = np.flatnonzero(self.sequence_segment < 0)
         bounds = np.concatenate([top, alone, [self.num_sequences]])
         return np.sort(bounds).astype(np.int32)
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits that plans have in common when they are equal."""
+        digest = hashlib.blake2b(json.dumps(self._header()).encode(), digest_size=8)
+        for name in _ARRAYS:
+            digest.update(np.ascontiguousarray(getattr(self, name)).data)
+        return digest.hexdigest()
 
     def path(self, segment: int) -> list[int]:
         """The segments from the top down to `segment`; empty for -1."""

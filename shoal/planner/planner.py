@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from shoal.config import Order, Sharing
-from shoal.costs import Costs
+from shoal.costs import Machine
 from shoal.errors import InternalError
 from shoal.planner.folding import FoldCost
 from shoal.planner.forest import Forest, build_forest, split_by_level
@@ -23,55 +23,55 @@ def make_plan(
     *,
     sharing: Sharing = Sharing.forest,
     order: Order = Order.ratio,
-    exclusive: BoolArray | None = None,
-    block_size: int = 16,
-    capacity_blocks: int | None = None,
-    costs: Costs | None = None,
-    fold_cost: FoldCost | None = None,
+    machine: Machine | None = None,
     forest: Forest | None = None,
 ) -> Plan:
     """Plan a run of all requests of the table. Deterministic.
 
+    Requests whose prompts are scored share nothing (`RequestTable.scored`). Nor do those that fit
+    the pool by themselves but not behind their segments, which take whole blocks.
+
     Args:
-        exclusive: bool [N], requests that compute their whole prompt themselves; None: none.
-        block_size: tokens per KV block.
-        capacity_blocks: KV blocks in the pool. A segment takes whole blocks, so a long sequence
-            may fit by itself but not behind its segments: such requests become exclusive.
-            None: no limit.
-        costs: what the model costs on the machine: decides which segments are folded, and weighs
-            the work for `Order.blend`. None: segments cost nothing, and none is folded.
-        fold_cost: what a segment costs beyond its tokens, instead of what `costs` says.
-        forest: the forest of this table and `exclusive` when there is one already.
+        machine: decides which segments are folded, bounds the memory, and weighs the work for
+            `Order.blend`. None: segments cost nothing, none is folded, and memory has no limit.
+        forest: what `forest_of` makes of this table, when there is one already.
 
     Raises:
         InternalError: a request does not fit the pool even alone. Callers refuse those first.
     """
-    if exclusive is None:
-        exclusive = np.zeros(len(table), dtype=np.bool_)
-    if fold_cost is None and costs is not None:
-        fold_cost = FoldCost.of(costs)
+    fold_cost = None if machine is None else FoldCost.of(machine.costs)
+    exclusive = table.scored
     while True:
         if forest is None:
-            forest = build_forest(table.tokens, table.offsets, table.choices, exclusive)
+            forest = forest_of(table, exclusive)
         segments = choose_segments(forest, sharing, fold_cost, table.expected_new_tokens)
-        if capacity_blocks is None:
+        if machine is None:
             break
-        too_large = _blocks_needed(table, segments, block_size) > capacity_blocks
+        too_large = _blocks_needed(table, segments, machine.block_size) > machine.num_blocks
         if not too_large.any():
             break
         hopeless = np.flatnonzero(too_large & (segments.request_segment < 0))
         if len(hopeless):
             raise InternalError(
-                f"request {hopeless[0]} needs more KV blocks than the pool's {capacity_blocks}; "
+                f"request {hopeless[0]} needs more KV blocks than the pool's {machine.num_blocks}; "
                 "it should have been refused before planning."
             )
         exclusive = exclusive | too_large
         forest = None
     tree = Tree.of_segments(table, forest, segments)
-    capacity = None if capacity_blocks is None else capacity_blocks * block_size
-    places = arrange(tree, order, costs, capacity)
+    places = arrange(tree, order, machine)
     request = forest.request[segments.node]
     return _assemble(table, tree, places, request, sharing, order)
+
+
+def forest_of(table: RequestTable, exclusive: BoolArray | None = None) -> Forest:
+    """The prefix forest of a table's prompts.
+
+    Args:
+        exclusive: bool [N], requests that share nothing; None: those that are scored.
+    """
+    exclusive = table.scored if exclusive is None else exclusive
+    return build_forest(table.tokens, table.offsets, table.choices, exclusive)
 
 
 def _blocks_needed(table: RequestTable, segments: Segments, block_size: int) -> Int64Array:
@@ -127,20 +127,16 @@ def _assemble(
 
 
 def reordered(
-    plan: Plan,
-    table: RequestTable,
-    order: Order,
-    costs: Costs | None = None,
-    capacity_tokens: int | None = None,
+    plan: Plan, table: RequestTable, order: Order, machine: Machine | None = None
 ) -> Plan:
     """The plan in another order; where that leaves a choice, in its own.
 
     Args:
         plan: one that has not been cut into pieces, so not one ordered by `blend`.
-        costs, capacity_tokens: see `shoal.planner.order.arrange`.
+        machine: see `shoal.planner.order.arrange`.
     """
     tree = Tree.of_plan(table, plan)
-    places = arrange(tree, order, costs, capacity_tokens)
+    places = arrange(tree, order, machine)
     request = plan.segment_request.astype(np.int64)
     return _assemble(table, tree, places, request, plan.sharing, order)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from shoal.costs import Rates
 from shoal.diagnose import Diagnoses
 from shoal.planner import Plan
 from shoal.report.excerpts import Decode, Excerpts
@@ -62,33 +63,45 @@ class PlanReport:
         del saved["none"]
         devices = {
             "seconds": list(facts.device_seconds),
-            "computed_prompt_tokens": facts.device_computed_tokens,
+            "computed_prompt_tokens": facts.figures.computed_prompt_tokens,
+            "kv_peak_bytes": list(facts.device_kv_peak_bytes),
+        }
+        tokens = {
+            "prompt": plan.prompt_tokens,
+            "prompt_computed": facts.figures.computed_prompt_tokens,
+            "saved": saved,
         }
         return {
             "requests": facts.requests,
             "invalid": facts.invalid,
             "groups": len(plan.groups) - 1,
-            "tokens": {"prompt": plan.prompt_tokens, "saved": saved},
-            "kv_peak_bytes": facts.kv_peak_tokens * facts.kv_bytes_per_token,
+            "tokens": tokens,
+            "plan": asdict(facts.figures),
+            "kv_peak_bytes": facts.kv_peak_bytes,
             "kv_pool": self._pool(),
+            "machine": self._machine(),
             "seconds": {
                 "read": facts.read_seconds,
                 "plan": facts.plan_seconds,
                 "diagnose": facts.diagnose_seconds,
             },
-            "order": plan.order.value,
+            "order": facts.figures.order,
             "orders": {order.value: seconds for order, seconds in facts.orders.items()},
             **({"devices": devices} if facts.device_seconds else {}),
             "explanation": self.explanation,
             "diagnoses": [item.summary() for item in self.advice],
         }
 
-    def _pool(self) -> dict[str, Any] | None:
-        facts = self.facts
-        if facts.kv_capacity_tokens is None:
-            return None
-        size = facts.kv_capacity_tokens * facts.kv_bytes_per_token
-        return {"bytes": size, "source": str(facts.kv_capacity_source)}
+    def _pool(self) -> dict[str, Any]:
+        machine = self.facts.machine
+        size = machine.kv_tokens * int(machine.costs.kv_bytes)
+        return {"bytes": size, "source": str(self.facts.kv_capacity_source)}
+
+    def _machine(self) -> dict[str, Any]:
+        """Whether its rates are measured or assumed, and what they are."""
+        machine = self.facts.machine
+        rates = {each.name: getattr(machine.costs, each.name) for each in fields(Rates)}
+        return {"source": machine.source.value, "token_budget": machine.token_budget, **rates}
 
     def __rich__(self) -> RenderableType:
         parts: list[RenderableType] = [self._facts(), "", Text(self.explanation), "", self._modes()]

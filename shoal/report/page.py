@@ -9,12 +9,11 @@ from pathlib import Path
 
 import orjson
 
-from shoal.engine.trace import IterationTrace
+from shoal.devices import AnyRun
 from shoal.errors import OutputWriteError
-from shoal.planner import Plan
 from shoal.report.figures import plan_figure, svg, token_batches_figure
 from shoal.report.summary import summary_rows
-from shoal.types import Int64Array, RunSummary
+from shoal.types import RunSummary
 
 _PICTURES = {
     "token_batches": (
@@ -49,27 +48,11 @@ figcaption { max-width: 46rem; }
 """
 
 
-def write_report(
-    folder: Path,
-    *,
-    title: str,
-    summary: RunSummary,
-    plan: Plan,
-    prompt_lengths: Int64Array,
-    trace: IterationTrace,
-    token_budget: int,
-    num_blocks: int,
-    block_size: int,
-) -> Path:
+def write_report(folder: Path, *, title: str, summary: RunSummary, run: AnyRun) -> Path:
     """Write index.html, which needs no other file, and what it shows as files beside it.
 
     These are plan.svg, token_batches.svg and summary.json, the same as `--summary` writes. The
     folder is made when it is missing; older reports in it are replaced.
-
-    Args:
-        prompt_lengths: tokens of each request's prompt, [N]: `RequestTable.lengths`.
-        token_budget: most tokens in an iteration.
-        num_blocks, block_size: KV blocks in the pool, and tokens in each.
 
     Returns:
         The path of index.html.
@@ -78,12 +61,14 @@ def write_report(
         OptionError: matplotlib is not installed.
         OutputWriteError: the folder cannot be written.
     """
-    batches = token_batches_figure(trace, token_budget=token_budget, num_blocks=num_blocks)
-    pictures = {"token_batches": svg(batches), "plan": svg(plan_figure(plan, prompt_lengths))}
+    machine, plan = run.machine, run.plan
+    budget, blocks = machine.token_budget, machine.num_blocks
+    batches = token_batches_figure(run.trace, token_budget=budget, num_blocks=blocks)
+    pictures = {"token_batches": svg(batches), "plan": svg(plan_figure(plan, run.prompt_lengths))}
     rows = [
         *summary_rows(summary),
-        ("Token budget", f"{token_budget:,} per iteration"),
-        ("KV pool", f"{num_blocks:,} blocks of {block_size:,} tokens"),
+        ("Token budget", f"{budget:,} per iteration"),
+        ("KV pool", f"{blocks:,} blocks of {machine.block_size:,} tokens"),
         ("Sharing, order", f"{plan.sharing}, {plan.order}"),
     ]
     files = {f"{name}.svg": picture for name, picture in pictures.items()}

@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from shoal.config import Order
+from shoal.costs import Machine, RatesSource
 from shoal.planner import Plan, Savings
 from shoal.report.units import plural, readable_bytes, readable_seconds
+from shoal.types import PlanFigures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,35 +22,41 @@ class PlanFacts:
         requests: those that will run.
         invalid: lines that cannot run and are no part of the plan.
         savings: what each sharing mode would save on this job.
-        kv_bytes_per_token: KV bytes of one token in all layers.
-        kv_peak_tokens: see `shoal.planner.expected_peak_kv`.
-        kv_capacity_tokens: tokens the KV pool holds; None: unknown.
+        figures: the plan that a run begins with, of all devices together.
+        machine: what it is made for, each of several devices.
+        kv_peak_bytes: expected at most, on one device.
         kv_capacity_source: how that is known: "stated", "default", or "estimated" without weights.
         orders: seconds predicted for each order that was compared.
         read_seconds, plan_seconds, diagnose_seconds: what each step took.
         device_seconds: predicted of each of several devices; empty for one.
-        device_computed_tokens: prompt tokens that they compute together.
+        device_kv_peak_bytes: expected at most on each of them.
     """
 
     requests: int
     invalid: int
     savings: Savings
-    kv_bytes_per_token: int
-    kv_peak_tokens: int
-    kv_capacity_tokens: int | None
+    figures: PlanFigures
+    machine: Machine
+    kv_peak_bytes: int
     orders: dict[Order, float]
     read_seconds: float
     plan_seconds: float
     diagnose_seconds: float
     kv_capacity_source: str = "stated"
     device_seconds: tuple[float, ...] = ()
-    device_computed_tokens: int = 0
+    device_kv_peak_bytes: tuple[int, ...] = ()
 
 
 _SOURCES = {
     "stated": "as stated",
     "default": "the default on a CPU",
     "estimated": "estimated; a run measures what is left on the device",
+}
+
+
+_RATES = {
+    RatesSource.measured: "as measured here with this model",
+    RatesSource.assumed: "a common one is assumed: none was measured here with this model yet",
 }
 
 
@@ -60,7 +68,7 @@ def fact_rows(plan: Plan, facts: PlanFacts) -> Iterator[tuple[str, str]]:
         yield "Sequences", f"{plan.num_sequences:,} with n > 1 counted"
     yield (
         "Prompt tokens",
-        f"{plan.prompt_tokens:,}, of which {plan.computed_prompt_tokens:,} to compute",
+        f"{plan.prompt_tokens:,}, of which {facts.figures.computed_prompt_tokens:,} to compute",
     )
     alone = int(np.count_nonzero(plan.sequence_segment < 0))
     shared = len(plan.groups) - 1 - alone
@@ -68,19 +76,24 @@ def fact_rows(plan: Plan, facts: PlanFacts) -> Iterator[tuple[str, str]]:
     if plan.num_segments:
         degree = np.average(plan.segment_users, weights=plan.segment_length)
         yield "Sharing degree", f"{degree:,.1f} sequences use a shared token"
-    size = readable_bytes(facts.kv_peak_tokens * facts.kv_bytes_per_token)
-    full = facts.kv_capacity_tokens is not None and facts.kv_peak_tokens >= facts.kv_capacity_tokens
-    fills = ", fills the pool" if full else ""
-    yield "Expected KV peak", f"{size} ({facts.kv_peak_tokens:,} tokens){fills}"
-    if facts.kv_capacity_tokens is not None:
-        size = readable_bytes(facts.kv_capacity_tokens * facts.kv_bytes_per_token)
-        source = _SOURCES[facts.kv_capacity_source]
-        yield "KV pool", f"{size} ({facts.kv_capacity_tokens:,} tokens), {source}"
+    kv_tokens, kv_bytes = facts.machine.kv_tokens, int(facts.machine.costs.kv_bytes)
+    peak_tokens = facts.kv_peak_bytes // kv_bytes
+    fills = ", fills the pool" if peak_tokens >= kv_tokens else ""
+    size = readable_bytes(facts.kv_peak_bytes)
+    yield "Expected KV peak", f"{size} ({peak_tokens:,} tokens){fills}"
+    size, source = readable_bytes(kv_tokens * kv_bytes), _SOURCES[facts.kv_capacity_source]
+    yield "KV pool", f"{size} ({kv_tokens:,} tokens), {source}"
+    yield "Machine", _RATES[facts.machine.source]
     if facts.device_seconds:
         least, most = (readable_seconds(f(facts.device_seconds)) for f in (min, max))
-        again = facts.device_computed_tokens - plan.computed_prompt_tokens
+        again = facts.figures.computed_prompt_tokens - plan.computed_prompt_tokens
         cut = f"; {again:,} prompt tokens more, where families are cut" if again > 0 else ""
         yield "Devices", f"{len(facts.device_seconds)}; predicted: {least} to {most} each{cut}"
+    if facts.figures.pilots:
+        yield (
+            "Pilot",
+            f"{facts.figures.pilots:,} sequences run first, to learn how long answers get",
+        )
     if facts.orders:
         predicted = ", ".join(
             f"{order} {readable_seconds(seconds)}" for order, seconds in facts.orders.items()

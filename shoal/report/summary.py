@@ -22,18 +22,12 @@ def summary_table(summary: RunSummary) -> RenderableType:
 
 
 def summary_rows(summary: RunSummary) -> Iterator[tuple[str, str]]:
-    """The figures of a run as (name, text), most important first.
-
-    Prompt tokens are computed again after a preemption, or when an iteration failed.
-    """
+    """The figures of a run as (name, text), most important first."""
     requests, tokens, seconds = summary.requests, summary.tokens, summary.seconds
     yield "Requests", f"{requests.succeeded:,} succeeded, {requests.failed:,} failed"
     yield "Prompt tokens", f"{tokens.prompt:,}"
-    again = tokens.prompt_computed + tokens.prompt_saved - tokens.prompt
-    yield (
-        "  computed",
-        f"{tokens.prompt_computed:,}" + (f", {again:,} of them again" if again > 0 else ""),
-    )
+    again = f", and {tokens.recomputed:,} again" if tokens.recomputed else ""
+    yield "  computed", f"{tokens.prompt_computed:,}{again}"
     share = tokens.prompt_saved / max(tokens.prompt, 1)
     yield "  saved", f"{tokens.prompt_saved:,} ({share:.1%})"
     yield "Generated tokens", f"{tokens.generated:,}, {summary.throughput:,.0f} per second"
@@ -42,7 +36,8 @@ def summary_rows(summary: RunSummary) -> Iterator[tuple[str, str]]:
         f"{summary.iterations:,}, with {summary.mean_tokens_per_iteration:,.1f} tokens on average",
     )
     preempted = f"{summary.preemptions:,} {plural('preemption', summary.preemptions)}"
-    yield "KV peak", f"{readable_bytes(summary.peak_kv_bytes)}, {preempted}"
+    forecast = readable_bytes(summary.kv_peak_bytes_forecast)
+    yield "KV peak", f"{readable_bytes(summary.peak_kv_bytes)} ({forecast} forecast), {preempted}"
     if summary.lengths.answers:
         of = summary.lengths
         held = "/".join(f"{100 * w:.0f}" for w in (of.within_10, of.within_50, of.within_90))

@@ -3,10 +3,11 @@
 Never imports torch: it drives a model or a clock alike.
 """
 
+from shoal.costs import BLOCK_SIZE
 from shoal.scheduler.batch import Chunks, Feedback, PromptLogits, TokenBatch
 from shoal.scheduler.builder import SCORED_ROWS
 from shoal.scheduler.forecast import forecast_peak_blocks
-from shoal.scheduler.pool import BLOCK_SIZE, BlockPool
+from shoal.scheduler.pool import BlockPool
 from shoal.scheduler.scheduler import Scheduler
 from shoal.scheduler.stats import SchedulerStats
 

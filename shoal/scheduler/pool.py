@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import heapq
 
+from shoal.costs import BLOCK_SIZE
 from shoal.errors import InternalError
-
-BLOCK_SIZE = 32
-"""Tokens per KV block."""
 
 
 class BlockPool:

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 @dataclass
 class SchedulerStats:
-    """Counts of a run so far: of what was settled, nothing that is under way."""
+    """Counts of a run so far: of what was settled or failed, nothing that is under way."""
 
     iterations: int = 0
     tokens: int = 0
     """Tokens run through the model, prefill and decode."""
     prompt_tokens_computed: int = 0
+    """Each as often as it went through the model, in batches that failed too."""
+    prompt_tokens_recomputed: int = 0
+    """Those that had been computed before, and all of batches that failed."""
     generated_tokens: int = 0
     preemptions: int = 0
     """Sequences preempted, and segments evicted before their last user came."""

@@ -31,14 +31,32 @@ class _Flight:
         slots: int64 [S], of the sampled sequences.
         fresh: bool [S], those that sample without a token of their own: enders.
         owners: int64, the sequence of each chunk that is not shared.
-        prompt_tokens: prompt tokens it computes.
+        prompt: the prompt tokens it computes.
     """
 
     batch: TokenBatch
     slots: Int64Array
     fresh: BoolArray
     owners: Int64Array
-    prompt_tokens: int
+    prompt: _PromptRuns
+
+
+@dataclass(frozen=True)
+class _PromptRuns:
+    """The prompt tokens of a batch: runs [first, last), int64 columns, of segments and sequences.
+
+    `first` and `last` count from the owner's first token; `owner` is a segment id, or the number
+    of segments plus a sequence.
+    """
+
+    owner: Int64Array
+    first: Int64Array
+    last: Int64Array
+
+    @property
+    def tokens(self) -> int:
+        """How many there are."""
+        return int((self.last - self.first).sum())
 
 
 @dataclass(frozen=True)
@@ -66,6 +84,8 @@ class UnderWay:
         self._columns, self._running, self._segments = columns, running, segments
         self._stats = stats
         self._flights: deque[_Flight] = deque()
+        self._reached: Int64Array = np.zeros(len(segments.computed) + len(columns), dtype=np.int64)
+        """How far each segment and each sequence's own prompt was ever computed, by owner."""
 
     def __len__(self) -> int:
         return len(self._flights)
@@ -100,10 +120,8 @@ class UnderWay:
         chunks, running, segments = batch.chunks, self._running, self._segments
         shared, own = chunks.shared, ~chunks.shared
         segments.computed[chunks.owner[shared]] += chunks.count[shared]
-        owners, first, count = chunks.owner[own], chunks.first[own], chunks.count[own]
-        running.computed[owners] += count
-        prompt = running.own_prompt[owners]
-        own_part = np.minimum(first + count, prompt) - np.minimum(first, prompt)
+        owners, prompt = chunks.owner[own], self._prompt_runs(batch)
+        running.computed[owners] += chunks.count[own]
         segments.retained.update(segment for _, segment in batch.retain)
         segments.retained.difference_update(batch.release)
 
@@ -120,9 +138,20 @@ class UnderWay:
                 slots,
                 fresh,
                 running.sequence[owners],
-                int(chunks.count[shared].sum() + own_part.sum()),
+                prompt,
             )
         )
+
+    def _prompt_runs(self, batch: TokenBatch) -> _PromptRuns:
+        """What a batch computes of prompts; its sequences still run."""
+        chunks, running = batch.chunks, self._running
+        slot = np.where(chunks.shared, 0, chunks.owner)
+        last = chunks.first + chunks.count
+        prompt = np.where(chunks.shared, last, running.own_prompt[slot])
+        some = np.flatnonzero(chunks.first < prompt)
+        sequence = len(self._segments.computed) + running.sequence[slot]
+        owner = np.where(chunks.shared, chunks.owner, sequence)
+        return _PromptRuns(owner[some], chunks.first[some], np.minimum(last, prompt)[some])
 
     def wanted(self, batch: TokenBatch) -> BoolArray:
         """Which of the oldest batch's samples count, bool [S].
@@ -152,12 +181,25 @@ class UnderWay:
         running.last_token[going] = token_ids[~finished]
         stats.iterations += 1
         stats.tokens += batch.num_tokens
-        stats.prompt_tokens_computed += flight.prompt_tokens
+        self._count_prompt(flight.prompt)
         stats.generated_tokens += len(sequences)
         return Settled(sequences, slots, token_ids, finished, lengths)
 
+    def _count_prompt(self, prompt: _PromptRuns) -> None:
+        """Prompt tokens were computed, some of them perhaps before."""
+        reached = self._reached[prompt.owner]
+        again = np.maximum(np.minimum(prompt.last, reached) - prompt.first, 0)
+        self._reached[prompt.owner] = np.maximum(prompt.last, reached)
+        self._stats.prompt_tokens_computed += prompt.tokens
+        self._stats.prompt_tokens_recomputed += int(again.sum())
+
+    def _count_failed(self, prompt: _PromptRuns) -> None:
+        """A batch failed, somewhere in its computation: all of it is done again."""
+        self._stats.prompt_tokens_computed += prompt.tokens
+        self._stats.prompt_tokens_recomputed += prompt.tokens
+
     def undo(self, batch: TokenBatch) -> list[TokenBatch]:
-        """Take back `advance` of a batch, and of those launched after it.
+        """Take back `advance` of a batch that failed, and of those launched after it.
 
         What was planned in between stays: who was admitted, which blocks they hold. The tokens
         that are computed again are prefilled, the last known one of each answer included.
@@ -167,6 +209,7 @@ class UnderWay:
         """
         undone: list[TokenBatch] = []
         if all(flight.batch is not batch for flight in self._flights):
+            self._count_failed(self._prompt_runs(batch))
             return undone
         while not undone or undone[-1] is not batch:
             undone.append(self._undo(self._flights.pop()))
@@ -174,6 +217,7 @@ class UnderWay:
 
     def _undo(self, flight: _Flight) -> TokenBatch:
         batch, running, segments = flight.batch, self._running, self._segments
+        self._count_failed(flight.prompt)
         chunks = batch.chunks
         shared, own = chunks.shared, ~chunks.shared
         owned, first = chunks.owner[shared], chunks.first[shared]

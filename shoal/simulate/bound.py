@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from shoal.planner import Costs, Plan
+from shoal.costs import Machine
+from shoal.planner import Plan
 from shoal.planner.tree import Tree
 from shoal.planner.work_counts import request_work, segment_work
 from shoal.types import Int64Array, RequestTable
@@ -38,9 +39,7 @@ class LowerBound:
 def lower_bound(
     table: RequestTable,
     plan: Plan,
-    costs: Costs,
-    token_budget: int,
-    capacity_tokens: int,
+    machine: Machine,
     true_lengths: Int64Array | None = None,
 ) -> LowerBound:
     """A bound on the time of any run of a plan's segments and sequences, in any order.
@@ -49,7 +48,6 @@ def lower_bound(
     over the pool's capacity, because what an iteration reads it holds; the longest answer.
 
     Args:
-        capacity_tokens: KV tokens in the pool.
         true_lengths: as for `simulate`.
     """
     if plan.num_sequences == 0:
@@ -65,7 +63,8 @@ def lower_bound(
     )
     tokens, reads = int(work.counts[0, 0]), int(work.reads[0])
     longest = int(tree.output.max())
-    iterations = max(-(-tokens // token_budget), -(-reads // capacity_tokens), longest)
+    costs = machine.costs
+    iterations = max(-(-tokens // machine.token_budget), -(-reads // machine.kv_tokens), longest)
     weights = iterations * costs.weight_bytes / costs.bytes_per_second
     return LowerBound(
         compute=float(work.compute_seconds(costs)[0]),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shoal.planner import Costs
+from shoal.costs import Costs
 from shoal.scheduler import TokenBatch
 
 

@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from shoal.planner import Costs, Plan
+from shoal.costs import Costs, Machine
+from shoal.planner import Plan
 from shoal.planner.forest import split_by_level
 from shoal.planner.likeness import nearest_kept
 from shoal.planner.rearrange import restricted
 from shoal.planner.tree import Tree
-from shoal.scheduler import BLOCK_SIZE
 from shoal.types import BoolArray, Int64Array, RequestTable
 
 _SEQUENCES = 1024
@@ -39,10 +39,7 @@ class Setup:
 
     table: RequestTable
     plan: Plan
-    costs: Costs
-    token_budget: int
-    num_blocks: int
-    block_size: int = BLOCK_SIZE
+    machine: Machine
 
 
 def miniature(setup: Setup, iterations: int, most_iterations: int) -> Setup:
@@ -52,7 +49,7 @@ def miniature(setup: Setup, iterations: int, most_iterations: int) -> Setup:
         iterations: what a run is expected to take, about.
         most_iterations: what it should take, about.
     """
-    table, plan = setup.table, setup.plan
+    table, plan, machine = setup.table, setup.plan, setup.machine
     if iterations <= most_iterations and plan.num_sequences <= _SEQUENCES:
         return setup
     divisor = _divisor(table, plan)
@@ -64,17 +61,17 @@ def miniature(setup: Setup, iterations: int, most_iterations: int) -> Setup:
         plan = restricted(plan, _sample(plan, share), table.lengths)
     slice_ = min(1.0, share / duration)
     table, plan = _shortened(table, plan, divisor)
-    block_size = max(1, setup.block_size // divisor)
-    room = setup.num_blocks * setup.block_size / divisor * slice_
+    block_size = max(1, machine.block_size // divisor)
+    room = machine.kv_tokens / divisor * slice_
     least = _largest(table, plan, block_size)
-    return Setup(
-        table,
-        plan,
-        _smaller(setup.costs, divisor, slice_),
-        max(round(setup.token_budget * slice_), _LEAST_BUDGET),
-        max(int(room) // block_size, least),
-        block_size,
+    small = replace(
+        machine,
+        costs=_smaller(machine.costs, divisor, slice_),
+        token_budget=max(round(machine.token_budget * slice_), _LEAST_BUDGET),
+        kv_tokens=max(int(room) // block_size, least) * block_size,
+        block_size=block_size,
     )
+    return Setup(table, plan, small)
 
 
 def _divisor(table: RequestTable, plan: Plan) -> int:

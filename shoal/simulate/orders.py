@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shoal.config import Order, OrderOption
-from shoal.planner import Costs, Plan, reordered
-from shoal.scheduler import BLOCK_SIZE
-from shoal.simulate.bound import LowerBound, lower_bound
+from shoal.costs import Machine
+from shoal.planner import Plan, reordered
+from shoal.simulate.bound import lower_bound
 from shoal.simulate.miniature import Setup, miniature
 from shoal.simulate.simulated_run import simulate
 from shoal.types import RequestTable
@@ -31,12 +31,7 @@ class OrderChoice:
 
 
 def in_order(
-    table: RequestTable,
-    plan: Plan,
-    option: OrderOption,
-    costs: Costs,
-    token_budget: int,
-    num_blocks: int,
+    table: RequestTable, plan: Plan, option: OrderOption, machine: Machine
 ) -> tuple[Plan, dict[Order, float]]:
     """The plan in the order asked for; `auto` takes what `choose_order` says.
 
@@ -48,25 +43,18 @@ def in_order(
     """
     predicted: dict[Order, float] = {}
     if option is OrderOption.auto:
-        if _bound(Setup(table, plan, costs, token_budget, num_blocks)).seconds < WORTH_SECONDS:
+        if lower_bound(table, plan, machine).seconds < WORTH_SECONDS:
             return plan, predicted
-        choice = choose_order(table, plan, costs, token_budget, num_blocks)
+        choice = choose_order(table, plan, machine)
         order, predicted = choice.order, choice.seconds
     else:
         order = Order(option)
     if order is plan.order:
         return plan, predicted
-    return reordered(plan, table, order, costs, num_blocks * BLOCK_SIZE), predicted
+    return reordered(plan, table, order, machine), predicted
 
 
-def choose_order(
-    table: RequestTable,
-    plan: Plan,
-    costs: Costs,
-    token_budget: int,
-    num_blocks: int,
-    block_size: int = BLOCK_SIZE,
-) -> OrderChoice:
+def choose_order(table: RequestTable, plan: Plan, machine: Machine) -> OrderChoice:
     """Simulate the job in every order, or a miniature of it if it is large. Deterministic.
 
     A miniature's time is multiplied by how much more the job must take at least.
@@ -76,10 +64,12 @@ def choose_order(
     """
     if plan.num_sequences == 0:
         return OrderChoice(Order.ratio, {})
-    whole = Setup(table, plan, costs, token_budget, num_blocks, block_size)
-    bound = _bound(whole)
+    whole = Setup(table, plan, machine)
+    bound = lower_bound(table, plan, machine)
     small = miniature(whole, bound.iterations, ITERATIONS)
-    scale = 1.0 if small is whole else bound.seconds / _bound(small).seconds
+    scale = 1.0
+    if small is not whole:
+        scale = bound.seconds / lower_bound(small.table, small.plan, small.machine).seconds
     seconds = {order: scale * _seconds(small, order) for order in Order}
     best = min(seconds, key=seconds.__getitem__)
     tie = TIE if small is whole else MINIATURE_TIE
@@ -87,27 +77,8 @@ def choose_order(
     return OrderChoice(Order.ratio if near else best, seconds)
 
 
-def _bound(setup: Setup) -> LowerBound:
-    return lower_bound(
-        setup.table,
-        setup.plan,
-        setup.costs,
-        setup.token_budget,
-        setup.num_blocks * setup.block_size,
-    )
-
-
 def _seconds(setup: Setup, order: Order) -> float:
-    capacity = setup.num_blocks * setup.block_size
     plan = setup.plan
     if order is not plan.order:
-        plan = reordered(plan, setup.table, order, setup.costs, capacity)
-    run = simulate(
-        setup.table,
-        plan,
-        setup.costs,
-        setup.token_budget,
-        setup.num_blocks,
-        block_size=setup.block_size,
-    )
-    return run.seconds
+        plan = reordered(plan, setup.table, order, setup.machine)
+    return simulate(setup.table, plan, setup.machine).seconds

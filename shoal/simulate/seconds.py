@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from shoal.planner import Costs, Plan
+from shoal.costs import Machine
+from shoal.planner import Plan
 from shoal.planner.tree import Tree
 from shoal.planner.work_counts import Work, request_work, segment_work
 from shoal.types import Int64Array, RequestTable
@@ -39,34 +40,30 @@ class PartSeconds:
         return seconds
 
 
-def part_seconds(
-    table: RequestTable, plan: Plan, costs: Costs, token_budget: int, capacity_tokens: int
-) -> PartSeconds:
+def part_seconds(table: RequestTable, plan: Plan, machine: Machine) -> PartSeconds:
     """Predict the parts of a planned job.
 
     Iterations are as many as fill the token budget, or as the KV read by decodes fills the pool,
     whichever is more (`lower_bound`); a part has its share of them. Weights that are read in less
     time than an iteration's products take cost nothing. The longest answer, which no division
     makes shorter, is left out.
-
-    Args:
-        capacity_tokens: KV tokens in the pool.
     """
     tree = Tree.of_plan(table, plan)
     both = Work(np.concatenate([request_work(tree).counts, segment_work(tree).counts], axis=1))
-    seconds = _seconds(both, costs, token_budget, capacity_tokens)
+    seconds = _seconds(both, machine)
     requests = len(tree.leaf)
     each = seconds[:requests] / tree.choices
     return PartSeconds(np.repeat(each, tree.choices), seconds[requests:])
 
 
-def _seconds(work: Work, costs: Costs, token_budget: int, capacity_tokens: int) -> FloatArray:
+def _seconds(work: Work, machine: Machine) -> FloatArray:
     """Of each part, float64 [M]."""
     tokens, heads, pairs, reads = work.counts.astype(np.float64)
+    costs = machine.costs
     flops, bandwidth = costs.flops_per_second, costs.bytes_per_second
-    fill = tokens / token_budget
-    if fill.sum() < reads.sum() / capacity_tokens:
-        fill = reads / capacity_tokens  # iterations, as parts of one
+    fill = tokens / machine.token_budget
+    if fill.sum() < reads.sum() / machine.kv_tokens:
+        fill = reads / machine.kv_tokens  # iterations, as parts of one
     linear = tokens * (costs.flops_per_token / flops)
     weights = fill * (costs.weight_bytes / bandwidth)
     attention = np.maximum(

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from shoal.planner import Costs, Plan
-from shoal.scheduler import BLOCK_SIZE, BlockPool, Scheduler
+from shoal.costs import Machine
+from shoal.planner import Plan
+from shoal.scheduler import BlockPool, Scheduler
 from shoal.simulate.clock import batch_time
 from shoal.types import Int64Array, RequestTable
 
@@ -60,29 +61,22 @@ class SimulatedRun:
 
 
 def simulate(
-    table: RequestTable,
-    plan: Plan,
-    costs: Costs,
-    token_budget: int,
-    num_blocks: int,
-    true_lengths: Int64Array | None = None,
-    block_size: int = BLOCK_SIZE,
+    table: RequestTable, plan: Plan, machine: Machine, true_lengths: Int64Array | None = None
 ) -> SimulatedRun:
     """Run a plan against a clock.
 
     Args:
-        token_budget: most tokens in one iteration.
-        num_blocks, block_size: KV blocks in the pool, and tokens in each.
         true_lengths: int64 [N], tokens that each choice of a request will generate, from 1 to
             its `max_new_tokens`; the scheduler does not know. None: what is expected.
     """
     lengths = table.expected_new_tokens if true_lengths is None else true_lengths
     ends = lengths[plan.sequence_request]
-    scheduler = Scheduler(table, plan, BlockPool(num_blocks, block_size), token_budget)
+    pool = BlockPool(machine.num_blocks, machine.block_size)
+    scheduler = Scheduler(table, plan, pool, machine.token_budget)
     tokens: list[int] = []
     times: list[tuple[float, float, float]] = []
     while (batch := scheduler.step()) is not None:
-        time = batch_time(batch, costs)
+        time = batch_time(batch, machine.costs)
         tokens.append(batch.num_tokens)
         times.append((time.seconds, time.compute, time.memory))
         sampled = batch.sample_sequences

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shoal.costs import Costs
 from shoal.devices.book import Book
 from shoal.errors import DeviceLostError, InternalError
-from shoal.planner import Costs
-from shoal.types import Int64Array, RequestTable
+from shoal.planning import divide_job
+from shoal.types import Int64Array, PlanFigures, RequestTable
 from tests.helpers.device_clock import ClockGroup, run
 from tests.helpers.planner_jobs import Job, jobs
 
@@ -85,10 +86,15 @@ def test_each_request_is_completed_once(
     for device, seconds in deaths[: 2 if devices > 1 else 1]:
         group.workers[device % devices].dies_at = seconds
     dying = any(worker.dies_at < 1 for worker in group.workers)
+    divided = divide_job(table, group.options, group.machine)
     result, done = run(group, table)
     assert sorted(done) == list(range(size))
-    stats, plan = result.stats, result.plan
-    assert stats.prompt_tokens_computed >= plan.computed_prompt_tokens or dying
+    stats, planned = result.stats, result.planned
+    again = stats.prompt_tokens_computed - planned.computed_prompt_tokens
+    assert again == stats.prompt_tokens_recomputed or dying
+    plans = divided.run_plans(table, group.options, group.machine)
+    assert planned == PlanFigures.together([plan.figures for plan in plans])
+    assert planned.prompt_tokens == int((table.lengths * table.choices).sum())
     assert len(stats.device_seconds) == devices
     if not dying:
         assert stats.generated_tokens == int((lengths * table.choices).sum())
@@ -103,9 +109,9 @@ def test_the_plan_says_what_is_computed(job: Job, devices: int) -> None:
     table = job.table
     group = ClockGroup(devices, np.full(len(table), 3), COSTS, token_budget=16, num_blocks=900)
     result, _ = run(group, table)
-    plan = result.plan
-    assert result.stats.prompt_tokens_computed == plan.computed_prompt_tokens
-    assert plan.saved_prompt_tokens >= 0
+    stats = result.stats
+    once = stats.prompt_tokens_computed - stats.prompt_tokens_recomputed
+    assert once == result.planned.computed_prompt_tokens
 
 
 def test_a_death_costs_what_was_under_way(caplog: pytest.LogCaptureFixture) -> None:
@@ -119,9 +125,9 @@ def test_a_death_costs_what_was_under_way(caplog: pytest.LogCaptureFixture) -> N
     assert sorted(done) == list(range(len(table)))
     assert "the process of clock:1 was killed by the test" in caplog.text
     assert calm < group.seconds < 2 * calm
-    plan, stats = result.plan, result.stats
-    assert stats.prompt_tokens_computed > plan.computed_prompt_tokens
-    assert plan.computed_prompt_tokens <= 4 * 201 * 2 + len(table) * 20
+    planned, stats = result.planned.computed_prompt_tokens, result.stats
+    assert planned <= 4 * 201 * 2 + len(table) * 20
+    assert 0 < stats.prompt_tokens_recomputed == stats.prompt_tokens_computed - planned
 
 
 class Dying(ClockGroup):

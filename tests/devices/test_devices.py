@@ -14,7 +14,6 @@ from shoal.config import EngineOptions
 from shoal.cuda.lost import raise_if_lost
 from shoal.devices.merged import added, merged, one_after_another
 from shoal.devices.messages import Hello, Piece
-from shoal.devices.part import part_of
 from shoal.devices.process import ended_how, worker_environment, worker_processes
 from shoal.devices.wire import receive, send
 from shoal.devices.worker import EXIT_LOST, _portable
@@ -22,6 +21,7 @@ from shoal.engine.engine import RunStats
 from shoal.engine.trace import IterationTrace
 from shoal.errors import DeviceLostError, InternalError, OptionError, UnsupportedModelError
 from shoal.model.description import ModelDescription
+from shoal.planning.part import part_of
 from shoal.types import LengthCounts
 from tests.helpers.planner_jobs import Job
 

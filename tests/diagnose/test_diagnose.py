@@ -19,7 +19,7 @@ from shoal.diagnose.field import _field_ends, _move
 from shoal.diagnose.sample import Prompts, take
 from shoal.diagnose.spelling import _as_words
 from shoal.diagnose.tokens import token_texts
-from shoal.planner import build_forest, make_plan
+from shoal.planner import build_forest, forest_of, make_plan
 from shoal.types import RequestTable, SamplingParams
 from tests.helpers.planner_jobs import Job, jobs
 
@@ -304,10 +304,10 @@ def test_requests_kept_out_of_sharing_are_not_looked_at() -> None:
     rng = random.Random(0)
     rule = prose(rng, 30)
     table = as_job([f"{rng.randrange(10**6):06}\n{rule}" for _ in range(50)]).table
-    exclusive = np.ones(50, dtype=np.bool_)
-    forest = build_forest(table.tokens, table.offsets, table.choices, exclusive)
-    plan = make_plan(table, forest=forest, exclusive=exclusive)
-    found = diagnose(table, plan, forest, lambda t: chr(t).encode(), exclusive=exclusive)
+    table = replace(table, params=[SamplingParams(echo=True, logprobs=0)])
+    forest = forest_of(table)
+    plan = make_plan(table, forest=forest)
+    found = diagnose(table, plan, forest, lambda t: chr(t).encode())
     assert found.prompts == []
 
 

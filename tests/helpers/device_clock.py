@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from shoal.config import EngineOptions
+from shoal.costs import BLOCK_SIZE, Costs, Machine
 from shoal.devices.device_run import DeviceRun
 from shoal.devices.messages import (
     Died,
@@ -26,9 +27,9 @@ from shoal.devices.messages import (
     Update,
 )
 from shoal.engine.engine import RunStats
-from shoal.engine.release import NOTHING, release_from, released
-from shoal.planner import Costs, make_plan
-from shoal.scheduler import BLOCK_SIZE, BlockPool, Scheduler
+from shoal.engine.release import release_from
+from shoal.planning import plan_run
+from shoal.scheduler import BlockPool, Scheduler
 from shoal.simulate import batch_time, part_seconds
 from shoal.types import Completion, Int64Array, RequestTable
 
@@ -67,35 +68,29 @@ class ClockDevice:
     def answer(self, message: ToWorker) -> Iterator[FromWorker]:
         group = self.group
         if isinstance(message, Spare):
-            given = NOTHING
+            given = np.zeros(0, dtype=np.int64)
             if self.piece is not None:
-                begun, capacity = self.scheduler.begun, group.num_blocks * BLOCK_SIZE
-                table = self.piece.table
-                seconds = part_seconds(table, self.plan, group.costs, group.token_budget, capacity)
+                seconds = part_seconds(self.piece.table, self.plan, group.machine)
+                begun = self.scheduler.begun
                 first = release_from(self.plan, seconds, begun, self.end, message.parts)
                 if first is not None:
                     for sequence in range(first, self.end):
                         self.scheduler.cancel(sequence)
-                    given = released(table, self.plan, first, self.end)
+                    given = np.unique(self.plan.sequence_request[first : self.end])
                     self.end = first
-            numbers = given.requests if self.piece is None else self.piece.requests[given.requests]
-            yield Gave(numbers, given.computed_prompt_tokens)
+            yield Gave(given if self.piece is None else self.piece.requests[given])
             return
         assert isinstance(message, Piece)
         self.piece, self.pieces = message, self.pieces + 1
         self.now = max(self.now, group.now)
-        self.plan = make_plan(
-            message.table,
-            costs=group.costs,
-            capacity_blocks=group.num_blocks,
-            block_size=BLOCK_SIZE,
-        )
+        planned = plan_run(message.table, group.options, group.machine)
+        self.plan = planned.plan
         self.end = self.plan.num_sequences
-        pool = BlockPool(group.num_blocks, BLOCK_SIZE)
-        self.scheduler = Scheduler(message.table, self.plan, pool, group.token_budget)
+        pool, budget = BlockPool(group.machine.num_blocks), group.machine.token_budget
+        self.scheduler = Scheduler(message.table, self.plan, pool, budget)
         self.stats = RunStats()
         self.choices_left = message.table.choices.tolist()
-        yield Started(self.plan.computed_prompt_tokens)
+        yield Started(planned.figures)
 
     def iterate(self) -> Iterator[FromWorker]:
         assert self.piece is not None
@@ -105,7 +100,7 @@ class ClockDevice:
             self.piece = None
             yield Ended()
             return
-        self.now += batch_time(batch, self.group.costs).seconds
+        self.now += batch_time(batch, self.group.machine.costs).seconds
         request = self.plan.sequence_request[batch.sample_sequences]
         numbers = self.piece.requests[request]
         finished = batch.sample_positions + 1 >= self.group.lengths[numbers]
@@ -114,6 +109,7 @@ class ClockDevice:
         counts = self.scheduler.stats
         self.stats.iterations = counts.iterations
         self.stats.prompt_tokens_computed = counts.prompt_tokens_computed
+        self.stats.prompt_tokens_recomputed = counts.prompt_tokens_recomputed
         self.stats.generated_tokens = counts.generated_tokens
         done = []
         for number, own in zip(numbers[finished].tolist(), request[finished].tolist(), strict=True):
@@ -136,8 +132,8 @@ class ClockGroup:
         num_blocks: int = 400,
     ) -> None:
         self.options = EngineOptions(devices=devices)
-        self.lengths, self.costs = lengths, costs
-        self.token_budget, self.num_blocks = token_budget, num_blocks
+        self.lengths = lengths
+        self.machine = Machine(costs, token_budget, num_blocks * BLOCK_SIZE)
         self.workers = [ClockDevice(self, number) for number in range(devices)]
         self.ready = set(range(devices))
         self.now = 0.0
@@ -156,7 +152,7 @@ class ClockGroup:
         while self.starting:
             device = self.starting.pop()
             self.workers[device].now = self.now
-            yield device, Ready(self.num_blocks, self.token_budget, self.costs)
+            yield device, Ready(self.machine)
             return
         busy = [worker for worker in self.workers if worker.alive and not worker.waits]
         worker = min(busy, key=lambda device: device.now)

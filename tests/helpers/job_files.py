@@ -22,10 +22,12 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from shoal.answers.detokenize import Detokenizer
 from shoal.config import EngineOptions
+from shoal.costs import Machine
 from shoal.engine.engine import RunStats
 from shoal.errors import InvalidRequestError
+from shoal.machine.model_costs import default_costs
 from shoal.model.description import ModelDescription
-from shoal.planner import make_plan
+from shoal.planning import plan_run
 from shoal.types import Choice, Completion, RequestTable, TokenLogprob
 
 CHAT_URL = "/v1/chat/completions"
@@ -117,12 +119,9 @@ class FakeEngine:
     ) -> None:
         self.description = description
         self.options = options
-        self.kv_capacity_tokens = (options.kv_bytes or 2**30) // description.kv_bytes_per_token
+        kv_tokens = (options.kv_bytes or 2**30) // description.kv_bytes_per_token
+        self.machine = Machine(default_costs(description), width, kv_tokens)
         self.seconds, self.width, self.on_iteration = seconds, width, on_iteration
-
-    @property
-    def token_budget(self) -> int:
-        return self.width
 
     def run(self, table: RequestTable) -> FakeRun:
         self.table = table
@@ -134,7 +133,9 @@ class FakeEngine:
 
 class FakeRun:
     def __init__(self, engine: FakeEngine, table: RequestTable) -> None:
-        self.plan = make_plan(table, sharing=engine.options.sharing)
+        self.machine = engine.machine
+        planned = plan_run(table, engine.options, self.machine)
+        self.plan, self.planned = planned.plan, planned.figures
         self.stats = RunStats()
         self._engine, self._table = engine, table
         self._detokenizer = Detokenizer(engine.description.tokenizer)

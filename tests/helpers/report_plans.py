@@ -6,9 +6,11 @@ from dataclasses import replace
 
 from shoal.config import Order, Sharing
 from shoal.diagnose import diagnose
-from shoal.planner import build_forest, expected_peak_kv, make_plan, savings
+from shoal.planner import expected_peak_kv, forest_of, make_plan, savings
 from shoal.report.explain import PlanReport
 from shoal.report.plan_facts import PlanFacts
+from shoal.types import PlanFigures
+from tests.helpers.machines import machine
 from tests.helpers.planner_jobs import Job
 
 POLICY = "Route each ticket to a team.\nBe [bold]brief[/bold]\x1b[31m. "
@@ -22,8 +24,8 @@ def tokens(text: str) -> list[int]:
 def make_report(
     job: Job, sharing: Sharing = Sharing.forest, orders: dict[Order, float] | None = None
 ) -> PlanReport:
-    table = job.table
-    forest = build_forest(table.tokens, table.offsets, table.choices)
+    table, on = job.table, machine(budget=10_000)
+    forest = forest_of(table)
     plan = make_plan(table, sharing=sharing, forest=forest)
     return PlanReport(
         table=table,
@@ -32,9 +34,14 @@ def make_report(
             requests=len(table),
             invalid=3,
             savings=savings(forest),
-            kv_bytes_per_token=1024,
-            kv_peak_tokens=expected_peak_kv(plan, table, token_budget=10_000),
-            kv_capacity_tokens=None,
+            figures=PlanFigures(
+                prompt_tokens=plan.prompt_tokens,
+                computed_prompt_tokens=plan.computed_prompt_tokens,
+                segments=plan.num_segments,
+                order=plan.order.value,
+            ),
+            machine=on,
+            kv_peak_bytes=expected_peak_kv(plan, table, on) * 1024,
             orders=orders or {},
             read_seconds=0.25,
             plan_seconds=0.5,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from shoal.costs import Machine
 from shoal.engine.trace import IterationTrace
 from shoal.planner import Plan, make_plan
 from shoal.scheduler import BlockPool, Scheduler
@@ -17,6 +18,7 @@ from shoal.types import (
     RunSummary,
     TokenCounts,
 )
+from tests.helpers.machines import machine
 from tests.helpers.planner_jobs import Job
 
 BLOCK_SIZE = 4
@@ -27,8 +29,7 @@ class Ran:
     table: RequestTable
     plan: Plan
     trace: IterationTrace
-    token_budget: int
-    num_blocks: int
+    machine: Machine
 
     @property
     def prompt_lengths(self) -> Int64Array:
@@ -38,15 +39,16 @@ class Ran:
 def run(job: Job, token_budget: int = 64, num_blocks: int = 1000) -> Ran:
     """Every sequence generates its limit of `job.max_new` tokens."""
     table = job.table
-    plan = make_plan(table, block_size=BLOCK_SIZE, capacity_blocks=num_blocks)
-    pool, trace = BlockPool(num_blocks, BLOCK_SIZE), IterationTrace()
+    on = machine(budget=token_budget, blocks=num_blocks, block_size=BLOCK_SIZE)
+    plan = make_plan(table, machine=on)
+    pool, trace = BlockPool(on.num_blocks, on.block_size), IterationTrace()
     scored = np.zeros(len(table), dtype=np.bool_)
     scheduler = Scheduler(table, plan, pool, token_budget, scored)
     while (batch := scheduler.step()) is not None:
         finished = batch.sample_positions + 1 == job.max_new
         scheduler.commit(batch, np.zeros(len(finished), dtype=np.int32), finished)
         trace.add(batch, len(trace) * 0.1, scheduler.num_running, pool.used_blocks)
-    return Ran(table, plan, trace, token_budget, num_blocks)
+    return Ran(table, plan, trace, on)
 
 
 def tickets() -> Job:
@@ -68,6 +70,7 @@ SUMMARY = RunSummary(
     seconds=PhaseSeconds(plan=0.4, load=0.9, run=11.0, total=192.4),
     throughput=1_122.3,
     peak_kv_bytes=123_456_789,
+    kv_peak_bytes_forecast=130_000_000,
     iterations=1_234,
     preemptions=0,
     mean_tokens_per_iteration=138.72,

@@ -252,7 +252,7 @@ def test_where_memory_is_measured_the_engine_says_how_long_a_request_may_be(
     with pytest.raises(CrashError):
         job.run(options=small, engine=stop_after(1, CrashError()))
     assert len(job.engines) == 1
-    table, capacity = job.engines[0].table, job.engines[0].kv_capacity_tokens
+    table, capacity = job.engines[0].table, job.engines[0].machine.kv_tokens
     assert len(table) == 2
     assert table.max_new_tokens.max() + table.lengths.max() - 1 == capacity
     result = job.run()

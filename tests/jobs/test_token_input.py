@@ -25,7 +25,7 @@ def plan(path: Path, **arguments: Any) -> Any:
 
 def test_token_ids_are_planned(tokens: Path) -> None:
     job = plan(tokens, max_tokens=5)
-    assert job.plan.prompt_tokens == 40
+    assert job.whole.prompt_tokens == 40
     assert job.savings.forest_max == 16
     assert job.table.max_new_tokens.tolist() == [5] * 4
     assert job.rejected == []

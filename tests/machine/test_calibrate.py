@@ -9,6 +9,7 @@ import pytest
 
 from shoal import LLM
 from shoal.config import EngineOptions, Quantization
+from shoal.costs import Rates
 from shoal.engine.engine import Engine
 from shoal.machine import calibrate
 from shoal.machine.calibrate import (
@@ -19,7 +20,7 @@ from shoal.machine.calibrate import (
     choose,
 )
 from shoal.machine.calibration_cache import VERSION, Calibration, cache_path, remember, remembered
-from shoal.machine.model_costs import Rates, default_costs, model_costs
+from shoal.machine.model_costs import default_costs, model_costs
 from shoal.model.description import ModelDescription
 from tests.helpers.models import save_model
 
@@ -116,7 +117,13 @@ def test_depends_on_the_model_and_its_formats(tmp_path: Path, cache: Path) -> No
     assert len({cache_path(each) for each in descriptions}) == 8
 
 
-RATES = Rates(1e11, 1e10, 1e-3, 1e-5, 1e-6)
+RATES = Rates(
+    flops_per_second=1e11,
+    bytes_per_second=1e10,
+    iteration_seconds=1e-3,
+    segment_seconds=1e-5,
+    use_seconds=1e-6,
+)
 SAVED = {"version": VERSION, "token_budget": 512, "rates": asdict(RATES)}
 
 
@@ -157,9 +164,9 @@ def test_runs_and_plans_use_what_was_measured(tmp_path: Path, cache: Path) -> No
     folder = str(save_model(tmp_path, "llama"))
     options = EngineOptions(dtype="float32", kv_memory="1MiB", token_budget=64)
     description = ModelDescription.load(folder, options)
-    assert Engine(description, options).costs == default_costs(description)
+    assert Engine(description, options).machine.costs == default_costs(description)
     remember(description, Calibration(1024, RATES))
-    assert Engine(description, options).costs == model_costs(description, RATES)
+    assert Engine(description, options).machine.costs == model_costs(description, RATES)
 
 
 def test_a_cache_that_cannot_be_written_stops_nothing(

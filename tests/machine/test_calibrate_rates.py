@@ -57,7 +57,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     options = EngineOptions(dtype="float32", kv_memory="16MiB", token_budget=64)
     description = ModelDescription.load(folder, options)
     engine = Engine(description, options)
-    return Bench(engine._model, description, engine._kv, engine.num_blocks, 32)
+    return Bench(engine._model, description, engine._kv, engine.machine.num_blocks)
 
 
 @pytest.mark.parametrize("groups", GROUPS)

@@ -8,11 +8,18 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from benchmarks.models import MODELS, make_config
 from shoal.config import EngineOptions, Quantization
-from shoal.machine.model_costs import Rates, count_weights, default_costs, model_costs
+from shoal.costs import Rates
+from shoal.machine.model_costs import count_weights, default_costs, model_costs
 from shoal.model.description import ModelDescription
 from tests.helpers.models import ARCHITECTURES, save_model
 
-RATES = Rates(1e11, 1e10, 1e-3, 1e-5, 1e-6)
+RATES = Rates(
+    flops_per_second=1e11,
+    bytes_per_second=1e10,
+    iteration_seconds=1e-3,
+    segment_seconds=1e-5,
+    use_seconds=1e-6,
+)
 
 
 @pytest.mark.parametrize("name", MODELS)

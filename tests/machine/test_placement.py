@@ -112,7 +112,11 @@ def test_the_cpu_takes_what_is_stated_or_a_gibibyte() -> None:
         blocks = stated_blocks(description, options)
         assert blocks == size // block_bytes()
     placed = place(model, description, options)
-    assert (placed.num_blocks, placed.token_budget, placed.graphs) == (blocks, 77, None)
+    assert (placed.machine.num_blocks, placed.machine.token_budget, placed.graphs) == (
+        blocks,
+        77,
+        None,
+    )
     assert placed.kv[0].shape.num_blocks == blocks
 
 
@@ -127,12 +131,12 @@ def test_kv_takes_what_weights_others_and_a_batch_leave(monkeypatch: pytest.Monk
     device = Device(200 * MIB, monkeypatch)
     placed = device.place()
     left = int(200 * MIB * 0.9) - MIB - WEIGHTS - DEFAULT_TOKEN_BUDGET * PER_ROW
-    assert placed.num_blocks == left // block_bytes()
-    assert placed.token_budget == DEFAULT_TOKEN_BUDGET
+    assert placed.machine.num_blocks == left // block_bytes()
+    assert placed.machine.token_budget == DEFAULT_TOKEN_BUDGET
     assert device.probed == [DEFAULT_TOKEN_BUDGET]
-    assert device.pools[-1] == placed.num_blocks
+    assert device.pools[-1] == placed.machine.num_blocks
     # The trial pool is gone, and the batch still fits.
-    assert device.held == WEIGHTS + placed.num_blocks * block_bytes()
+    assert device.held == WEIGHTS + placed.machine.num_blocks * block_bytes()
     device.take(DEFAULT_TOKEN_BUDGET * PER_ROW)
 
 
@@ -140,8 +144,8 @@ def test_graphs_are_measured_too_and_get_scratch(monkeypatch: pytest.MonkeyPatch
     device = Device(200 * MIB, monkeypatch, graph_bytes=7 * MIB)
     placed = device.place(FixedReference())
     left = int(200 * MIB * 0.9) - MIB - WEIGHTS - DEFAULT_TOKEN_BUDGET * PER_ROW - 7 * MIB
-    assert placed.num_blocks == left // block_bytes() - 1
-    assert device.pools[-1] == placed.num_blocks + 1
+    assert placed.machine.num_blocks == left // block_bytes() - 1
+    assert device.pools[-1] == placed.machine.num_blocks + 1
     assert placed.graphs is not None
     assert placed.graphs.captured == (8,)
 
@@ -166,7 +170,7 @@ def test_without_graphs_none_are_paid_for(
 
 def test_a_budget_that_is_stated_is_probed_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     device = Device(400 * MIB, monkeypatch)
-    assert device.place(token_budget=5000).token_budget == 5000
+    assert device.place(token_budget=5000).machine.token_budget == 5000
     assert device.probed == [5000]
 
 
@@ -180,15 +184,15 @@ def test_a_budget_that_is_not_stated_shrinks_until_its_batch_fits(
     device = Device(size, monkeypatch)
     placed = device.place(memory_fraction=0.99)
     assert device.probed == [2048, 1024]
-    assert placed.token_budget == 1024
-    assert placed.num_blocks * BLOCK_SIZE >= 1024
+    assert placed.machine.token_budget == 1024
+    assert placed.machine.num_blocks * BLOCK_SIZE >= 1024
 
 
 def test_a_batch_that_runs_out_of_memory_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
     device = Device(WEIGHTS + MIB + 2500 * PER_ROW, monkeypatch)
     placed = device.place(memory_fraction=1.0)
     assert device.probed == [2048, 1024]
-    assert placed.token_budget == 1024
+    assert placed.machine.token_budget == 1024
     assert device.emptied > 2
 
 
@@ -203,7 +207,7 @@ def test_a_stated_budget_may_take_most_of_what_is_left(monkeypatch: pytest.Monke
     device = Device(WEIGHTS + MIB + 2500 * PER_ROW, monkeypatch)
     placed = device.place(token_budget=2000, memory_fraction=1.0)
     assert device.pools[0] == 2000 // BLOCK_SIZE + 1
-    assert placed.num_blocks == 500 * PER_ROW // block_bytes()
+    assert placed.machine.num_blocks == 500 * PER_ROW // block_bytes()
 
 
 def test_no_room_for_the_smallest_batch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,14 +220,14 @@ def test_no_room_for_the_smallest_batch(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_stated_size_is_taken_if_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     device = Device(200 * MIB, monkeypatch)
     placed = device.place(kv_memory="50MiB")
-    assert placed.num_blocks == 50 * MIB // block_bytes()
+    assert placed.machine.num_blocks == 50 * MIB // block_bytes()
 
 
 def test_a_stated_size_shrinks_the_batch_first(monkeypatch: pytest.MonkeyPatch) -> None:
     left = int(200 * MIB * 0.9) - MIB - WEIGHTS
     device = Device(200 * MIB, monkeypatch)
     placed = device.place(kv_memory=f"{left - 1100 * PER_ROW}B")
-    assert placed.token_budget == 1024
+    assert placed.machine.token_budget == 1024
 
 
 def test_a_stated_size_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,7 +246,7 @@ def test_scratch_counts_where_a_stated_size_barely_fits(monkeypatch: pytest.Monk
     fits = f"{(blocks - 1) * block_bytes()}B"
     device = Device(200 * MIB, monkeypatch)
     placed = device.place(FixedReference(), kv_memory=fits, token_budget=600)
-    assert placed.num_blocks == blocks - 1
+    assert placed.machine.num_blocks == blocks - 1
     with pytest.raises(OptionError, match="does not fit"):
         Device(200 * MIB, monkeypatch).place(
             FixedReference(), kv_memory=f"{blocks * block_bytes()}B", token_budget=600

@@ -6,13 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.config import Order, Sharing
-from shoal.planner import Costs, Plan, make_plan, reordered
+from shoal.costs import Costs, Machine
+from shoal.planner import Plan, make_plan, reordered
 from shoal.planner.blend import alternating
 from shoal.planner.rearrange_pieces import Line, piece_starts
 from shoal.planner.sharing import choose_segments
 from shoal.planner.tree import Tree, depth_first
 from shoal.planner.work_counts import Work, request_work, segment_work
 from shoal.types import RequestTable
+from tests.helpers.machines import machine
 from tests.helpers.planner_jobs import Job, jobs
 from tests.planner.test_forest import build
 
@@ -25,7 +27,7 @@ COSTS = Costs(
     flops_per_second=1e4,
     bytes_per_second=1e3,
 )
-costs = st.sampled_from([None, COSTS])
+machines = st.sampled_from([None, machine(COSTS), machine(COSTS, blocks=2**9)])
 
 
 def two_kinds(requests: int, groups: int = 1, longer: int = 1) -> Job:
@@ -40,9 +42,9 @@ def two_kinds(requests: int, groups: int = 1, longer: int = 1) -> Job:
     return Job(words, expected=expected, max_new=64 * longer)
 
 
-def blended(job: Job, capacity_tokens: int | None, costs: Costs | None = COSTS) -> Plan:
-    capacity = None if capacity_tokens is None else capacity_tokens // 16
-    return make_plan(job.table, order=Order.blend, capacity_blocks=capacity, costs=costs)
+def blended(job: Job, capacity_tokens: int = 10**8) -> Plan:
+    on = Machine(COSTS, 4096, capacity_tokens)
+    return make_plan(job.table, order=Order.blend, machine=on)
 
 
 def prompts(job: Job, plan: Plan) -> list[tuple[int, ...]]:
@@ -133,12 +135,11 @@ def test_work_is_that_of_a_token_by_token_count(job: Job) -> None:
 
 
 @settings(deadline=None)
-@given(jobs(), st.sampled_from(Sharing), costs, st.sampled_from([None, 2**14]), st.data())
+@given(jobs(), st.sampled_from(Sharing), machines, st.data())
 def test_blend_is_a_plan_whatever_the_input_order(
-    job: Job, sharing: Sharing, costs: Costs | None, capacity: int | None, data: st.DataObject
+    job: Job, sharing: Sharing, on: Machine | None, data: st.DataObject
 ) -> None:
-    blocks = None if capacity is None else capacity // 16
-    options = {"sharing": sharing, "costs": costs, "capacity_blocks": blocks}
+    options = {"sharing": sharing, "machine": on}
     plan = make_plan(job.table, order=Order.blend, **options)
     check_plan(job.table, plan)
     shuffled = job.permuted(data.draw(st.permutations(range(len(job.words)))))
@@ -148,12 +149,12 @@ def test_blend_is_a_plan_whatever_the_input_order(
     assert plan.saved_prompt_tokens >= 0.99 * ratio.saved_prompt_tokens
 
 
-@pytest.mark.parametrize("capacity", [None, 4000, 100_000])
+@pytest.mark.parametrize("capacity", [10**8, 4000, 100_000])
 @pytest.mark.parametrize("front", [[], [7] * 300])
-def test_groups_too_large_for_memory_take_turns(capacity: int | None, front: list[int]) -> None:
+def test_groups_too_large_for_memory_take_turns(capacity: int, front: list[int]) -> None:
     job = two_kinds(requests=400)
     job = Job([front + word for word in job.words], expected=job.expected, max_new=64)
-    plan, whole = blended(job, capacity), make_plan(job.table, costs=COSTS)
+    plan, whole = blended(job, capacity), make_plan(job.table, machine=machine(COSTS))
     check_plan(job.table, plan)
     assert 0.99 * whole.saved_prompt_tokens <= plan.saved_prompt_tokens
     assert plan.saved_prompt_tokens < whole.saved_prompt_tokens
@@ -171,7 +172,7 @@ def test_a_balanced_job_is_not_cut() -> None:
 
 def test_large_groups_stay_whole_where_cutting_costs_too_much() -> None:
     job = two_kinds(requests=20)
-    whole = make_plan(job.table, costs=COSTS)
+    whole = make_plan(job.table, machine=machine(COSTS))
     assert blended(job, 2000).saved_prompt_tokens == whole.saved_prompt_tokens
 
 
@@ -238,13 +239,13 @@ def test_cuts_cost_no_more_than_allowed(
 
 
 @settings(deadline=None)
-@given(jobs(), st.sampled_from(Sharing), st.sampled_from(Order), costs)
+@given(jobs(), st.sampled_from(Sharing), st.sampled_from(Order), machines)
 def test_reordering_a_plan_is_planning_in_that_order(
-    job: Job, sharing: Sharing, order: Order, costs: Costs | None
+    job: Job, sharing: Sharing, order: Order, on: Machine | None
 ) -> None:
-    options = {"sharing": sharing, "costs": costs}
+    options = {"sharing": sharing, "machine": on}
     ratio = make_plan(job.table, order=Order.ratio, **options)
-    again = reordered(ratio, job.table, order, costs)
+    again = reordered(ratio, job.table, order, on)
     planned = make_plan(job.table, order=order, **options)
     check_plan(job.table, again)
     assert again.order is order

@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.config import Sharing
-from shoal.planner import FoldCost, Plan, expected_peak_kv, make_plan
+from shoal.planner import Plan, expected_peak_kv, make_plan
+from tests.helpers.machines import machine
 from tests.helpers.planner_jobs import Job, jobs
 
 
@@ -41,41 +42,41 @@ def walk(job: Job, plan: Plan, token_budget: int) -> int:
 @settings(deadline=None)
 @given(jobs(), st.integers(1, 200))
 def test_peak_is_that_of_the_run_walked_through(job: Job, token_budget: int) -> None:
-    plan = make_plan(job.table, fold_cost=FoldCost(0, 0))
+    plan = make_plan(job.table)
     table = job.table
     peak = walk(job, plan, token_budget)
     # A segment may wait for its next user; the walk above drops it in between.
-    assert expected_peak_kv(plan, table, token_budget=token_budget) >= peak
+    assert expected_peak_kv(plan, table, machine(budget=token_budget)) >= peak
     plan = make_plan(table, sharing=Sharing.none)
     peak = walk(job, plan, token_budget)
-    assert expected_peak_kv(plan, table, token_budget=token_budget) == peak
+    assert expected_peak_kv(plan, table, machine(budget=token_budget)) == peak
 
 
 def test_a_shared_segment_is_held_once_until_its_last_user_is_done() -> None:
     job = Job([[1] * 100 + [2], [1] * 100 + [3]], expected=[5, 9])
     plan = make_plan(job.table)
-    together = expected_peak_kv(plan, job.table, token_budget=1000)
+    together = expected_peak_kv(plan, job.table, machine(budget=1000))
     assert together == 100 + 2 * (1 + 5)
     # A budget of 1 starts the second when the first is done.
-    assert expected_peak_kv(plan, job.table, token_budget=1) == 100 + 1 + 9
+    assert expected_peak_kv(plan, job.table, machine(budget=1)) == 100 + 1 + 9
 
 
 def test_the_pool_bounds_the_peak() -> None:
     job = Job([[i] * 100 for i in range(10)])
     plan = make_plan(job.table)
-    assert expected_peak_kv(plan, job.table, token_budget=4096) == 10 * (100 + 4)
-    assert expected_peak_kv(plan, job.table, token_budget=4096, capacity_tokens=500) == 500
+    assert expected_peak_kv(plan, job.table, machine()) == 10 * (100 + 4)
+    assert expected_peak_kv(plan, job.table, machine(blocks=20)) == 20 * 32
 
 
 def test_coarse_steps_stay_close() -> None:
     """A long job in steady state: each iteration starts 8 sequences that run 20 iterations."""
     job = Job([[i, *[0] * 11] for i in range(60_000)], expected=[20] * 60_000)
     plan = make_plan(job.table)
-    peak = expected_peak_kv(plan, job.table, token_budget=8 * (12 + 20))
+    peak = expected_peak_kv(plan, job.table, machine(budget=8 * (12 + 20)))
     steady = 8 * 20 * (12 + 20 / 2)
     assert steady * 0.9 < peak < steady * 1.6
 
 
 def test_no_requests_hold_nothing() -> None:
     table = Job([]).table
-    assert expected_peak_kv(make_plan(table), table, token_budget=10) == 0
+    assert expected_peak_kv(make_plan(table), table, machine()) == 0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -9,14 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.config import Order, Sharing
+from shoal.costs import Machine
 from shoal.errors import InternalError, JobError
-from shoal.planner import FoldCost, Plan, make_plan
+from shoal.planner import Plan, make_plan
+from shoal.types import SamplingParams
+from tests.helpers.machines import FREE, machine
 from tests.helpers.planner_jobs import Job, jobs
 from tests.planner.test_forest import build
 
 modes = st.sampled_from(Sharing)
 orders = st.sampled_from(Order)
-costs = st.sampled_from([FoldCost(), FoldCost(0, 0), FoldCost(3, 0.5)])
+DEAR = dataclasses.replace(FREE, segment_seconds=3.0, use_seconds=0.5)
+machines = st.sampled_from([None, machine(), machine(DEAR)])
 
 
 def prompt_by_plan(job: Job, plan: Plan, sequence: int) -> list[int]:
@@ -31,9 +36,11 @@ def prompt_by_plan(job: Job, plan: Plan, sequence: int) -> list[int]:
 
 
 @settings(deadline=None)
-@given(jobs(max_requests=20), modes, orders, costs)
-def test_plan_describes_the_job(job: Job, sharing: Sharing, order: Order, cost: FoldCost) -> None:
-    plan = make_plan(job.table, sharing=sharing, order=order, fold_cost=cost)
+@given(jobs(max_requests=20), modes, orders, machines)
+def test_plan_describes_the_job(
+    job: Job, sharing: Sharing, order: Order, on: Machine | None
+) -> None:
+    plan = make_plan(job.table, sharing=sharing, order=order, machine=on)
     choices = zip(plan.sequence_request.tolist(), plan.sequence_choice.tolist(), strict=True)
     assert sorted(choices) == [(r, c) for r, n in enumerate(job.choices) for c in range(n)]
     for q in range(plan.num_sequences):
@@ -50,26 +57,26 @@ def test_plan_describes_the_job(job: Job, sharing: Sharing, order: Order, cost: 
 
 
 @settings(deadline=None)
-@given(jobs(max_requests=20), modes, orders, costs)
+@given(jobs(max_requests=20), modes, orders, machines)
 def test_groups_partition_the_sequences(
-    job: Job, sharing: Sharing, order: Order, cost: FoldCost
+    job: Job, sharing: Sharing, order: Order, on: Machine | None
 ) -> None:
-    plan = make_plan(job.table, sharing=sharing, order=order, fold_cost=cost)
+    plan = make_plan(job.table, sharing=sharing, order=order, machine=on)
     top = [(plan.path(s) or [None])[0] for s in plan.sequence_segment.tolist()]
     bounds = [q for q, s in enumerate(top) if q == 0 or s is None or s != top[q - 1]]
     assert plan.groups.tolist() == [*bounds, plan.num_sequences]
 
 
 @settings(deadline=None)
-@given(jobs(max_requests=20), modes, costs, st.randoms(use_true_random=False))
+@given(jobs(max_requests=20), modes, machines, st.randoms(use_true_random=False))
 def test_plan_does_not_depend_on_the_input_order(
-    job: Job, sharing: Sharing, cost: FoldCost, random: object
+    job: Job, sharing: Sharing, on: Machine | None, random: object
 ) -> None:
     order = list(range(len(job.prompts)))
     random.shuffle(order)  # type: ignore[attr-defined]  # hypothesis gives it no type
     other = job.permuted(order)
-    ours = make_plan(job.table, sharing=sharing, fold_cost=cost)
-    theirs = make_plan(other.table, sharing=sharing, fold_cost=cost)
+    ours = make_plan(job.table, sharing=sharing, machine=on)
+    theirs = make_plan(other.table, sharing=sharing, machine=on)
     for name in ("parent", "start", "length", "first", "last"):
         name = f"segment_{name}"
         assert getattr(ours, name).tolist() == getattr(theirs, name).tolist()
@@ -82,8 +89,8 @@ def test_plan_does_not_depend_on_the_input_order(
 @settings(deadline=None)
 @given(jobs(), modes, orders)
 def test_plan_survives_a_file(job: Job, sharing: Sharing, order: Order) -> None:
-    plan = make_plan(job.table, sharing=sharing, order=order, fold_cost=FoldCost(0, 0))
-    assert plan == make_plan(job.table, sharing=sharing, order=order, fold_cost=FoldCost(0, 0))
+    plan = make_plan(job.table, sharing=sharing, order=order)
+    assert plan == make_plan(job.table, sharing=sharing, order=order)
     with TemporaryDirectory() as folder:
         file = Path(folder) / "job.plan"
         plan.save(file)
@@ -123,14 +130,12 @@ def test_every_sequence_fits_the_pool(job: Job, sharing: Sharing, block: int, sp
     plan = make_plan(
         job.table,
         sharing=sharing,
-        block_size=block,
-        capacity_blocks=alone + spare,
-        fold_cost=FoldCost(0, 0),
+        machine=machine(blocks=alone + spare, block_size=block),
     )
     needs = [needed_blocks(job, plan, q, block) for q in range(plan.num_sequences)]
     assert max(needs) <= alone + spare
     assert (plan.segment_users >= 2).all()
-    free = make_plan(job.table, sharing=sharing, fold_cost=FoldCost(0, 0))
+    free = make_plan(job.table, sharing=sharing)
     if all(needed_blocks(job, free, q, block) <= alone + spare for q in range(len(needs))):
         assert plan == free, "nobody is made exclusive without need"
 
@@ -139,9 +144,9 @@ def test_a_request_that_fits_only_alone_stops_sharing() -> None:
     # With blocks of 16 the segment takes 2. Behind it the last request needs 2 more, 4 in all;
     # by itself its 17 + 24 + 7 tokens take 3. The others need 3 behind the segment.
     job = Job([[1] * 17 + [2], [1] * 17 + [3], [1] * 17 + [4] * 24], max_new=8)
-    roomy = make_plan(job.table, capacity_blocks=4, fold_cost=FoldCost(0, 0))
+    roomy = make_plan(job.table, machine=machine(blocks=4, block_size=16))
     assert roomy.segment_users.tolist() == [3]
-    tight = make_plan(job.table, capacity_blocks=3, fold_cost=FoldCost(0, 0))
+    tight = make_plan(job.table, machine=machine(blocks=3, block_size=16))
     assert tight.segment_users.tolist() == [2]
     assert tight.sequence_segment[tight.sequence_request == 2].tolist() == [-1]
 
@@ -149,12 +154,14 @@ def test_a_request_that_fits_only_alone_stops_sharing() -> None:
 def test_a_request_that_never_fits_is_a_bug_of_the_caller() -> None:
     job = Job([[1] * 40, [2]], max_new=8)
     with pytest.raises(InternalError, match="request 0 needs more KV blocks"):
-        make_plan(job.table, capacity_blocks=2)
+        make_plan(job.table, machine=machine(blocks=2, block_size=16))
 
 
-def test_exclusive_requests_compute_everything() -> None:
+def test_scored_requests_compute_everything() -> None:
     job = Job([[1] * 60] * 3, choices=[1, 1, 2])
-    plan = make_plan(job.table, exclusive=np.array([False, False, True]))
+    scored = SamplingParams(n=2, echo=True, logprobs=0)
+    table = dataclasses.replace(job.table, params=[job.table.params[0], scored])
+    plan = make_plan(table)
     alone = plan.sequence_request == 2
     assert plan.shared_length[alone].tolist() == [0, 0]
     assert plan.shared_length[~alone].tolist() == [60, 60]

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import dataclasses
+
 import orjson
 import pytest
 from rich.console import Console
 
 from shoal.config import Order, Sharing
+from shoal.costs import RatesSource
 from shoal.report.explain import PlanReport
+from tests.helpers.machines import machine
 from tests.helpers.planner_jobs import Job
 from tests.helpers.report_plans import RULES, desks, make_report, tokens, with_facts, with_ids
 
@@ -31,8 +35,10 @@ def test_summary_has_the_contract_s_shape(report: PlanReport) -> None:
         "groups": 2,
     }
     assert summary["seconds"] == {"read": 0.25, "plan": 0.5, "diagnose": 0.125}
-    assert summary["kv_peak_bytes"] == report.facts.kv_peak_tokens * 1024 > 0
+    assert summary["kv_peak_bytes"] == report.facts.kv_peak_bytes > 0
     assert summary["tokens"]["prompt"] == report.plan.prompt_tokens
+    assert summary["tokens"]["prompt_computed"] == report.plan.computed_prompt_tokens
+    assert summary["plan"] == dataclasses.asdict(report.facts.figures)
     saved = summary["tokens"]["saved"]
     assert list(saved) == ["paper", "single", "forest", "forest_max"]
     assert saved["forest"] == report.plan.saved_prompt_tokens
@@ -48,7 +54,7 @@ def test_a_person_sees_the_numbers(report: PlanReport) -> None:
         "22 with n > 1 counted",
         f"{plan.prompt_tokens:,}, of which {plan.computed_prompt_tokens:,} to compute",
         "1, and 1 sequence alone",
-        f"({report.facts.kv_peak_tokens:,} tokens)",
+        f"({report.facts.kv_peak_bytes // 1024:,} tokens)",
         "forest ◂",
         f"{report.facts.savings.single:,}",
         f"{plan.saved_prompt_tokens / plan.prompt_tokens:.1%}",
@@ -88,19 +94,37 @@ def test_it_fits_the_terminal(report: PlanReport, width: int) -> None:
 
 def test_a_full_pool_is_said(report: PlanReport) -> None:
     assert "fills the pool" not in printed(report)
-    full = with_facts(report, kv_capacity_tokens=report.facts.kv_peak_tokens)
+    full = with_facts(report, kv_peak_bytes=report.facts.machine.kv_tokens * 1024)
     assert "fills the pool" in printed(full)
 
 
 @pytest.mark.parametrize("source", ["stated", "default", "estimated"])
 def test_how_the_pool_is_known_is_said(report: PlanReport, source: str) -> None:
-    assert report.summary()["kv_pool"] is None
-    assert "KV pool" not in printed(report)
-    known = with_facts(report, kv_capacity_tokens=4096, kv_capacity_source=source)
+    known = with_facts(report, machine=machine(blocks=128), kv_capacity_source=source)
     assert known.summary()["kv_pool"] == {"bytes": 4096 * 1024, "source": source}
     words = {"stated": "as stated", "default": "on a CPU", "estimated": "a run measures"}
     assert "4.0 MiB (4,096 tokens)" in printed(known)
     assert words[source] in printed(known)
+
+
+@pytest.mark.parametrize(
+    ("source", "words"), [("measured", "as measured here"), ("assumed", "a common one is assumed")]
+)
+def test_whether_the_machine_was_measured_is_said(
+    report: PlanReport, source: str, words: str
+) -> None:
+    on = dataclasses.replace(machine(budget=77), source=RatesSource(source))
+    known = with_facts(report, machine=on)
+    told = known.summary()["machine"]
+    assert (told["source"], told["token_budget"]) == (source, 77)
+    assert told["flops_per_second"] == on.costs.flops_per_second
+    assert words in printed(known)
+
+
+def test_a_pilot_is_told(report: PlanReport) -> None:
+    assert "Pilot" not in printed(report)
+    figures = dataclasses.replace(report.facts.figures, pilots=20)
+    assert "20 sequences run first" in printed(with_facts(report, figures=figures))
 
 
 def test_a_job_without_sharing() -> None:
@@ -127,11 +151,20 @@ def test_a_diagnosis_says_what_where_and_what_it_costs() -> None:
 
 
 def test_several_devices() -> None:
-    report = with_facts(desks(), device_seconds=(30.0, 31.0), device_computed_tokens=10**6)
+    report = desks()
+    figures = dataclasses.replace(report.facts.figures, computed_prompt_tokens=10**6)
+    report = with_facts(
+        report, figures=figures, device_seconds=(30.0, 31.0), device_kv_peak_bytes=(5, 6)
+    )
     again = 10**6 - report.plan.computed_prompt_tokens
     text = " ".join(printed(report).split())
     assert "Devices 2; predicted: 30.0 s to 31.0 s each" in text
     assert f"{again:,} prompt tokens more, where families are cut" in text
-    devices = {"seconds": [30.0, 31.0], "computed_prompt_tokens": 10**6}
+    assert "1,000,000 to compute" in text
+    devices = {
+        "seconds": [30.0, 31.0],
+        "computed_prompt_tokens": 10**6,
+        "kv_peak_bytes": [5, 6],
+    }
     assert report.summary()["devices"] == devices
     assert "devices" not in desks().summary()

@@ -21,7 +21,9 @@ from tests.helpers.report_runs import Ran, run, tickets
 
 
 def batches(ran: Ran) -> Figure:
-    return token_batches_figure(ran.trace, token_budget=ran.token_budget, num_blocks=ran.num_blocks)
+    return token_batches_figure(
+        ran.trace, token_budget=ran.machine.token_budget, num_blocks=ran.machine.num_blocks
+    )
 
 
 def bars(figure: Figure, panel: int) -> list[StepPatch]:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal.planner import FoldCost, Plan, make_plan
+from shoal.planner import Plan, make_plan
 from shoal.report.icicle import Boxes, Icicle, make_icicle
 from shoal.types import RequestTable
 from tests.helpers.planner_jobs import Job, jobs
@@ -13,7 +13,7 @@ from tests.helpers.planner_jobs import Job, jobs
 
 def planned(job: Job) -> tuple[Plan, RequestTable]:
     table = job.table
-    return make_plan(table, fold_cost=FoldCost(0, 0)), table
+    return make_plan(table), table
 
 
 def area(boxes: Boxes) -> float:

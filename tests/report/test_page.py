@@ -12,7 +12,7 @@ import pytest
 from shoal.errors import OutputWriteError
 from shoal.report.page import write_report
 from shoal.report.summary import summary_rows
-from tests.helpers.report_runs import BLOCK_SIZE, SUMMARY, Ran, run, tickets
+from tests.helpers.report_runs import SUMMARY, Ran, run, tickets
 
 
 class Page(HTMLParser):
@@ -44,12 +44,7 @@ def write(folder: Path, ran: Ran, title: str = "tickets.jsonl", **changes: Any) 
     values = {
         "title": title,
         "summary": SUMMARY,
-        "plan": ran.plan,
-        "prompt_lengths": ran.prompt_lengths,
-        "trace": ran.trace,
-        "token_budget": ran.token_budget,
-        "num_blocks": ran.num_blocks,
-        "block_size": BLOCK_SIZE,
+        "run": ran,
     }
     return write_report(folder, **values | changes)
 

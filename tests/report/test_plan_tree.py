@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 
-from shoal.planner import FoldCost, make_plan
+from shoal.planner import make_plan
 from shoal.report.excerpts import Excerpts
 from shoal.report.plan_tree import Branch, hidden_line, plan_tree
 from tests.helpers.planner_jobs import Job, jobs
@@ -10,7 +10,7 @@ from tests.helpers.planner_jobs import Job, jobs
 
 def tree(job: Job) -> Branch:
     table = job.table
-    plan = make_plan(table, fold_cost=FoldCost(0, 0))
+    plan = make_plan(table)
     return plan_tree(plan, Excerpts(table, lambda ids: " ".join(map(str, ids))))
 
 
@@ -18,7 +18,7 @@ def tree(job: Job) -> Branch:
 @given(jobs(max_requests=30))
 def test_nothing_that_is_saved_gets_lost(job: Job) -> None:
     root = tree(job)
-    plan = make_plan(job.table, fold_cost=FoldCost(0, 0))
+    plan = make_plan(job.table)
     assert root.saved_below == plan.saved_prompt_tokens
     adds_up(root)
 

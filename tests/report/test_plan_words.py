@@ -3,13 +3,13 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 
-from shoal.planner import FoldCost, make_plan
+from shoal.planner import make_plan
 from shoal.report.plan_words import explanation, segment_levels
 from tests.helpers.planner_jobs import Job, jobs
 
 
 def words(job: Job) -> str:
-    return explanation(make_plan(job.table, fold_cost=FoldCost(0, 0)))
+    return explanation(make_plan(job.table))
 
 
 def test_one_text_for_all() -> None:
@@ -46,7 +46,7 @@ def test_a_share_is_never_rounded_to_all(users: int, share: str) -> None:
 @settings(deadline=None)
 @given(jobs())
 def test_levels_count_the_segments_above(job: Job) -> None:
-    plan = make_plan(job.table, fold_cost=FoldCost(0, 0))
+    plan = make_plan(job.table)
     assert segment_levels(plan).tolist() == [
         len(plan.path(s)) - 1 for s in range(plan.num_segments)
     ]

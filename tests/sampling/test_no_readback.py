@@ -21,7 +21,6 @@ from shoal.attention import KVLayer
 from shoal.attention.contract import PlainPool
 from shoal.config import EngineOptions
 from shoal.cuda.transfers import Landing
-from shoal.engine.engine import scored_requests
 from shoal.executor.executor import TorchExecutor
 from shoal.model.description import ModelDescription
 from shoal.model.hook import ATTENTION_NAME
@@ -98,13 +97,12 @@ def test_a_whole_run_is_launched_without_data(
     dtype, device = description.dtype, description.device
     kv = KVPool(ShapesOnly(), model.layers, BLOCKS, BLOCK_SIZE, dtype, device)
     table = table_of(forest_of_prompts(9)[: len(PARAMS)])
-    scored = scored_requests(table)
-    plan = make_plan(table, exclusive=scored, block_size=BLOCK_SIZE, capacity_blocks=BLOCKS)
+    plan = make_plan(table)
     transfers = stand_in_transfers("meta")
     executor = TorchExecutor(model, kv, description, table, plan, transfers=transfers)
     sequential = np.array([needs_history(params) for params in PARAMS])
     pool = BlockPool(BLOCKS, BLOCK_SIZE)
-    scheduler = Scheduler(table, plan, pool, 64, scored, sequential=sequential)
+    scheduler = Scheduler(table, plan, pool, 64, table.scored, sequential=sequential)
     flights = []
     fed_back = 0
     while True:

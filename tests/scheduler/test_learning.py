@@ -91,7 +91,7 @@ def test_learning_and_replanning_change_no_answer(job: Job, data: st.DataObject)
 def run_to_end(learns: bool, seed: int = 5) -> tuple[Scheduler, list[int]]:
     """1,200 requests with a loose limit, in little memory; answers of 10, 20 or 40 by template."""
     table = pilot_job({300: 4})
-    plan = make_plan(table, block_size=16, capacity_blocks=400)
+    plan = make_plan(table)
     lengths = LengthModel(plan, table) if learns else None
     plan, count = pilot_first(plan, table)
     assert count > 0

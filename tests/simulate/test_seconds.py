@@ -8,16 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.config import Order, Sharing
+from shoal.costs import Machine
 from shoal.planner import Plan, make_plan
 from shoal.planner.rearrange import restricted
 from shoal.simulate import PartSeconds, cuts, lower_bound, part_seconds
 from tests.helpers.planner_jobs import Job, jobs
 from tests.simulate.test_simulated_run import COSTS
 
+MACHINE = Machine(COSTS, 16, 400)
+
 
 def planned(job: Job, sharing: Sharing = Sharing.forest) -> tuple[Plan, PartSeconds]:
     plan = make_plan(job.table, sharing=sharing, order=Order.input)
-    return plan, part_seconds(job.table, plan, COSTS, 16, 400)
+    return plan, part_seconds(job.table, plan, MACHINE)
 
 
 def seconds_of(plan: Plan, seconds: PartSeconds, first: int, last: int) -> float:
@@ -79,9 +82,10 @@ def test_the_parts_are_near_the_bound(weight_bytes: float, capacity: int) -> Non
     costs = dataclasses.replace(COSTS, weight_bytes=weight_bytes)
     job = Job([[i % 7, i] for i in range(2, 60)], expected=[4] * 58, run=5)
     plan = make_plan(job.table)
-    seconds = part_seconds(job.table, plan, costs, 8, capacity)
+    on = Machine(costs, 8, capacity)
+    seconds = part_seconds(job.table, plan, on)
     total = seconds.sequence.sum() + seconds.segment.sum()
-    bound = lower_bound(job.table, plan, costs, 8, capacity).seconds
+    bound = lower_bound(job.table, plan, on).seconds
     assert 0.9 * bound <= total <= 1.8 * bound
 
 
@@ -91,5 +95,5 @@ def test_half_of_a_job_takes_half_its_seconds() -> None:
     half = np.zeros(plan.num_sequences, dtype=np.bool_)
     half[: plan.num_sequences // 2] = True
     part = restricted(plan, half, job.table.lengths)
-    alone = part_seconds(job.table, part, COSTS, 16, 400)
+    alone = part_seconds(job.table, part, MACHINE)
     assert alone.sequence.sum() == pytest.approx(seconds.sequence[half].sum())

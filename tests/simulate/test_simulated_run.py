@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.config import Order, Sharing
-from shoal.planner import Costs, make_plan
+from shoal.costs import Costs
+from shoal.planner import make_plan
 from shoal.scheduler import BlockPool, Scheduler, TokenBatch
 from shoal.simulate import batch_time, lower_bound, simulate
+from tests.helpers.machines import machine
 from tests.helpers.planner_jobs import Job, jobs
 
 BLOCK = 4
@@ -59,12 +61,11 @@ def test_a_simulated_run_is_a_run(
     table = job.table
     longest = int(table.lengths.max()) + job.max_new
     blocks = -(-longest // BLOCK) + spare
-    plan = make_plan(
-        table, sharing=sharing, order=order, block_size=BLOCK, capacity_blocks=blocks, costs=costs
-    )
+    on = machine(costs, budget=budget, blocks=blocks, block_size=BLOCK)
+    plan = make_plan(table, sharing=sharing, order=order, machine=on)
     size = len(table)
     lengths = np.array(data.draw(st.lists(st.integers(1, 8), min_size=size, max_size=size)))
-    run = simulate(table, plan, costs, budget, blocks, lengths, BLOCK)
+    run = simulate(table, plan, on, lengths)
     outputs = lengths[plan.sequence_request]
     assert run.generated_tokens == outputs.sum()
     assert run.peak_blocks <= blocks
@@ -73,7 +74,7 @@ def test_a_simulated_run_is_a_run(
         assert run.prompt_tokens_computed == plan.computed_prompt_tokens
         assert run.tokens.sum() == plan.computed_prompt_tokens + (outputs - 1).sum()
     assert np.all(np.maximum(run.compute, run.memory) <= run.durations * (1 + 1e-9))
-    bound = lower_bound(table, plan, costs, budget, blocks * BLOCK, lengths)
+    bound = lower_bound(table, plan, on, lengths)
     assert bound.iterations <= run.iterations
     assert bound.compute <= run.compute_seconds * (1 + 1e-9)
     assert bound.memory <= run.memory_seconds * (1 + 1e-9)
@@ -82,7 +83,7 @@ def test_a_simulated_run_is_a_run(
 
 def test_what_is_expected_is_simulated_without_true_lengths() -> None:
     job = Job([[1, 2, 3], [1, 2, 4]], expected=[3, 5])
-    run = simulate(job.table, make_plan(job.table), COSTS, 100, 100)
+    run = simulate(job.table, make_plan(job.table), machine(COSTS, budget=100, blocks=100))
     assert run.generated_tokens == 8
     assert run.iterations == 5
     assert run.tokens.tolist() == [4, 2, 2, 1, 1]
@@ -92,8 +93,9 @@ def test_the_bound_of_one_request_that_fills_its_budget_is_exact() -> None:
     job = Job([[1, 2, 3, 4, 5, 6, 7, 8]], expected=[1])
     costs = dataclasses.replace(COSTS, kv_bytes=0.0, weight_bytes=0.0)
     plan = make_plan(job.table)
-    run = simulate(job.table, plan, costs, 8, 100)
-    bound = lower_bound(job.table, plan, costs, 8, 1000)
+    on = machine(costs, budget=8, blocks=100)
+    run = simulate(job.table, plan, on)
+    bound = lower_bound(job.table, plan, on)
     assert bound.seconds == pytest.approx(run.seconds)
 
 

@@ -141,7 +141,10 @@ class TestLlama:
 
     def test_kv_memory_is_per_device(self, llm: LLM, folder: Path) -> None:
         """Half the heads each: twice the blocks. And what is in use is counted per device."""
-        assert llm._engine.num_blocks == 2 * LLM(str(folder), **OPTIONS)._engine.num_blocks
+        assert (
+            llm._engine.machine.num_blocks
+            == 2 * LLM(str(folder), **OPTIONS)._engine.machine.num_blocks
+        )
         assert llm._engine._kv[0].shape.kv_heads == 1
         assert llm.last_run is not None
         assert 0 < llm.last_run.peak_kv_bytes <= 4 * 2**20

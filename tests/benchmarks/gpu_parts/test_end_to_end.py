@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+import shoal.costs
 from benchmarks.gpu_parts import end_to_end
 from benchmarks.gpu_parts.ceilings import Ceilings
 from benchmarks.gpu_parts.cells import Cell
@@ -139,7 +140,7 @@ def test_the_floor_is_the_larger_of_arithmetic_and_reading() -> None:
     table, floors = make_table(workload), []
     for copy, products in ((1e15, 1e6), (1e3, 1e15)):
         costs = ceiling_costs(description, Ceilings(copy, {1: products}, 1.0))
-        floors.append(floor_of(workload, table, SMOKE, costs, 64, 64))
+        floors.append(floor_of(workload, table, SMOKE, shoal.costs.Machine(costs, 64, 64 * 32)))
     flops = count_flops(count_work(workload), SMOKE).total
     assert floors[0].seconds == floors[0].compute == pytest.approx(flops / 1e6)
     longest = max(workload.outputs)

@@ -43,7 +43,7 @@ def test_greedy_tokens(
     table = make_table(workload)
     plan = unshared_plan(table)
     needed = -(-(max(map(len, prompts)) + NEW_TOKENS) // BLOCK_SIZE)
-    limits = Limits(budget, requests, min(needed + spare, engine.num_blocks), BLOCK_SIZE)
+    limits = Limits(budget, requests, min(needed + spare, engine.machine.num_blocks), BLOCK_SIZE)
     eos = engine.description.eos_token_ids
     run = run_lru(table, plan, engine.executor(table, plan), limits, eos)
     assert run.token_ids == expected(folder, workload, eos)

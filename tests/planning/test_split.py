@@ -10,18 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.config import Sharing
-from shoal.devices.split import WORTH, Share, divide
+from shoal.costs import Machine
 from shoal.planner import Plan, make_plan
 from shoal.planner.rearrange import restricted
+from shoal.planning.split import WORTH, Share, divide
 from shoal.simulate import PartSeconds, part_seconds
 from tests.helpers.planner_jobs import Job, jobs
 from tests.simulate.test_seconds import seconds_of
 from tests.simulate.test_simulated_run import COSTS
 
+MACHINE = Machine(COSTS, 16, 400)
+
 
 def planned(job: Job, sharing: Sharing = Sharing.forest) -> tuple[Plan, PartSeconds]:
     plan = make_plan(job.table, sharing=sharing)
-    return plan, part_seconds(job.table, plan, COSTS, 16, 400)
+    return plan, part_seconds(job.table, plan, MACHINE)
 
 
 def family(requests: int, prefix: int = 40, first: int = 0) -> list[list[int]]:

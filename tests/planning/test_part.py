@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.devices.part import part_of
+from shoal.planning.part import part_of
 from shoal.sampling.random import stream_key
 from shoal.types import RequestTable, SamplingParams
 from tests.helpers.planner_jobs import Job, jobs

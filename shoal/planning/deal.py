@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shoal.devices.split import divide
-from shoal.planner import Costs, Plan
+from shoal.costs import Machine
+from shoal.planner import Plan
 from shoal.planner.rearrange import restricted
+from shoal.planning.split import divide
 from shoal.simulate import part_seconds
 from shoal.types import BoolArray, Int64Array, RequestTable
 
@@ -28,20 +29,13 @@ class Dealt:
     seconds: float
 
 
-def deal(
-    table: RequestTable,
-    plan: Plan,
-    costs: Costs,
-    token_budget: int,
-    capacity_tokens: int,
-    devices: int,
-) -> list[Dealt]:
+def deal(table: RequestTable, plan: Plan, machine: Machine, devices: int) -> list[Dealt]:
     """Deal the requests of a plan out to so many devices; see `divide`.
 
     Args:
         plan: of the table or of a part of it; `spread`, so that parts of a family are alike.
     """
-    seconds = part_seconds(table, plan, costs, token_budget, capacity_tokens)
+    seconds = part_seconds(table, plan, machine)
     return [
         Dealt(requests, plan_of(plan, requests, table), share.seconds)
         for share in divide(plan, seconds, devices)
