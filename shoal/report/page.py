@@ -49,6 +49,10 @@ figcaption { max-width: 46rem; }
 """
 
 
+REPORT_FILES = ("index.html", "plan.svg", "token_batches.svg", "summary.json")
+"""What `write_report` writes into its folder."""
+
+
 def write_report(
     folder: Path,
     *,
