@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,11 +36,11 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Input = Annotated[Path, typer.Argument(metavar="INPUT.jsonl", help="Batch API request lines.")]
 PlanInput = Annotated[
     Path | None,
     typer.Argument(
-        metavar="INPUT.jsonl|arrow|npy", help="Batch API request lines, or prompts as token ids."
+        metavar="INPUT.jsonl|arrow|npy",
+        help="Batch API request lines, also .gz, .zst or -; or prompts as token ids.",
     ),
 ]
 Model = Annotated[
@@ -58,7 +59,10 @@ Names = Annotated[
 
 BatchFile = Annotated[
     Path | None,
-    typer.Argument(metavar="INPUT.jsonl", help="Batch API request lines; or give --table."),
+    typer.Argument(
+        metavar="INPUT.jsonl",
+        help="Batch API request lines, also .gz, .zst or - for standard input; or give --table.",
+    ),
 ]
 TableFile = Annotated[
     Path | None,
@@ -87,10 +91,20 @@ def errors_as_exit_codes() -> Iterator[None]:
         code, message = EXIT_USAGE, str(error)
     except ShoalError as error:
         code, message = EXIT_FAILED, str(error)
+    except OSError as error:  # whatever the system refuses has a file and a reason
+        code, message = EXIT_FAILED, _in_words(error)
     else:
         return
     typer.echo(f"shoal: {message}", err=True)
     raise typer.Exit(code)
+
+
+def _in_words(error: OSError) -> str:
+    where = "" if error.filename is None else f" {str(error.filename)[:300]!r}"
+    what = f"the system refused{where}: {error.strerror or error}."
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return f"{what} Allow more open files: ulimit -n 1024"
+    return f"{what} When that is mended, run the same command again."
 
 
 def with_engine_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -163,14 +177,20 @@ def run(
 ) -> None:
     """Run every request of a batch file or table. Interrupted, the same command resumes."""
     from shoal.devices import make_engine
-    from shoal.jobs import run_job
+    from shoal.jobs import check_folder, check_written, run_job
     from shoal.report.figures import require_matplotlib
-    from shoal.report.page import write_report
+    from shoal.report.page import REPORT_FILES, write_report
     from shoal.report.summary import summary_table
     from shoal.tables import run_table_job
 
+    written: dict[str, Path] = {}  # after the run, so they are checked before it
+    if summary is not None:
+        written |= check_written(summary, "--summary")
     if report is not None:
-        require_matplotlib()  # before the run, not after it
+        require_matplotlib()
+        check_folder(report, "--report")
+        if report.exists():
+            written |= {f"--report's {name}": report / name for name in REPORT_FILES}
     settings: dict[str, Any] = {
         "engine": make_engine,
         "model": model,
@@ -178,6 +198,7 @@ def run(
         "served_names": served_model_name or (),
         "restart": restart,
         "quiet": quiet,
+        "also_written": written,
     }
     if table is not None and template is not None and input is None:
         result = run_table_job(table, template, output, errors, **settings)
@@ -233,11 +254,15 @@ def plan(
 ) -> None:
     """Explain a job before it runs: prefixes, savings, memory, mistakes. Loads no weights."""
     from shoal.answers.detokenize import Detokenizer
-    from shoal.jobs import plan_job
+    from shoal.jobs import check_files, check_written, plan_job
     from shoal.report.explain import PlanReport
     from shoal.report.plan_facts import PlanFacts
     from shoal.report.plan_page import write_plan_page
 
+    if html is not None:
+        given = {"INPUT": input, "--table": table, "--template": template, "--results": results}
+        reads = {name: path for name, path in given.items() if path}
+        check_files(reads, check_written(html, "--html"))
     with _planned_input(input, table, template) as (path, field_order):
         job = plan_job(path, model, options, served_model_name or (), results, max_tokens)
     detokenizer = Detokenizer(job.description.tokenizer)
@@ -263,7 +288,7 @@ def plan(
         decode=lambda ids: detokenizer.text(ids, skip_special_tokens=False),
     )
     if html is not None:
-        write_plan_page(html, (table or path).name, report)
+        write_plan_page(html, (table or input or path).name, report)
     if json:
         known = {} if field_order is None else {"field_order": asdict(field_order)}
         typer.echo(orjson.dumps(report.summary() | known).decode())
@@ -284,13 +309,15 @@ def _planned_input(
     input: Path | None, table: Path | None, template: Path | None
 ) -> Iterator[tuple[Path, FieldOrder | None]]:
     """The file to plan: the one given, or one that is rendered from a table for the while."""
+    from shoal.jobs import readable_source
     from shoal.tables import rendered_requests
 
     if table is not None and template is not None and input is None:
         with rendered_requests(table, template) as rendered:
             yield rendered
     elif input is not None and table is None and template is None:
-        yield input, None
+        with readable_source(input) as path:
+            yield path, None
     else:
         raise OptionError(WHICH_INPUT)
 

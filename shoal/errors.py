@@ -11,6 +11,7 @@
     ├── JobError                the job cannot start or go on
     │   ├── OutputLockedError   another run owns the output
     │   ├── OutputExistsError   the output holds something this job did not make
+    │   ├── OutputChangedError  a finished job's files are not what it left
     │   ├── JobChangedError     the journal belongs to other input, model or options
     │   └── OutputWriteError    the disk refused a write; everything journaled so far is safe
     └── InternalError           an invariant of ours broke; always a bug
@@ -116,6 +117,10 @@ class OutputLockedError(JobError):
 
 class OutputExistsError(JobError):
     """The output file exists and was not made by this job."""
+
+
+class OutputChangedError(JobError):
+    """A file of a finished job no longer holds what the job put there."""
 
 
 class JobChangedError(JobError):

@@ -158,7 +158,8 @@ def _as_request_error(error: ValidationError) -> InvalidRequestError:
             param=name,
         )
     given = first["input"] if first["loc"] else None
-    shown = "" if given is None or isinstance(given, dict) else f", not {str(given)[:80]!r}"
+    scalar = isinstance(given, bool | int | float | str)  # what nests may be too deep to show
+    shown = f", not {str(given)[:80]!r}" if scalar else ""
     return InvalidRequestError(
         f"{name}: {message[:1].lower() + message[1:]}{shown}.", code="invalid_value", param=name
     )

@@ -3,21 +3,29 @@
 A line's way: `lines` (bytes) → `validate` (checked) → `shoal.prompts` (token ids, columns for
 the engine) → the engine → `records` (JSON) → `journal` (safe) → `finish` (the job's files, in
 input order). `reader` leads the first half, `execute` the second, and `job` decides whether a job
-begins, resumes or is finished already. `planned_job` stops after the first half.
+begins, resumes or is finished already. `planned_job` stops after the first half. `sources` tells
+what the input is. A compressed file or a pipe becomes a batch file first (`spool`). `paths` knows
+all files of a job.
 """
 
 from shoal.jobs.execute import EngineFactory, kv_capacity_tokens
 from shoal.jobs.job import JobResult, run_job
+from shoal.jobs.paths import check_files, check_folder, check_written
 from shoal.jobs.planned_job import PlannedJob, plan_job
 from shoal.jobs.reader import JobInput, read_job
+from shoal.jobs.sources import readable_source
 
 __all__ = [
     "EngineFactory",
     "JobInput",
     "JobResult",
     "PlannedJob",
+    "check_files",
+    "check_folder",
+    "check_written",
     "kv_capacity_tokens",
     "plan_job",
     "read_job",
+    "readable_source",
     "run_job",
 ]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from shoal.errors import OutputLockedError, OutputWriteError
+from shoal.errors import OutputExistsError, OutputLockedError, OutputWriteError
+from shoal.jobs.lines import ContentDigest
 
 
 @contextmanager
@@ -46,28 +48,89 @@ def open_locked(path: Path) -> int:
         os.close(fd)  # its owner replaced the file between our opening and our locking it
 
 
-def replace_locked(fd: int, path: Path, data: bytes) -> int:
+class NewFile:
+    """Content for `path`, written under a name of ours beside it and renamed when it is whole.
+
+    The temporary file is owned like `open_locked`'s. One that a kill left behind is written over;
+    another's file of that name is refused. Leaving the block without `put_in_place` removes it.
+
+    Args:
+        begins: how the content always begins, by which a file that was left behind is known.
+
+    Raises:
+        OutputLockedError: another process is writing for `path`.
+        OutputExistsError: the temporary name is taken by a file that is not ours.
+        OutputWriteError: the disk refuses, here or in any method.
+    """
+
+    def __init__(self, path: Path, begins: bytes) -> None:
+        self.path = path
+        self.temporary = temporary_of(path)
+        self.fd = open_locked(self.temporary)
+        self._hash = hashlib.blake2b(digest_size=16)
+        self._size = 0
+        self._in_place = False
+        head = os.pread(self.fd, len(begins), 0)
+        if head not in (b"", begins):
+            os.close(self.fd)
+            raise OutputExistsError(
+                f"{self.temporary} is in the way: this name is for what is written to {path}, and "
+                "the file there is something else. Move it away."
+            )
+        with writes_to(path):
+            os.ftruncate(self.fd, 0)
+        self._file = os.fdopen(self.fd, "wb", closefd=False)
+
+    def __enter__(self) -> NewFile:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if not self._in_place:
+            with suppress(OSError):
+                self.temporary.unlink()
+            with suppress(OSError):  # what is buffered, perhaps after the disk refused
+                self._file.close()
+        os.close(self.fd)
+
+    def write(self, data: bytes) -> None:
+        """Append."""
+        self._hash.update(data)
+        self._size += len(data)
+        with writes_to(self.path):
+            self._file.write(data)
+
+    def sync(self) -> ContentDigest:
+        """Make what was written last, still under the temporary name."""
+        with writes_to(self.path):
+            self._file.flush()
+            os.fsync(self.fd)
+        return ContentDigest(self._hash.hexdigest(), self._size)
+
+    def put_in_place(self) -> None:
+        """Rename it, after `sync`."""
+        with writes_to(self.path):
+            os.replace(self.temporary, self.path)
+            sync_directory(self.path)
+        self._in_place = True
+
+
+def replace_locked(fd: int, path: Path, data: bytes, begins: bytes) -> int:
     """Atomically give the owned file `path` other content; returns the new owned descriptor.
 
     Whatever happens, `path` holds either what it held before or all of `data`, and is owned by
     this process throughout. The old descriptor is closed on success.
     """
-    temporary = with_suffix(path, ".new")
-    with writes_to(temporary):
-        new = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    with NewFile(path, begins) as new:
+        new.write(data)
+        new.sync()
+        owned = fcntl.fcntl(new.fd, fcntl.F_DUPFD_CLOEXEC, 0)  # shares the lock
         try:
-            fcntl.flock(new, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            write_at(new, data, 0)
-            os.fsync(new)
-            os.replace(temporary, path)
-            sync_directory(path)
+            new.put_in_place()
         except BaseException:
-            os.close(new)
-            with suppress(OSError):
-                temporary.unlink()
+            os.close(owned)
             raise
     os.close(fd)
-    return new
+    return owned
 
 
 def write_at(fd: int, data: bytes | bytearray, offset: int) -> None:
@@ -90,6 +153,11 @@ def sync_directory(path: Path) -> None:
 def with_suffix(path: Path, suffix: str) -> Path:
     """The file beside `path` whose name is longer by `suffix`."""
     return path.with_name(path.name + suffix)
+
+
+def temporary_of(path: Path) -> Path:
+    """The name under which content for `path` is written; names that end so are ours."""
+    return path.with_name(f".{path.name}.shoal-tmp")
 
 
 def _is_at(fd: int, path: Path) -> bool:

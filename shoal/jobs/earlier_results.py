@@ -27,6 +27,8 @@ def generated_lengths(path: Path, index: LineIndex, table: RequestTable) -> Int6
     tokens = array("q")
     with open_input(path) as file:
         for raw in LineReader(file):
+            if raw.blank:
+                continue
             custom_id, generated = _answer(path, raw.number, raw.data)
             custom_ids.append(custom_id)
             tokens.append(generated)

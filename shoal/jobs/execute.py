@@ -13,10 +13,11 @@ from shoal.costs import BLOCK_SIZE
 from shoal.devices import AnyEngine, AnyRun
 from shoal.errors import InternalError, InvalidRequestError, JobChangedError
 from shoal.jobs.collect import Collector
-from shoal.jobs.finish import JobPaths, finish_job
+from shoal.jobs.finish import finish_job
 from shoal.jobs.frames import FrameKind
 from shoal.jobs.header import JobHeader
 from shoal.jobs.journal import Journal
+from shoal.jobs.paths import JobPaths
 from shoal.jobs.reader import JobInput, read_job
 from shoal.jobs.records import RecordWriter
 from shoal.machine.placement import stated_blocks
@@ -77,7 +78,7 @@ class JobRun:
             try:
                 if len(job.table):
                     self._generate(job, make_engine)
-                self.summary.requests = finish_job(self.journal, job.lines, self.paths)
+                self.summary.requests = finish_job(self.journal, job.index.requests(), self.paths)
             finally:
                 job.index.close()
         self.summary.seconds.total = time.perf_counter() - started
@@ -160,7 +161,7 @@ class JobRun:
                 self.reporter.update(
                     ProgressState(
                         done=self.journal.counts.total,
-                        total=job.lines,
+                        total=job.requests,
                         tokens=run.stats.prompt_tokens_computed + run.stats.generated_tokens,
                         remaining_tokens=collector.remaining_tokens(run.stats),
                         seconds=time.perf_counter() - began,

@@ -2,105 +2,91 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from shoal.errors import OptionError
-from shoal.jobs.disk import sync_directory, with_suffix, writes_to
+from shoal.errors import OutputChangedError, OutputExistsError
+from shoal.jobs.disk import NewFile, sync_directory, writes_to
 from shoal.jobs.frames import FrameKind
-from shoal.jobs.journal import Journal
+from shoal.jobs.journal import FinishedJob, Journal
+from shoal.jobs.lines import ContentDigest, digest_input
+from shoal.jobs.paths import JobPaths
+from shoal.jobs.records import RECORD_BEGINS
 from shoal.types import RequestCounts
 
 
-@dataclass(frozen=True)
-class JobPaths:
-    """The files of a job.
-
-    Attributes:
-        output: always made, and empty when no request succeeded.
-        errors: made only when a request failed.
-        journal: beside the output; stays as a small marker when the job has finished.
-    """
-
-    input: Path
-    output: Path
-    errors: Path
-    journal: Path
-
-    @classmethod
-    def resolve(
-        cls, input_path: str | Path, output: str | Path, errors: str | Path | None
-    ) -> JobPaths:
-        """Absolute paths; without `errors`, results.jsonl has results.errors.jsonl beside it.
-
-        Raises:
-            OptionError: two of the files are one, or a folder is missing.
-        """
-        out = Path(output).resolve()
-        err = (
-            out.with_name(f"{out.stem}.errors.jsonl") if errors is None else Path(errors).resolve()
-        )
-        paths = cls(Path(input_path).resolve(), out, err, with_suffix(out, ".journal"))
-        if len({paths.input, paths.output, paths.errors, paths.journal}) < 4:
-            raise OptionError(
-                "input, output, errors and the output's journal must be different files, not "
-                f"{paths.input}, {paths.output}, {paths.errors} and {paths.journal}."
-            )
-        for path in (out, err):
-            if path.is_dir() or not path.parent.is_dir():
-                why = "it is a folder" if path.is_dir() else f"there is no folder {path.parent}"
-                raise OptionError(f"cannot write {path}: {why}.")
-        return paths
-
-
-def finish_job(journal: Journal, lines: int, paths: JobPaths) -> RequestCounts:
+def finish_job(journal: Journal, lines: Iterable[int], paths: JobPaths) -> RequestCounts:
     """Write the output and errors files from the journal and mark the job as finished.
 
     A kill anywhere in here leaves a journal from which the same call succeeds.
 
+    Args:
+        lines: those that have a record, counted from 0, in order.
+
     Raises:
         OutputWriteError: the disk refused; nothing was put in place that is not whole.
+        OutputExistsError: a file that is not this job's has come where one would be put.
+        OutputLockedError: another job is writing the same errors file.
         InternalError: a line has no record.
     """
     journal.flush()
     counts = journal.counts
-    temporary = {path: with_suffix(path, ".tmp") for path in (paths.output, paths.errors)}
-    try:
-        _write(journal, lines, temporary[paths.output], temporary[paths.errors])
-        if counts.failed:
-            _put_in_place(temporary[paths.errors], paths.errors)
-        else:
-            temporary[paths.errors].unlink()
-            _remove_stale(paths.errors)
-        _put_in_place(temporary[paths.output], paths.output)
-    except BaseException:
-        for path in temporary.values():
-            with suppress(OSError):
-                path.unlink()
-        raise
-    journal.finish(counts)
-    return counts
-
-
-def _write(journal: Journal, lines: int, output: Path, errors: Path) -> None:
-    with writes_to(output), output.open("wb") as successes, errors.open("wb") as failures:
+    with (
+        NewFile(paths.errors, RECORD_BEGINS) as failures,
+        NewFile(paths.output, RECORD_BEGINS) as successes,
+    ):
         for frame in journal.records(lines):
             file = successes if frame.kind is FrameKind.done else failures
             file.write(frame.payload + b"\n")
-        for file in (successes, failures):
-            file.flush()
-            os.fsync(file.fileno())
+        output, errors = successes.sync(), failures.sync() if counts.failed else None
+        made = {paths.output: output} | ({} if errors is None else {paths.errors: errors})
+        refuse_foreign(made, journal.replaceable)
+        journal.allow(made.values())
+        if errors is None:
+            _remove_stale(paths.errors, journal.replaceable)
+        else:
+            failures.put_in_place()
+        successes.put_in_place()
+    journal.finish(counts, output, errors)
+    return counts
 
 
-def _put_in_place(temporary: Path, path: Path) -> None:
-    with writes_to(path):
-        os.replace(temporary, path)
-        sync_directory(path)
+def refuse_foreign(files: Collection[Path], replaceable: Collection[ContentDigest]) -> None:
+    """Refuse to replace files whose content is not known to be this job's.
+
+    Raises:
+        OutputExistsError: names the first of them.
+    """
+    for path in files:
+        if path.exists() and digest_input(path) not in replaceable:
+            raise OutputExistsError(
+                f"{path} exists, and no journal beside it says that this job made it. Move it "
+                "away, choose another output, or replace it with --restart."
+            )
 
 
-def _remove_stale(path: Path) -> None:
-    with writes_to(path):
-        path.unlink(missing_ok=True)
-        sync_directory(path)
+def refuse_changed(paths: JobPaths, finished: FinishedJob) -> None:
+    """Refuse to call a job finished whose files do not hold what it put there.
+
+    An errors file that is gone is let pass: who has dealt with it may have removed it.
+
+    Raises:
+        OutputChangedError: names the first that differs.
+    """
+    for path, left in ((paths.output, finished.output), (paths.errors, finished.errors)):
+        if left is None or not path.exists():
+            continue
+        now = digest_input(path)
+        if now != left:
+            sizes = f"{left.size_bytes:,} bytes then, {now.size_bytes:,} now"
+            raise OutputChangedError(
+                f"the job has finished, but {path} was changed since ({sizes}). Keep it by moving "
+                "it away or choosing another output, or start over with --restart."
+            )
+
+
+def _remove_stale(path: Path, replaceable: Collection[ContentDigest]) -> None:
+    if path.exists() and digest_input(path) in replaceable:
+        with writes_to(path):
+            path.unlink()
+            sync_directory(path)

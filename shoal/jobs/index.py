@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from shoal.jobs.validate import custom_id_of, decode_line
 from shoal.types import Int64Array
 
 _DIGEST_BYTES = 16
+_BLANK = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,8 @@ class LineIndex:
         self._file = open_input(path)
         self._offsets = array("q")
         self._digests = bytearray()
+        self.blank = 0
+        """Lines that are blank."""
 
     def close(self) -> None:
         """Let go of the input file; `name` no longer works."""
@@ -50,6 +53,15 @@ class LineIndex:
         """Add the next line; `custom_id` is None when it has none."""
         self._offsets.append(offset)
         self._digests += _digest(custom_id)
+
+    def append_blank(self) -> None:
+        """Add the next line, which is blank."""
+        self.append(_BLANK, None)
+        self.blank += 1
+
+    def requests(self) -> Iterator[int]:
+        """The lines that are not blank."""
+        return (line for line, offset in enumerate(self._offsets) if offset != _BLANK)
 
     def name(self, line: int) -> LineName:
         """Read back the name of a line that has one.

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from shoal.config import EngineOptions
 from shoal.devices import AnyRun
 from shoal.errors import JobChangedError, OutputExistsError
+from shoal.jobs.disk import NewFile
 from shoal.jobs.execute import EngineFactory, JobRun
-from shoal.jobs.finish import JobPaths
+from shoal.jobs.finish import refuse_changed, refuse_foreign
 from shoal.jobs.header import JobHeader
 from shoal.jobs.journal import Journal
-from shoal.jobs.lines import digest_input
+from shoal.jobs.lines import ContentDigest, digest_input
+from shoal.jobs.paths import JobPaths
+from shoal.jobs.records import RECORD_BEGINS
+from shoal.jobs.sources import STANDARD_INPUT, open_source
+from shoal.jobs.spool import Spool, remove_spool
 from shoal.model.description import ModelDescription
 from shoal.progress import Reporter, make_reporter
 from shoal.signals import Interruption
@@ -32,7 +39,7 @@ class JobResult:
         summary: its `requests` count the whole job; tokens, seconds and the rest count this run
             (after a resume, not what earlier runs did).
         already_finished: an earlier run had finished it, and this one did nothing.
-        errors: the errors file, or None when no request failed.
+        errors: the errors file, or None when no request failed or the file is gone.
         run: plan and trace of this run, None when nothing was left to run.
     """
 
@@ -59,90 +66,176 @@ def run_job(
     served_names: Sequence[str] = (),
     restart: bool = False,
     quiet: bool = False,
+    also_written: Mapping[str, Path] | None = None,
 ) -> JobResult:
     """Run every request of a batch file and write its results, in input order.
 
-    Each line gives exactly one record, in `output` or in `errors`. Interrupted in any way, the
-    same call goes on from there; called again after the end, it does nothing. An input without
-    lines gives an empty output.
+    Each line that is not blank gives exactly one record, in `output` or in `errors`. Interrupted in
+    any way, the same call goes on from there; called again after the end, it does nothing. An input
+    without lines gives an empty output.
 
     Args:
+        input_path: a file, perhaps compressed with gzip or zstd; a pipe; or `-`, standard input.
+            Unless it is a plain file, its lines are kept in OUTPUT.requests.jsonl while it runs.
         errors: results.jsonl has results.errors.jsonl beside it if not given.
         engine: makes the engine; called only when there is something to run.
         served_names: further names for `body.model`; `*` accepts any.
         restart: drop the results of earlier runs. A file of theirs stays until it is replaced.
+        also_written: files that the caller writes afterwards, by what messages call them.
 
     Raises:
         OptionError: paths or options are wrong.
         ModelError: the model cannot be used.
         OutputLockedError: another run writes this output.
         OutputExistsError: the output exists and no journal says that this job made it.
+        OutputChangedError: the job has finished, and its files were changed since.
         JobChangedError: input, model or options are not those the job began with.
         OutputWriteError: the disk is full, or refuses otherwise.
         Interrupted: SIGINT or SIGTERM.
     """
-    started = time.perf_counter()
-    options = options or EngineOptions()
-    paths = JobPaths.resolve(input_path, output, errors)
-    interruption = Interruption(
-        f"interrupted. Finished requests are saved in {paths.journal}; run the same command again "
-        "to resume."
+    spool = open_source(Path(input_path))
+    reads = model_files(model)
+    if spool is not None and str(input_path) != STANDARD_INPUT:
+        reads["the input"] = Path(input_path)
+    paths = JobPaths.resolve(
+        None if spool is not None else input_path,
+        output,
+        errors,
+        reads=reads,
+        writes=also_written or {},
     )
-    reporter = make_reporter(quiet=quiet)
-    with interruption.installed():
-        description = ModelDescription.load(model, options)
-        content = digest_input(paths.input)
-        asked = JobHeader.new(content, description, served_names)
-        journal = Journal(paths.journal)
-        try:
-            header = _enter(journal, asked, paths, restart, reporter)
-            if journal.finished is not None:
-                reporter.message(f"{paths.output} is already finished; nothing to do.")
-                summary = RunSummary(requests=journal.finished)
-                return _result(summary, paths, already_finished=True)
-            job = JobRun(paths, description, options, header, journal, reporter, interruption)
-            summary = job.run(served_names, engine)
-            summary.seconds.total = time.perf_counter() - started
-            return _result(summary, paths, already_finished=False, run=job.engine_run)
-        finally:
-            journal.close()
+    return JobStart(paths, spool, engine, model, options, served_names, restart, quiet).run()
 
 
-def _enter(
-    journal: Journal, asked: JobHeader, paths: JobPaths, restart: bool, reporter: Reporter
-) -> JobHeader:
-    """Begin the job asked for, or go on with the journal's; returns the header that holds."""
-    if journal.dropped_bytes:
-        reporter.message(f"{journal.path}: dropped {journal.dropped_bytes} bytes of a torn write.")
-    begun = journal.header
-    if begun is None and not restart:
-        _refuse_foreign_output(journal, paths)
-    if journal.finished is not None and not paths.output.exists():
-        reporter.message(f"{paths.output} was finished but is gone; starting over.")
-        begun = None
-    if begun is None or restart:
-        journal.begin(asked)
-        return asked
-    if changes := begun.changes_to(asked):
-        raise JobChangedError(
-            f"{paths.output} was begun with something else: {'; '.join(changes)}. Change it back "
-            "to go on, choose another output, or start over with --restart."
+def model_files(model: str | None) -> dict[str, Path]:
+    """The files in a model's folder, by what messages call them; none for a model of the Hub."""
+    if model is None or not os.path.isdir(model):  # of any string, too long ones among them
+        return {}
+    return {f"the model's {path.name}": path for path in Path(model).iterdir() if path.is_file()}
+
+
+@dataclass
+class JobStart:
+    """A job whose paths are checked: what the two kinds of input have in common.
+
+    Attributes:
+        spool: what writes `paths.input` first; None when that is a file already.
+    """
+
+    paths: JobPaths
+    spool: Spool | None
+    engine: EngineFactory
+    model: str | None
+    options: EngineOptions | None
+    served_names: Sequence[str]
+    restart: bool
+    quiet: bool
+
+    def run(self) -> JobResult:
+        """As `run_job`."""
+        started = time.perf_counter()
+        paths, options = self.paths, self.options or EngineOptions()
+        interruption = Interruption(
+            f"interrupted. Finished requests are saved in {paths.journal}; run the same command "
+            "again to resume."
         )
-    return begun
+        reporter = make_reporter(quiet=self.quiet)
+        with interruption.installed():
+            description = ModelDescription.load(self.model, options)
+            with closing(Journal(paths.journal)) as journal:
+                header = self._enter(journal, description, reporter)
+                if journal.finished is not None:
+                    reporter.message(f"{paths.output} is already finished; nothing to do.")
+                    summary = RunSummary(requests=journal.finished.counts)
+                    return self._result(summary, journal, reporter, already_finished=True)
+                job = JobRun(paths, description, options, header, journal, reporter, interruption)
+                summary = job.run(self.served_names, self.engine)
+                summary.seconds.total = time.perf_counter() - started
+                return self._result(
+                    summary, journal, reporter, already_finished=False, run=job.engine_run
+                )
 
+    def _enter(
+        self, journal: Journal, description: ModelDescription, reporter: Reporter
+    ) -> JobHeader:
+        """Begin the job asked for, or go on with the journal's; returns the header that holds."""
+        if journal.dropped_bytes:
+            what = f"{journal.dropped_bytes} bytes that were torn, damaged or not of this job"
+            reporter.message(f"{journal.path}: dropped {what}; what they held runs again.")
+        try:
+            for path in (self.paths.output, self.paths.errors):
+                with NewFile(path, RECORD_BEGINS):  # takes away what a kill left behind
+                    pass
+            if self.spool is None:
+                content = digest_input(self.paths.input)
+                asked = JobHeader.new(content, description, self.served_names)
+                return self._begin_or_go_on(journal, asked, reporter)
+            with NewFile(self.paths.requests, self.spool.begins) as file:
+                content = self.spool.write_to(file)
+                asked = JobHeader.new(content, description, self.served_names)
+                self._refuse_foreign_requests(journal, content)
+                header = self._begin_or_go_on(journal, asked, reporter)
+                if journal.finished is None:
+                    file.put_in_place()
+                return header
+        except BaseException:
+            if journal.header is None:
+                journal.discard()
+            raise
 
-def _refuse_foreign_output(journal: Journal, paths: JobPaths) -> None:
-    for path in (paths.output, paths.errors):
-        if path.exists():
-            journal.discard()
+    def _begin_or_go_on(self, journal: Journal, asked: JobHeader, reporter: Reporter) -> JobHeader:
+        begun, finished, paths = journal.header, journal.finished, self.paths
+        results = [path for path in (paths.output, paths.errors) if path.exists()]
+        if self.restart:
+            journal.begin(asked, {digest_input(path) for path in results})
+            return asked
+        if begun is None or (finished is not None and not paths.output.exists()):
+            known = set() if finished is None else finished.files
+            refuse_foreign(results, known)
+            if finished is not None:
+                reporter.message(f"{paths.output} was finished but is gone; starting over.")
+            journal.begin(asked, known)
+            return asked
+        if changes := begun.changes_to(asked):
+            origin = "" if self.spool is None else f" (The input is {self.spool.origin}.)"
+            raise JobChangedError(
+                f"{paths.output} was begun with something else: {'; '.join(changes)}. Change it "
+                f"back to go on, choose another output, or start over with --restart.{origin}"
+            )
+        if finished is None:
+            refuse_foreign(results, journal.replaceable)
+        else:
+            refuse_changed(paths, finished)
+        return begun
+
+    def _refuse_foreign_requests(self, journal: Journal, content: ContentDigest) -> None:
+        """The requests of this very job may be replaced, and those of the one before."""
+        path, begun = self.paths.requests, journal.header
+        known = {content.hexdigest} | ({begun.input_digest} if begun is not None else set())
+        if not self.restart and path.exists() and digest_input(path).hexdigest not in known:
+            assert self.spool is not None
             raise OutputExistsError(
-                f"{path} exists, and no journal beside it says that this job made it. Move it "
-                "away, choose another output, or replace it with --restart."
+                f"{path} exists, and does not hold what is {self.spool.origin}. Move it away, "
+                "choose another output, or replace it with --restart."
             )
 
-
-def _result(
-    summary: RunSummary, paths: JobPaths, *, already_finished: bool, run: AnyRun | None = None
-) -> JobResult:
-    errors = paths.errors if summary.requests.failed else None
-    return JobResult(summary, paths.output, errors, already_finished, run)
+    def _result(
+        self,
+        summary: RunSummary,
+        journal: Journal,
+        reporter: Reporter,
+        *,
+        already_finished: bool,
+        run: AnyRun | None = None,
+    ) -> JobResult:
+        paths, failed = self.paths, summary.requests.failed
+        if self.spool is not None and not self.spool.kept and journal.header is not None:
+            remove_spool(paths.requests, journal.header.input_digest)
+        if failed and not paths.errors.exists():
+            reporter.message(
+                f"{failed:,} requests failed, and there is no {paths.errors}: it was moved away, "
+                "or the job had another --errors. To make it anew, start over with --restart."
+            )
+            return JobResult(summary, paths.output, None, already_finished, run)
+        errors = paths.errors if failed else None
+        return JobResult(summary, paths.output, errors, already_finished, run)

@@ -15,7 +15,7 @@ MAX_LINE_BYTES = 64 * 1024**2
 """A longer line is refused, so that one missing newline cannot exhaust memory."""
 
 _READ_BYTES = 1024**2
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,11 @@ class RawLine:
     number: int
     offset: int
     data: bytes | None
+
+    @property
+    def blank(self) -> bool:
+        """Whether it holds nothing but white space, and so is no request."""
+        return self.data is not None and not self.data.strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +63,9 @@ class LineReader:
         while data := self._read(self._max_line_bytes + 1):
             number += 1
             offset = self._position - len(data)
-            if number == 1 and data.startswith(_BYTE_ORDER_MARK):
-                data = data[len(_BYTE_ORDER_MARK) :]
-                offset += len(_BYTE_ORDER_MARK)
+            if number == 1 and data.startswith(BYTE_ORDER_MARK):
+                data = data[len(BYTE_ORDER_MARK) :]
+                offset += len(BYTE_ORDER_MARK)
             if data.endswith(b"\n"):
                 yield RawLine(number, offset, data[:-1])
             elif len(data) <= self._max_line_bytes:
@@ -86,17 +91,21 @@ class LineReader:
 
 
 def open_input(path: Path) -> BinaryIO:
-    """Open a batch file for reading.
+    """Open a file for reading.
 
     Raises:
         JobError: it is missing, unreadable, or not a regular file (it is read more than once).
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise JobError(f"{path} is not a regular file; save the requests to a file first.")
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise JobError(f"{path} is a folder; give a file in it.")
+        if not stat.S_ISREG(mode):
+            raise JobError(f"{path} is not a regular file; save what it gives to a file first.")
         return path.open("rb", buffering=_READ_BYTES)
-    except OSError as error:
-        raise JobError(f"cannot read the input {path}: {error.strerror}.") from error
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise JobError(f"cannot read {str(path)!r}: {why}. Is this the right path?") from error
 
 
 def digest_input(path: Path) -> ContentDigest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +25,8 @@ _BATCH_REQUESTS = 512
 _BATCH_CHARACTERS = 2**19
 """A batch for the tokenizer: enough work for all cores, and a few tens of MB of its results."""
 _BATCHES_AHEAD = 2
+
+_log = logging.getLogger(__name__)
 
 Progress = Callable[[int], None]
 """Told now and then how many lines were read."""
@@ -50,9 +53,9 @@ class JobInput:
     digest: ContentDigest
 
     @property
-    def lines(self) -> int:
-        """All lines of the file."""
-        return len(self.index)
+    def requests(self) -> int:
+        """Lines of the file that are not blank."""
+        return len(self.index) - self.index.blank
 
 
 @dataclass
@@ -173,6 +176,9 @@ class _Reader:
     def _check(self, raw: RawLine) -> _Pending | None:
         """A line on its way to the tokenizer; None when it is done with."""
         line = raw.number - 1
+        if raw.blank:
+            self._index.append_blank()
+            return None
         custom_id = None
         try:
             if raw.data is None:
@@ -183,8 +189,8 @@ class _Reader:
                 return None
             request = self._validator.request(content)
             texts = [self._renderer.text(prompt) for prompt in request.prompts]
-        except InvalidRequestError as error:
-            self._reject(line, custom_id, error)
+        except Exception as error:  # whatever one line does, the others go on
+            self._reject(line, custom_id, _refusal(error, line))
             return None
         finally:
             self._index.append(raw.offset, custom_id)
@@ -196,10 +202,15 @@ class _Reader:
         for pending in batch.lines:
             chat = pending.request.url == CHAT_URL
             texts[chat].extend(text for text in pending.texts if isinstance(text, str))
-        return {
-            chat: self._renderer.tokenize(texts[chat], add_special_tokens=not chat)
-            for chat in texts
-        }
+        return {chat: self._tokenize_texts(texts[chat], chat) for chat in texts}
+
+    def _tokenize_texts(self, texts: list[str], chat: bool) -> list[TokenIds | InvalidRequestError]:
+        try:
+            return self._renderer.tokenize(texts, add_special_tokens=not chat)
+        except BaseException as error:  # a panic of the tokenizer's own code is no Exception
+            if len(texts) == 1:
+                return [_refusal(error)]
+            return [ids for text in texts for ids in self._tokenize_texts([text], chat)]
 
     def _store(
         self, batch: _Batch, tokenized: Future[dict[bool, list[TokenIds | InvalidRequestError]]]
@@ -212,8 +223,9 @@ class _Reader:
             ]
             try:
                 self._add(pending, prompts)
-            except InvalidRequestError as error:
-                self._reject(pending.line, pending.request.custom_id, error)
+            except Exception as error:
+                refusal = _refusal(error, pending.line)
+                self._reject(pending.line, pending.request.custom_id, refusal)
 
     def _add(self, pending: _Pending, prompts: list[TokenIds | InvalidRequestError]) -> None:
         """All prompts of the line or, if one is wrong, none."""
@@ -237,6 +249,20 @@ class _Reader:
     def _reject(self, line: int, custom_id: str | None, error: InvalidRequestError) -> None:
         self._rejected += 1
         self._reject_line(line, custom_id, error)
+
+
+def _refusal(error: BaseException, line: int | None = None) -> InvalidRequestError:
+    """What a line is refused with; of an error that nobody foresaw, the log gets the traceback."""
+    if isinstance(error, InvalidRequestError):
+        return error
+    where = "a prompt" if line is None else f"line {line + 1}"
+    _log.error("reading %s failed unexpectedly", where, exc_info=error)
+    return InvalidRequestError(
+        f"reading it failed unexpectedly ({type(error).__name__}: {str(error)[:200]}). This is a "
+        "bug; please report it with the line.",
+        code="internal_error",
+        status_code=500,
+    )
 
 
 def _too_long() -> InvalidRequestError:

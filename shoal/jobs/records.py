@@ -16,6 +16,9 @@ from shoal.jobs.logprob_records import chat_logprobs, completion_logprobs
 from shoal.jobs.validate import CHAT_URL
 from shoal.types import Choice, Completion, RequestTable
 
+RECORD_BEGINS = b'{"id":"batch_req_'
+"""The first bytes of every record."""
+
 
 class RecordWriter:
     """Writes the records of one job as JSON without newlines.

@@ -65,10 +65,8 @@ def decode_line(data: bytes) -> dict[str, Any]:
     """The JSON object on a line.
 
     Raises:
-        InvalidRequestError: code `invalid_json_line`: empty, not UTF-8, not JSON, not an object.
+        InvalidRequestError: code `invalid_json_line`: not UTF-8, not JSON, not an object.
     """
-    if not data.strip():
-        raise _invalid_json("the line is empty; write one request per line")
     try:
         value = orjson.loads(data)
     except orjson.JSONDecodeError as error:
@@ -163,7 +161,7 @@ class Validator:
         values = _defaults_beside(given, self._defaults) | given
         if url == COMPLETIONS_URL:
             values.setdefault("max_tokens", DEFAULT_COMPLETION_TOKENS)
-        key = orjson.dumps([url, values], option=orjson.OPT_SORT_KEYS)
+        key = _key(url, values)
         params = self._params.get(key)
         if params is None:
             _check_logprobs(values, url)
@@ -184,6 +182,24 @@ def _defaults_beside(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> d
     if "min_tokens" in kept and type(limit) is int:
         kept["min_tokens"] = max(0, min(kept["min_tokens"], limit))
     return kept
+
+
+def _key(url: str, values: Mapping[str, Any]) -> bytes:
+    """Equal for equal parameters."""
+    try:
+        return orjson.dumps([url, values], option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError:  # its limit of nesting is a quarter of the decoder's
+        deepest = max(values, key=lambda name: _depth(values[name]))
+        raise wrong_value(f"body.{deepest}", "is nested too deeply for a parameter") from None
+
+
+def _depth(value: object) -> int:
+    """Levels of arrays and objects."""
+    levels, inside = 0, [value]
+    while inside := [v for v in inside if isinstance(v, dict | list)]:
+        levels += 1
+        inside = [x for v in inside for x in (v.values() if isinstance(v, dict) else v)]
+    return levels
 
 
 def _refuse_unknown(body: Mapping[str, Any], url: str) -> None:
@@ -268,7 +284,7 @@ def _invalid_json(why: str) -> InvalidRequestError:
 
 
 def _shown(value: object) -> str:
-    return repr(value)[:100]
+    return _kind(value) if isinstance(value, dict | list) else repr(value)[:100]
 
 
 def _kind(value: object) -> str:

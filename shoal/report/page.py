@@ -48,6 +48,10 @@ figcaption { max-width: 46rem; }
 """
 
 
+REPORT_FILES = ("index.html", "plan.svg", "token_batches.svg", "summary.json")
+"""What `write_report` writes into its folder."""
+
+
 def write_report(folder: Path, *, title: str, summary: RunSummary, run: AnyRun) -> Path:
     """Write index.html, which needs no other file, and what it shows as files beside it.
 

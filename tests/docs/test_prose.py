@@ -22,6 +22,8 @@ OTHERS = {
     "OUTPUT.jsonl",
     "OUTPUT.errors.jsonl",
     "OUT.jsonl.requests.jsonl",
+    "OUTPUT.jsonl.requests.jsonl",
+    "results.fp32.errors.jsonl",
     "benchmarks/results/gpu.jsonl",  # not written yet
 }
 PROSE = [page for page in PAGES if page.name not in DIARIES]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
 import random
 from itertools import pairwise
 from typing import Any
@@ -11,7 +13,7 @@ from tokenizers import Tokenizer
 
 from shoal.model.description import bundled_model_path
 from tests.e2e.conftest import Shoal
-from tests.helpers.e2e_jobs import POLICIES, chat
+from tests.helpers.e2e_jobs import POLICIES, chat, good
 
 
 def with_ids(number: int) -> list[dict[str, Any]]:
@@ -102,3 +104,21 @@ def test_earlier_results_judge_max_tokens(shoal: Shoal) -> None:
     assert "no result of this job" in shoal.text("stderr")
     assert shoal("plan", "in.jsonl", "--results", "in.jsonl") == 1
     assert "line 1 of in.jsonl is no result" in shoal.text("stderr")
+
+
+def test_compressed_input_and_pipes_are_planned_like_the_file(shoal: Shoal) -> None:
+    path = shoal.write("in.jsonl", [good(i) for i in range(12)] + [b"", b"?"])
+    (shoal.folder / "in.jsonl.gz").write_bytes(gzip.compress(path.read_bytes()))
+    os.mkfifo(shoal.folder / "pipe")
+    plans = []
+    for source in ("in.jsonl", "in.jsonl.gz", "pipe"):
+        process = shoal.start("plan", source, "--json")
+        if source == "pipe":
+            (shoal.folder / "pipe").write_bytes(path.read_bytes())
+        assert process.wait() == 0
+        plans.append(json.loads(shoal.text("stdout").splitlines()[-1]))
+    assert plans[0]["invalid"] == 1
+    for plan in plans:
+        assert [plan[name] for name in ("requests", "invalid", "tokens")] == [
+            plans[0][name] for name in ("requests", "invalid", "tokens")
+        ]

@@ -176,12 +176,20 @@ def test_interrupt_saves_and_resumes(shoal: Shoal) -> None:
         (("run", "absent.jsonl", "-o", "o"), 1, "absent.jsonl"),
         (("plan", "absent.jsonl"), 1, "absent.jsonl"),
         (("run", "in.jsonl", "-o", "o", "--model", "./no-such-model"), 1, "no-such-model"),
+        (("run", "in.jsonl", "-o", "o", "--summary", "in.jsonl"), 2, "must be different files"),
+        (("run", "in.jsonl", "-o", "o", "--summary", "no/s.json"), 2, "there is no folder"),
+        (("run", "in.jsonl", "-o", "o", "--report", "in.jsonl"), 2, "in.jsonl is a file"),
+        (("run", "in.jsonl", "-o", "summary.json", "--report", "."), 2, "--report's summary.json"),
+        (("run", "in.jsonl", "-o", "/dev/null", "--restart"), 2, "a pipe or a device"),
+        (("plan", "in.jsonl", "--html", "in.jsonl"), 2, "must be different files"),
         (("fly",), 2, "fly"),
     ],
 )
 def test_wrong_commands(shoal: Shoal, arguments: tuple[str, ...], code: int, message: str) -> None:
-    shoal.write("in.jsonl", [completion("a", "x")])
+    path = shoal.write("in.jsonl", [completion("a", "x")])
+    before = path.read_bytes()
     assert shoal(*arguments) == code
+    assert path.read_bytes() == before
     assert message in shoal.text("stderr")
     assert "Traceback" not in shoal.text("stderr")
 

@@ -51,7 +51,7 @@ def bad(index: int) -> bytes | dict[str, Any]:
         case 0:
             return b"{not json"
         case 1:
-            return b""
+            return b"null"
         case 2:
             return b'{"custom_id": "\xff\xfe"}'
         case 3:

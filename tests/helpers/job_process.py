@@ -64,7 +64,8 @@ class Job:
             "quiet": True,
             "options": EngineOptions(dtype="float32", device="cpu", kv_memory="1MiB"),
         }
-        return run_job(self.input, self.output, **defaults | arguments)
+        files = {"input_path": self.input, "output": self.output}
+        return run_job(**files | defaults | arguments)
 
     def answers(self) -> list[dict]:
         """Records of both files, without ids and times."""

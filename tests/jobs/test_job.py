@@ -82,7 +82,7 @@ def test_all_good_makes_no_errors_file(job: Job) -> None:
 
 
 def test_all_bad_makes_an_empty_output_and_no_engine(job: Job) -> None:
-    result = job.write([b"?", b""]).run()
+    result = job.write([b"?", b"", b"{}"]).run()
     assert result.exit_code == 3
     assert job.output.read_bytes() == b""
     assert len(read_records(job.errors)) == 2
@@ -362,7 +362,7 @@ def test_paths_that_cannot_work(job: Job) -> None:
     with pytest.raises(OptionError, match="it is a folder"):
         job.run(errors=job.folder)
     job.input.unlink()
-    with pytest.raises(JobError, match="cannot read the input"):
+    with pytest.raises(JobError, match=r"cannot read .*No such file"):
         job.run()
     assert job.files() == set()
 

@@ -7,21 +7,24 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shoal.errors import InternalError, JobError, OutputLockedError, OutputWriteError
 from shoal.jobs import journal as journal_module
-from shoal.jobs.frames import Frame, FrameKind, decode_frame
+from shoal.jobs.frames import Frame, FrameKind, decode_frame, job_key
 from shoal.jobs.header import JobHeader
-from shoal.jobs.journal import Journal
+from shoal.jobs.journal import FinishedJob, Journal
+from shoal.jobs.lines import ContentDigest
 from shoal.types import RequestCounts
 from tests.helpers.job_files import ForkedProcess
 
 HEADER = JobHeader("ab", 10, {"config.json": "1"}, {"dtype": "float32"}, job_seed=4)
+FINISHED = (RequestCounts(500, 499, 1), ContentDigest("ab", 7), None)
 DONE, FAILED, REJECTED = FrameKind.done, FrameKind.failed, FrameKind.rejected
 
 
@@ -63,7 +66,7 @@ def test_round_trip(tmp_path: Path) -> None:
         assert journal.counts == RequestCounts(3, 2, 1)
         journal.append(REJECTED, 1, record(1))
         journal.flush()
-        frames = list(journal.records(3))
+        frames = list(journal.records(range(3)))
     assert frames == [Frame(k, i, record(i)) for i, k in enumerate([FAILED, REJECTED, DONE])]
 
 
@@ -84,10 +87,10 @@ def test_finished_marker_is_small_and_remembered(tmp_path: Path) -> None:
     path = tmp_path / "j"
     fill(path, dict.fromkeys(range(500), DONE))
     with opened(path) as journal:
-        journal.finish(RequestCounts(500, 499, 1))
+        journal.finish(*FINISHED)
     assert path.stat().st_size < 1000
     with opened(path) as journal:
-        assert journal.finished == RequestCounts(500, 499, 1)
+        assert journal.finished == FinishedJob(*FINISHED)
         assert journal.header == HEADER
 
 
@@ -99,7 +102,7 @@ def test_one_record_per_line(tmp_path: Path) -> None:
             journal.append(FAILED, 3, b"{}")
         journal.flush()
         with pytest.raises(InternalError, match="line 1 has no record"):
-            list(journal.records(1))
+            list(journal.records(range(1)))
 
 
 def test_cut_anywhere_it_keeps_every_whole_record(tmp_path: Path) -> None:
@@ -139,13 +142,72 @@ def test_damage_costs_only_the_lines_it_touches(
     assert hit not in kept
 
 
-@given(st.sampled_from([DONE, FAILED]), st.integers(0, 2**62), st.binary())
-def test_frames(kind: FrameKind, line: int, payload: bytes) -> None:
+def frames_of(header: JobHeader, name: str) -> dict[str, bytes]:
+    """All lines a job's journal may ever hold, told apart by their payloads."""
+    key = job_key(header.to_json())
+    kinds = [DONE, FAILED, DONE, REJECTED]
+    records = {
+        f"{name}{line}": Frame(kind, line, b'{"of": "%s%d"}' % (name.encode(), line)).encode(key)
+        for line, kind in enumerate(kinds)
+    }
+    return records | {
+        f"{name} header": Frame(FrameKind.header, 0, header.to_json()).encode(),
+        f"{name} finished": Frame(FrameKind.finished, 0, FinishedJob(*FINISHED).to_json()).encode(
+            key
+        ),
+    }
+
+
+LINES = frames_of(HEADER, "a") | frames_of(replace(HEADER, job_seed=5), "b")
+
+
+@given(st.lists(st.sampled_from(sorted(LINES)), max_size=14))
+@example(["a header", "b0"])
+@example(["a0", "a finished"])
+@example(["a finished", "a0"])
+@example(["a0", "a0"])
+def test_whole_lines_in_any_order_never_make_a_wrong_record(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str]
+) -> None:
+    path = tmp_path_factory.mktemp("spliced") / "j"
+    path.write_bytes(LINES["a header"] + b"".join(LINES[name] for name in names))
+    finished = names[:1] == ["a finished"]
+    accepted: list[str] = []
+    for name in [] if finished else names:
+        if name in ("a0", "a1", "a2") and name not in accepted:
+            accepted.append(name)
+    with opened(path) as journal:
+        assert journal.header == HEADER
+        assert (journal.finished is not None) == finished
+        kept = [line for line in range(5) if journal.has_record(line)]
+        assert kept == sorted(int(name[1]) for name in accepted)
+        for line in set(range(5)) - set(kept):
+            journal.append(DONE, line, b"{}")
+        journal.flush()
+        for frame in journal.records(range(5)):
+            own = b'{"of": "a%d"}' % frame.line
+            assert frame.payload == (own if frame.line in kept else b"{}")
+        harmless = 0 if finished else names.count("a3") * len(LINES["a3"])
+        taken = sum(len(LINES[name]) for name in (names[:1] if finished else accepted))
+        read = sum(len(LINES[name]) for name in names)
+        assert journal.dropped_bytes == read - taken - harmless
+
+
+def test_a_header_with_other_fields_is_of_another_version(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    path.write_bytes(Frame(FrameKind.header, 0, b'{"input": "ab"}').encode())
+    with pytest.raises(JobError, match="not a journal of this version"):
+        Journal(path)
+
+
+@given(st.sampled_from([DONE, FAILED]), st.integers(0, 2**62), st.binary(), st.integers(0, 99))
+def test_frames(kind: FrameKind, line: int, payload: bytes, key: int) -> None:
     frame = Frame(kind, line, payload.replace(b"\n", b""))
-    encoded = frame.encode()
-    assert decode_frame(encoded) == frame
-    assert decode_frame(encoded[:-1]) is None
-    assert decode_frame(encoded[1:]) is None
+    encoded = frame.encode(key)
+    assert decode_frame(encoded, key) == frame
+    assert decode_frame(encoded, key + 1) is None
+    assert decode_frame(encoded[:-1], key) is None
+    assert decode_frame(encoded[1:], key) is None
 
 
 def test_another_file_is_not_touched(tmp_path: Path) -> None:
@@ -188,7 +250,7 @@ def test_locked_for_other_processes_through_every_change(tmp_path: Path) -> None
             Journal(path)
         journal.begin(HEADER)
         assert others_are_locked_out()
-        journal.finish(RequestCounts())
+        journal.finish(*FINISHED)
         assert others_are_locked_out()
     assert not others_are_locked_out()
 
@@ -238,7 +300,7 @@ def test_a_full_disk_leaves_a_valid_journal(tmp_path: Path) -> None:
         assert 100 < kept < 1000
         journal.append(DONE, kept, record(kept))
         journal.flush()
-        assert [frame.line for frame in journal.records(kept + 1)] == list(range(kept + 1))
+        assert [frame.line for frame in journal.records(range(kept + 1))] == list(range(kept + 1))
 
 
 def test_a_full_disk_while_replacing_keeps_the_old_state(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_good_lines(read: Callable) -> None:
     job, rejected = read(lines, job_seed=11)
     assert not rejected
     table = job.table
-    assert job.lines == 4
+    assert job.requests == 4
     assert table.line.tolist() == [0, 1, 2, 3, 3]
     prompts = [table.prompt(i).tolist() for i in range(5)]
     assert [len(p) for p in prompts] == [len("<user>hi\n<assistant>"), 4, 3, 1, 2]
@@ -88,7 +88,6 @@ def test_bad_lines_and_their_reasons(read: Callable) -> None:
         0: "invalid_json_line",
         2: "invalid_value",
         3: "duplicate_custom_id",
-        4: "invalid_json_line",
         5: "context_length_exceeded",
         6: "kv_memory_exceeded",
         7: "context_length_exceeded",
@@ -125,7 +124,7 @@ def test_finished_lines_are_counted_and_keep_their_names_taken(read: Callable) -
     job, rejected = read(lines, skip=lambda line: line == 0)
     assert job.table.line.tolist() == [1, 3]
     assert codes(rejected) == {2: "duplicate_custom_id"}
-    assert job.lines == 4
+    assert job.requests == 4
 
 
 def test_names_the_model_goes_by(read: Callable, description: ModelDescription) -> None:
@@ -209,7 +208,7 @@ def test_a_line_that_changes_while_the_job_runs_is_noticed(read: Callable, tmp_p
 
 def test_an_empty_file_is_an_empty_job(read: Callable) -> None:
     job, rejected = read([])
-    assert (job.lines, len(job.table), rejected) == (0, 0, {})
+    assert (job.requests, len(job.table), rejected) == (0, 0, {})
 
 
 MEASURE = """

@@ -3,6 +3,8 @@ from __future__ import annotations
 import csv
 import datetime
 import json
+import os
+import time
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -13,13 +15,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from shoal.errors import Interrupted, JobChangedError, JobError, OptionError, OutputExistsError
+from shoal.errors import (
+    Interrupted,
+    JobChangedError,
+    JobError,
+    OptionError,
+    OutputExistsError,
+    OutputLockedError,
+)
 from shoal.jobs import JobResult
 from shoal.tables import run_table_job
 from shoal.tables.table import TableFile
 from shoal.tables.table_requests import TableRequests
 from shoal.tables.template import read_template
-from tests.helpers.job_files import FakeEngine, read_records
+from tests.helpers.job_files import FakeEngine, ForkedProcess, read_records
 from tests.helpers.job_process import Job
 from tests.jobs.test_job import stop_after
 
@@ -261,15 +270,45 @@ def test_a_file_that_is_not_ours_stays(table_job: Job) -> None:
     with pytest.raises(OutputExistsError, match="Move it away"):
         run(table_job)
     assert path.read_text() == "mine"
-    assert not (table_job.folder / "out.jsonl.requests.jsonl.tmp").exists()
+    assert not (table_job.folder / ".out.jsonl.requests.jsonl.shoal-tmp").exists()
     assert run(table_job, restart=True).exit_code == 0
 
 
 def test_the_table_is_never_written_to(table_job: Job) -> None:
     table = table_job.folder / "t.csv"
-    with pytest.raises(OptionError, match="cannot be written"):
+    with pytest.raises(OptionError, match="must be different files"):
         run(table_job, errors=table)
     assert table.read_text().startswith("key,")
+
+
+def test_requests_that_were_changed_are_not_replaced(table_job: Job) -> None:
+    """A journal alone does not make the file ours: an earlier job may have had another input."""
+    requests = table_job.folder / "out.jsonl.requests.jsonl"
+    with pytest.raises(Interrupted):
+        run(table_job, stop_after(2, Interrupted("stop")))
+    requests.write_text("mine")
+    with pytest.raises(OutputExistsError, match=r"rendered from .*t\.csv"):
+        run(table_job)
+    assert requests.read_text() == "mine"
+    requests.unlink()
+    assert run(table_job).exit_code == 0
+
+
+def test_requests_are_written_only_by_the_owner_of_the_output(table_job: Job) -> None:
+    def slow() -> int:
+        return run(table_job, {"seconds": 0.3}).exit_code
+
+    requests = table_job.folder / "out.jsonl.requests.jsonl"
+    first = ForkedProcess(slow)
+    deadline = time.monotonic() + 30
+    while not requests.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    before = requests.stat()
+    with pytest.raises(OutputLockedError):
+        run(table_job)
+    assert os.path.samestat(before, requests.stat())
+    assert first.wait() == 0
 
 
 def test_an_empty_table(table_job: Job) -> None:

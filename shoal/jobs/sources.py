@@ -1,0 +1,193 @@
+"""What is given as INPUT: a batch file, a compressed one, a pipe, or something else by mistake."""
+
+from __future__ import annotations
+
+import gzip
+import stat
+import sys
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import orjson
+
+from shoal.errors import JobError, OptionError
+from shoal.jobs.disk import NewFile
+from shoal.jobs.lines import BYTE_ORDER_MARK, open_input
+from shoal.jobs.spool import Spool
+from shoal.prompts.token_files import is_token_file
+
+STANDARD_INPUT = "-"
+"""Given as INPUT, it means what is piped in."""
+
+_HEAD_BYTES = 2**16
+_CHUNK_BYTES = 2**20
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_OTHERS = {
+    b"PAR1": "a Parquet table; give it with --table, and a --template",
+    b"ARROW1": "an Arrow file; shoal plan reads token ids from files named *.arrow",
+    b"\x93NUMPY": "a NumPy array; shoal plan reads token ids from files named *.npy",
+    b"PK\x03\x04": "a zip archive, or a spreadsheet; unpack it, or save the sheet as CSV",
+    b"BZh": "compressed with bzip2; unpack it first: bunzip2 -k {path}",
+    b"\xfd7zXZ\x00": "compressed with xz; unpack it first: unxz -k {path}",
+    b"\xff\xfe": "UTF-16; convert it: iconv -f UTF-16 -t UTF-8 {path} > requests.jsonl",
+    b"\xfe\xff": "UTF-16; convert it: iconv -f UTF-16 -t UTF-8 {path} > requests.jsonl",
+    b"{\x00": "UTF-16; convert it: iconv -f UTF-16LE -t UTF-8 {path} > requests.jsonl",
+    b"\x00{": "UTF-16; convert it: iconv -f UTF-16BE -t UTF-8 {path} > requests.jsonl",
+}
+_SEPARATORS = (b",", b"\t", b";")
+
+
+def open_source(path: Path) -> Spool | None:
+    """None for a batch file, which is read where it is; else what gives its lines.
+
+    Raises:
+        JobError: it cannot be read, or is something else than a batch file; says what helps.
+        OptionError: pyarrow, which reads zstd, is not installed.
+    """
+    if str(path) == STANDARD_INPUT:
+        return _spool(_Source(sys.stdin.buffer), "standard input")
+    try:
+        pipe = stat.S_ISFIFO(path.stat().st_mode)
+    except (OSError, ValueError):
+        pipe = False  # `open_input` says what is wrong
+    source = _Source(path.open("rb") if pipe else open_input(path))
+    if pipe or source.head.startswith((_GZIP, _ZSTD)):
+        return _spool(source, str(path))
+    source.file.close()
+    _refuse_others(source.head, str(path))
+    return None
+
+
+@contextmanager
+def readable_source(path: Path) -> Iterator[Path]:
+    """The batch file itself, or a temporary one with its lines.
+
+    Raises:
+        JobError, OptionError: as `open_source`.
+    """
+    spool = None if is_token_file(path) else open_source(path)
+    if spool is None:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "requests.jsonl"
+        with NewFile(copy, spool.begins) as file:
+            spool.write_to(file)
+            file.put_in_place()
+        yield copy
+
+
+class _Source:
+    """An open file whose first bytes are known, and are read again."""
+
+    closed = False  # pyarrow asks
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.head = _read(file, _HEAD_BYTES)
+        self._left = self.head
+
+    def read(self, size: int) -> bytes:
+        if not self._left:
+            return self.file.read(size)
+        data, self._left = self._left[:size], self._left[size:]
+        return data
+
+
+def _spool(source: _Source, name: str) -> Spool:
+    return Spool(_chunks(source, name), origin=f"read from {name}")
+
+
+def _chunks(source: _Source, name: str) -> Iterator[bytes]:
+    """The bytes of the batch file, decompressed."""
+    content: Any = source
+    if source.head.startswith(_GZIP):
+        content = gzip.GzipFile(fileobj=cast(BinaryIO, source))
+    elif source.head.startswith(_ZSTD):
+        content = _zstd(source, name)
+    with source.file:
+        try:
+            first = _read(content, _HEAD_BYTES)
+            _refuse_others(first, name)
+            yield first
+            while data := content.read(_CHUNK_BYTES):
+                yield data
+        except (OSError, EOFError, zlib.error) as error:
+            why = str(error).rstrip(".")
+            raise JobError(
+                f"cannot read {name}: {why}. Was it copied or downloaded whole?"
+            ) from error
+
+
+def _zstd(source: _Source, name: str) -> Any:
+    try:
+        import pyarrow as pa
+    except ImportError:
+        raise OptionError(
+            f"{name} is compressed with zstd, which needs pyarrow: pip install 'shoal[arrow]', or "
+            f"unpack it first: unzstd {name}"
+        ) from None
+    return pa.CompressedInputStream(pa.PythonFile(source, "r"), "zstd")
+
+
+def _read(file: Any, size: int) -> bytes:
+    """`size` bytes, or all that is left."""
+    data = b""
+    while len(data) < size and (more := file.read(size - len(data))):
+        data += more
+    return data
+
+
+def _refuse_others(head: bytes, name: str) -> None:
+    """Refuse what is no batch file as a whole; a wrong line among others is not its business."""
+    for magic, what in _OTHERS.items():
+        if head.startswith(magic):
+            raise JobError(f"{name} is {what.format(path=name)}")
+    whole = len(head) < _HEAD_BYTES
+    lines = head.removeprefix(BYTE_ORDER_MARK).split(b"\n")
+    if not whole:
+        lines.pop()  # may be cut
+    lines = [stripped for line in lines if (stripped := line.strip())]
+    if lines and (shaped := _json_of_several_lines(lines, whole=whole)):
+        command, shape = shaped
+        raise JobError(
+            f"{name} is {shape}, not one request per line; convert it: "
+            f"jq -c '{command}' {name} > requests.jsonl"
+        )
+    if _looks_like_csv(lines):
+        raise JobError(f"{name} is a table of text (CSV); give it with --table, and a --template")
+
+
+def _json_of_several_lines(lines: list[bytes], *, whole: bool) -> tuple[str, str] | None:
+    """The jq filter that helps, and what the file is."""
+    first, second = lines[0], lines[1] if len(lines) > 1 else b""
+    if first == b"{" and second[:1] in (b'"', b"}"):
+        return ".", "pretty-printed JSON"
+    if not first.startswith(b"["):
+        return None
+    value = _decoded(first)
+    alone = whole and len(lines) == 1
+    objects = isinstance(value, list) and all(isinstance(v, dict) for v in value)
+    open_array = value is None and not isinstance(_decoded(second), dict)
+    if first == b"[" or open_array or (alone and objects):
+        return ".[]", "a JSON array"
+    return None
+
+
+def _decoded(line: bytes) -> object:
+    try:
+        return cast(object, orjson.loads(line))
+    except orjson.JSONDecodeError:
+        return None
+
+
+def _looks_like_csv(lines: list[bytes]) -> bool:
+    some = lines[:10]
+    if len(some) < 2 or any(line.startswith(b"{") for line in some):
+        return False
+    counts = ({line.count(separator) for line in some} for separator in _SEPARATORS)
+    return any(len(count) == 1 and min(count) > 0 for count in counts)
