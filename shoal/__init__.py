@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from shoal.config import EngineOptions
 from shoal.prompts.token_columns import TokenColumns
 from shoal.types import Choice, Completion, RunSummary, SamplingParams, TokenLogprob
 
 if TYPE_CHECKING:
+    from shoal.jobs import JobResult, JobSpec, run_job
     from shoal.llm import LLM
 
 __version__ = "0.1.0"
@@ -15,17 +18,21 @@ __all__ = [
     "LLM",
     "Choice",
     "Completion",
+    "EngineOptions",
+    "JobResult",
+    "JobSpec",
     "RunSummary",
     "SamplingParams",
     "TokenColumns",
     "TokenLogprob",
+    "run_job",
 ]
+
+# Importing the engine takes seconds (torch, transformers); only who asks for it waits.
+_LATER = dict.fromkeys(("JobResult", "JobSpec", "run_job"), "shoal.jobs") | {"LLM": "shoal.llm"}
 
 
 def __getattr__(name: str) -> Any:
-    # Importing the engine takes seconds (torch, transformers); only who asks for it waits.
-    if name == "LLM":
-        from shoal.llm import LLM
-
-        return LLM
+    if name in _LATER:
+        return getattr(import_module(_LATER[name]), name)
     raise AttributeError(f"module 'shoal' has no attribute {name!r}")

@@ -18,14 +18,13 @@ from shoal.config import EngineOptions, option_help
 from shoal.errors import Interrupted, OptionError, ShoalError
 
 if TYPE_CHECKING:
-    from shoal.tables import FieldOrder
+    pass
 
 METAVARS = {"kv_memory": "SIZE"} | dict.fromkeys(
     ("token_budget", "max_model_len", "devices", "tensor_parallel"), "N"
 )
 MOST_ERRORS = 5
 """Invalid lines that `shoal plan` shows."""
-WHICH_INPUT = "give either INPUT.jsonl, or --table together with --template."
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 app = typer.Typer(
@@ -176,12 +175,10 @@ def run(
     ] = None,
 ) -> None:
     """Run every request of a batch file or table. Interrupted, the same command resumes."""
-    from shoal.devices import make_engine
-    from shoal.jobs import check_folder, check_written, run_job
+    from shoal.jobs import JobSpec, check_folder, check_written, run_job
     from shoal.report.figures import require_matplotlib
     from shoal.report.page import REPORT_FILES, write_report
     from shoal.report.summary import summary_table
-    from shoal.tables import run_table_job
 
     written: dict[str, Path] = {}  # after the run, so they are checked before it
     if summary is not None:
@@ -191,21 +188,20 @@ def run(
         check_folder(report, "--report")
         if report.exists():
             written |= {f"--report's {name}": report / name for name in REPORT_FILES}
-    settings: dict[str, Any] = {
-        "engine": make_engine,
-        "model": model,
-        "options": options,
-        "served_names": served_model_name or (),
-        "restart": restart,
-        "quiet": quiet,
-        "also_written": written,
-    }
-    if table is not None and template is not None and input is None:
-        result = run_table_job(table, template, output, errors, **settings)
-    elif input is not None and table is None and template is None:
-        result = run_job(input, output, errors, **settings)
-    else:
-        raise OptionError(WHICH_INPUT)
+    spec = JobSpec(
+        input=input,
+        table=table,
+        template=template,
+        output=output,
+        errors=errors,
+        model=model,
+        options=options,
+        served_names=served_model_name or (),
+        restart=restart,
+        quiet=quiet,
+        also_written=written,
+    )
+    result = run_job(spec)
     if summary is not None:
         summary.write_bytes(orjson.dumps(result.summary.to_dict(), option=orjson.OPT_INDENT_2))
     if report is not None and result.run is None:
@@ -254,7 +250,7 @@ def plan(
 ) -> None:
     """Explain a job before it runs: prefixes, savings, memory, mistakes. Loads no weights."""
     from shoal.answers.detokenize import Detokenizer
-    from shoal.jobs import check_files, check_written, plan_job
+    from shoal.jobs import check_files, check_written, plan_job, readable_source
     from shoal.report.explain import PlanReport
     from shoal.report.plan_facts import PlanFacts
     from shoal.report.plan_page import write_plan_page
@@ -263,7 +259,7 @@ def plan(
         given = {"INPUT": input, "--table": table, "--template": template, "--results": results}
         reads = {name: path for name, path in given.items() if path}
         check_files(reads, check_written(html, "--html"))
-    with _planned_input(input, table, template) as (path, field_order):
+    with readable_source(input, table, template) as (path, field_order):
         job = plan_job(path, model, options, served_model_name or (), results, max_tokens)
     detokenizer = Detokenizer(job.description.tokenizer)
     report = PlanReport(
@@ -302,24 +298,6 @@ def plan(
         console.print(f"line {line}: {error}", markup=False, highlight=False, soft_wrap=True)
     if len(job.rejected) > MOST_ERRORS:
         console.print(f"... and {len(job.rejected) - MOST_ERRORS:,} more invalid lines")
-
-
-@contextmanager
-def _planned_input(
-    input: Path | None, table: Path | None, template: Path | None
-) -> Iterator[tuple[Path, FieldOrder | None]]:
-    """The file to plan: the one given, or one that is rendered from a table for the while."""
-    from shoal.jobs import readable_source
-    from shoal.tables import rendered_requests
-
-    if table is not None and template is not None and input is None:
-        with rendered_requests(table, template) as rendered:
-            yield rendered
-    elif input is not None and table is None and template is None:
-        with readable_source(input) as path:
-            yield path, None
-    else:
-        raise OptionError(WHICH_INPUT)
 
 
 def main() -> None:

@@ -22,6 +22,10 @@ BoolArray = npt.NDArray[np.bool_]
 
 FinishReason = Literal["stop", "length"]
 
+CHAT_URL = "/v1/chat/completions"
+COMPLETIONS_URL = "/v1/completions"
+"""Endpoints of the Batch API that a request line may name."""
+
 
 def _strings(value: object) -> object:
     return (value,) if isinstance(value, str) else _ids(value)

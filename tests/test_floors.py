@@ -37,12 +37,12 @@ FLOORS = {
     "machine": 7,
     "engine": 8,
     "devices": 9,
+    "tables": 9,
     "jobs": 10,
     "report": 10,
     "llm": 10,
-    "tables": 11,
-    "cli": 12,
-    "__main__": 13,
+    "cli": 11,
+    "__main__": 12,
 }
 WITHIN_FLOOR_0 = {
     ("types", "errors"),

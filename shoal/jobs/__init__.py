@@ -4,8 +4,8 @@ A line's way: `lines` (bytes) → `validate` (checked) → `shoal.prompts` (toke
 the engine) → the engine → `records` (JSON) → `journal` (safe) → `finish` (the job's files, in
 input order). `reader` leads the first half, `execute` the second, and `job` decides whether a job
 begins, resumes or is finished already. `planned_job` stops after the first half. `sources` tells
-what the input is. A compressed file or a pipe becomes a batch file first (`spool`). `paths` knows
-all files of a job.
+what the input is. A compressed file, a pipe or a table becomes a batch file first (`spool`).
+`spec` says what a job is, `paths` knows all files of it.
 """
 
 from shoal.jobs.execute import EngineFactory, kv_capacity_tokens
@@ -14,11 +14,13 @@ from shoal.jobs.paths import check_files, check_folder, check_written
 from shoal.jobs.planned_job import PlannedJob, plan_job
 from shoal.jobs.reader import JobInput, read_job
 from shoal.jobs.sources import readable_source
+from shoal.jobs.spec import JobSpec
 
 __all__ = [
     "EngineFactory",
     "JobInput",
     "JobResult",
+    "JobSpec",
     "PlannedJob",
     "check_files",
     "check_folder",

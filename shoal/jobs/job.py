@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from shoal.config import EngineOptions
-from shoal.devices import AnyRun
+from shoal.devices import AnyRun, make_engine
 from shoal.errors import JobChangedError, OutputExistsError
 from shoal.jobs.disk import NewFile
 from shoal.jobs.execute import EngineFactory, JobRun
@@ -20,7 +18,8 @@ from shoal.jobs.journal import Journal
 from shoal.jobs.lines import ContentDigest, digest_input
 from shoal.jobs.paths import JobPaths
 from shoal.jobs.records import RECORD_BEGINS
-from shoal.jobs.sources import STANDARD_INPUT, open_source
+from shoal.jobs.sources import STANDARD_INPUT, open_source, open_table
+from shoal.jobs.spec import JobSpec
 from shoal.jobs.spool import Spool, remove_spool
 from shoal.model.description import ModelDescription
 from shoal.progress import Reporter, make_reporter
@@ -55,36 +54,19 @@ class JobResult:
         return EXIT_SOME_FAILED if self.summary.requests.failed else EXIT_SUCCEEDED
 
 
-def run_job(
-    input_path: str | Path,
-    output: str | Path,
-    errors: str | Path | None = None,
-    *,
-    engine: EngineFactory,
-    model: str | None = None,
-    options: EngineOptions | None = None,
-    served_names: Sequence[str] = (),
-    restart: bool = False,
-    quiet: bool = False,
-    also_written: Mapping[str, Path] | None = None,
-) -> JobResult:
-    """Run every request of a batch file and write its results, in input order.
+def run_job(spec: JobSpec, *, engine: EngineFactory = make_engine) -> JobResult:
+    """Run every request of a job and write its results, in input order.
 
     Each line that is not blank gives exactly one record, in `output` or in `errors`. Interrupted in
     any way, the same call goes on from there; called again after the end, it does nothing. An input
     without lines gives an empty output.
 
     Args:
-        input_path: a file, perhaps compressed with gzip or zstd; a pipe; or `-`, standard input.
-            Unless it is a plain file, its lines are kept in OUTPUT.requests.jsonl while it runs.
-        errors: results.jsonl has results.errors.jsonl beside it if not given.
         engine: makes the engine; called only when there is something to run.
-        served_names: further names for `body.model`; `*` accepts any.
-        restart: drop the results of earlier runs. A file of theirs stays until it is replaced.
-        also_written: files that the caller writes afterwards, by what messages call them.
 
     Raises:
-        OptionError: paths or options are wrong.
+        OptionError: paths or options are wrong, or pyarrow is missing for a table.
+        JobError: the input, or table and template, cannot be read or used.
         ModelError: the model cannot be used.
         OutputLockedError: another run writes this output.
         OutputExistsError: the output exists and no journal says that this job made it.
@@ -93,18 +75,26 @@ def run_job(
         OutputWriteError: the disk is full, or refuses otherwise.
         Interrupted: SIGINT or SIGTERM.
     """
-    spool = open_source(Path(input_path))
-    reads = model_files(model)
-    if spool is not None and str(input_path) != STANDARD_INPUT:
-        reads["the input"] = Path(input_path)
-    paths = JobPaths.resolve(
-        None if spool is not None else input_path,
-        output,
-        errors,
-        reads=reads,
-        writes=also_written or {},
-    )
-    return JobStart(paths, spool, engine, model, options, served_names, restart, quiet).run()
+    reporter = make_reporter(quiet=spec.quiet)
+    reads = model_files(spec.model)
+    if spec.input is not None:
+        spool = open_source(spec.input)
+        if spool is not None and str(spec.input) != STANDARD_INPUT:
+            reads["the input"] = spec.input
+        source = spec.input if spool is None else None
+        paths = JobPaths.resolve(spec, source, reads)
+    else:
+        assert spec.table is not None
+        assert spec.template is not None
+        reads |= {"--table": spec.table, "--template": spec.template}
+        paths = JobPaths.resolve(spec, None, reads)
+        interruption = Interruption("interrupted while rendering; run the same command again.")
+        with interruption.installed():
+            reporter.message(f"rendering {spec.table}")
+            spool, rendered = open_table(spec.table, spec.template)
+        if rendered.order is not None:
+            reporter.message(f"{rendered.rows:,} rows: {rendered.order}")
+    return _JobStart(spec, paths, spool, engine, reporter).run()
 
 
 def model_files(model: str | None) -> dict[str, Path]:
@@ -115,66 +105,58 @@ def model_files(model: str | None) -> dict[str, Path]:
 
 
 @dataclass
-class JobStart:
-    """A job whose paths are checked: what the two kinds of input have in common.
+class _JobStart:
+    """A job whose paths are checked.
 
     Attributes:
         spool: what writes `paths.input` first; None when that is a file already.
     """
 
+    spec: JobSpec
     paths: JobPaths
     spool: Spool | None
     engine: EngineFactory
-    model: str | None
-    options: EngineOptions | None
-    served_names: Sequence[str]
-    restart: bool
-    quiet: bool
+    reporter: Reporter
 
     def run(self) -> JobResult:
         """As `run_job`."""
         started = time.perf_counter()
-        paths, options = self.paths, self.options or EngineOptions()
+        paths, options, reporter = self.paths, self.spec.options, self.reporter
         interruption = Interruption(
             f"interrupted. Finished requests are saved in {paths.journal}; run the same command "
             "again to resume."
         )
-        reporter = make_reporter(quiet=self.quiet)
         with interruption.installed():
-            description = ModelDescription.load(self.model, options)
+            description = ModelDescription.load(self.spec.model, options)
             with closing(Journal(paths.journal)) as journal:
-                header = self._enter(journal, description, reporter)
+                header = self._enter(journal, description)
                 if journal.finished is not None:
                     reporter.message(f"{paths.output} is already finished; nothing to do.")
                     summary = RunSummary(requests=journal.finished.counts)
-                    return self._result(summary, journal, reporter, already_finished=True)
+                    return self._result(summary, journal, already_finished=True)
                 job = JobRun(paths, description, options, header, journal, reporter, interruption)
-                summary = job.run(self.served_names, self.engine)
+                summary = job.run(self.spec.served_names, self.engine)
                 summary.seconds.total = time.perf_counter() - started
-                return self._result(
-                    summary, journal, reporter, already_finished=False, run=job.engine_run
-                )
+                return self._result(summary, journal, already_finished=False, run=job.engine_run)
 
-    def _enter(
-        self, journal: Journal, description: ModelDescription, reporter: Reporter
-    ) -> JobHeader:
+    def _enter(self, journal: Journal, description: ModelDescription) -> JobHeader:
         """Begin the job asked for, or go on with the journal's; returns the header that holds."""
         if journal.dropped_bytes:
             what = f"{journal.dropped_bytes} bytes that were torn, damaged or not of this job"
-            reporter.message(f"{journal.path}: dropped {what}; what they held runs again.")
+            self.reporter.message(f"{journal.path}: dropped {what}; what they held runs again.")
         try:
             for path in (self.paths.output, self.paths.errors):
                 with NewFile(path, RECORD_BEGINS):  # takes away what a kill left behind
                     pass
             if self.spool is None:
                 content = digest_input(self.paths.input)
-                asked = JobHeader.new(content, description, self.served_names)
-                return self._begin_or_go_on(journal, asked, reporter)
+                asked = JobHeader.new(content, description, self.spec.served_names)
+                return self._begin_or_go_on(journal, asked)
             with NewFile(self.paths.requests, self.spool.begins) as file:
                 content = self.spool.write_to(file)
-                asked = JobHeader.new(content, description, self.served_names)
+                asked = JobHeader.new(content, description, self.spec.served_names)
                 self._refuse_foreign_requests(journal, content)
-                header = self._begin_or_go_on(journal, asked, reporter)
+                header = self._begin_or_go_on(journal, asked)
                 if journal.finished is None:
                     file.put_in_place()
                 return header
@@ -183,17 +165,17 @@ class JobStart:
                 journal.discard()
             raise
 
-    def _begin_or_go_on(self, journal: Journal, asked: JobHeader, reporter: Reporter) -> JobHeader:
+    def _begin_or_go_on(self, journal: Journal, asked: JobHeader) -> JobHeader:
         begun, finished, paths = journal.header, journal.finished, self.paths
         results = [path for path in (paths.output, paths.errors) if path.exists()]
-        if self.restart:
+        if self.spec.restart:
             journal.begin(asked, {digest_input(path) for path in results})
             return asked
         if begun is None or (finished is not None and not paths.output.exists()):
             known = set() if finished is None else finished.files
             refuse_foreign(results, known)
             if finished is not None:
-                reporter.message(f"{paths.output} was finished but is gone; starting over.")
+                self.reporter.message(f"{paths.output} was finished but is gone; starting over.")
             journal.begin(asked, known)
             return asked
         if changes := begun.changes_to(asked):
@@ -212,7 +194,7 @@ class JobStart:
         """The requests of this very job may be replaced, and those of the one before."""
         path, begun = self.paths.requests, journal.header
         known = {content.hexdigest} | ({begun.input_digest} if begun is not None else set())
-        if not self.restart and path.exists() and digest_input(path).hexdigest not in known:
+        if not self.spec.restart and path.exists() and digest_input(path).hexdigest not in known:
             assert self.spool is not None
             raise OutputExistsError(
                 f"{path} exists, and does not hold what is {self.spool.origin}. Move it away, "
@@ -223,7 +205,6 @@ class JobStart:
         self,
         summary: RunSummary,
         journal: Journal,
-        reporter: Reporter,
         *,
         already_finished: bool,
         run: AnyRun | None = None,
@@ -232,7 +213,7 @@ class JobStart:
         if self.spool is not None and not self.spool.kept and journal.header is not None:
             remove_spool(paths.requests, journal.header.input_digest)
         if failed and not paths.errors.exists():
-            reporter.message(
+            self.reporter.message(
                 f"{failed:,} requests failed, and there is no {paths.errors}: it was moved away, "
                 "or the job had another --errors. To make it anew, start over with --restart."
             )

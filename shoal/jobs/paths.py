@@ -12,8 +12,8 @@ from pathlib import Path
 
 from shoal.errors import OptionError
 from shoal.jobs.disk import temporary_of, with_suffix
+from shoal.jobs.spec import JobSpec
 
-_NO_FILES: Mapping[str, Path] = {}
 _REMEDY = "Give another path"
 
 
@@ -38,12 +38,9 @@ class JobPaths:
     @classmethod
     def resolve(
         cls,
-        input_path: str | Path | None,
-        output: str | Path,
-        errors: str | Path | None,
-        *,
-        reads: Mapping[str, Path] = _NO_FILES,
-        writes: Mapping[str, Path] = _NO_FILES,
+        spec: JobSpec,
+        source: Path | None,
+        reads: Mapping[str, Path],
     ) -> JobPaths:
         """The job's files, all of them checked before anything is read or written.
 
@@ -51,29 +48,30 @@ class JobPaths:
         results.fp32.errors.jsonl.
 
         Args:
-            input_path: None when the requests come from elsewhere, and are read from `requests`.
-            reads, writes: further files of the command, by what messages call them.
+            source: the batch file; None when the requests come from elsewhere, and are read from
+                `requests`.
+            reads: further files of the command, by what messages call them.
 
         Raises:
             OptionError: two of the files are one, or one cannot be written.
         """
-        out = resolved(output, "the output")
-        _check_kind(Path(output), "the output")
-        if errors is None:
+        out = resolved(spec.output, "the output")
+        _check_kind(spec.output, "the output")
+        if spec.errors is None:
             err = out.with_name(f"{out.name.removesuffix('.jsonl')}.errors.jsonl")
         else:
-            _check_kind(Path(errors), "--errors")
-            err = resolved(errors, "--errors")
+            _check_kind(spec.errors, "--errors")
+            err = resolved(spec.errors, "--errors")
         requests = with_suffix(out, ".requests.jsonl")
-        source = requests if input_path is None else resolved(input_path, "the input")
-        paths = cls(source, out, err, with_suffix(out, ".journal"), requests)
+        read = requests if source is None else resolved(source, "the input")
+        paths = cls(read, out, err, with_suffix(out, ".journal"), requests)
         made = {"the output": out, "the errors file": err, "the journal": paths.journal}
-        if input_path is None:
+        if source is None:
             made["the requests"] = requests
         else:
-            reads = {"the input": source, **reads}
+            reads = {"the input": read, **reads}
         temporary = {f"the temporary file of {name}": temporary_of(p) for name, p in made.items()}
-        check_files(reads, made | temporary | dict(writes))
+        check_files(reads, made | temporary | dict(spec.also_written))
         return paths
 
 

@@ -13,13 +13,13 @@ from typing import Any
 from shoal.errors import InvalidRequestError
 from shoal.jobs.index import LineIndex
 from shoal.jobs.lines import MAX_LINE_BYTES, ContentDigest, LineReader, RawLine, open_input
-from shoal.jobs.validate import CHAT_URL, ParsedRequest, Validator, custom_id_of, decode_line
+from shoal.jobs.validate import ParsedRequest, Validator, custom_id_of, decode_line
 from shoal.model.description import ModelDescription
 from shoal.prompts.length_rules import LengthRules, OutputLength
 from shoal.prompts.refusals import empty_prompt
 from shoal.prompts.render import Renderer, TokenIds
 from shoal.prompts.table_builder import TableBuilder
-from shoal.types import RequestTable
+from shoal.types import CHAT_URL, RequestTable
 
 _BATCH_REQUESTS = 512
 _BATCH_CHARACTERS = 2**19

@@ -13,8 +13,7 @@ from shoal.answers.detokenize import Detokenizer
 from shoal.errors import InvalidRequestError
 from shoal.jobs.index import LineName
 from shoal.jobs.logprob_records import chat_logprobs, completion_logprobs
-from shoal.jobs.validate import CHAT_URL
-from shoal.types import Choice, Completion, RequestTable
+from shoal.types import CHAT_URL, Choice, Completion, RequestTable
 
 RECORD_BEGINS = b'{"id":"batch_req_'
 """The first bytes of every record."""

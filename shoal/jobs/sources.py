@@ -1,4 +1,7 @@
-"""What is given as INPUT: a batch file, a compressed one, a pipe, or something else by mistake."""
+"""What gives a job its requests: a batch file, a compressed one, a pipe, or a table.
+
+Something else given by mistake is named for what it is, with the command that helps.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,10 @@ import orjson
 from shoal.errors import JobError, OptionError
 from shoal.jobs.disk import NewFile
 from shoal.jobs.lines import BYTE_ORDER_MARK, open_input
+from shoal.jobs.spec import check_input
 from shoal.jobs.spool import Spool
 from shoal.prompts.token_files import is_token_file
+from shoal.tables import FieldOrder, TableRequests, read_template
 
 STANDARD_INPUT = "-"
 """Given as INPUT, it means what is piped in."""
@@ -62,23 +67,47 @@ def open_source(path: Path) -> Spool | None:
     return None
 
 
-@contextmanager
-def readable_source(path: Path) -> Iterator[Path]:
-    """The batch file itself, or a temporary one with its lines.
+def open_table(table: Path, template: Path) -> tuple[Spool, TableRequests]:
+    """What gives one request per row of a table, and the requests themselves.
 
     Raises:
-        JobError, OptionError: as `open_source`.
+        OptionError: pyarrow, which reads tables, is not installed.
+        JobError: table or template cannot be read or used.
     """
-    spool = None if is_token_file(path) else open_source(path)
+    rendered = TableRequests(table, read_template(template))
+    lines = (line + b"\n" for line in rendered.lines())
+    origin = f"rendered from {table} and {template}"
+    return Spool(lines, origin, begins=b'{"custom_id":"', kept=True), rendered
+
+
+@contextmanager
+def readable_source(
+    path: Path | None, table: Path | None = None, template: Path | None = None
+) -> Iterator[tuple[Path, FieldOrder | None]]:
+    """The batch file itself, or a temporary one with the lines of what is given instead, and how a
+    table's fields were ordered.
+
+    Raises:
+        JobError, OptionError: as `open_source`, `open_table` and `check_input`.
+    """
+    check_input(path, table, template)
+    spool: Spool | None = None
+    order: FieldOrder | None = None
+    if table is not None and template is not None:
+        spool, rendered = open_table(table, template)
+        order = rendered.order
+    elif path is not None and not is_token_file(path):
+        spool = open_source(path)
     if spool is None:
-        yield path
+        assert path is not None
+        yield path, None
         return
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "requests.jsonl"
+        copy = Path(folder) / f"{'' if table is None else f'{table.name}.'}requests.jsonl"
         with NewFile(copy, spool.begins) as file:
             spool.write_to(file)
             file.put_in_place()
-        yield copy
+        yield copy, order
 
 
 class _Source:

@@ -15,10 +15,8 @@ import orjson
 from shoal.errors import InvalidRequestError
 from shoal.prompts.prompts import ChatPrompt, Prompt, parse_messages, parse_prompts
 from shoal.prompts.refusals import missing, unsupported, wrong_value
-from shoal.types import SamplingParams
+from shoal.types import CHAT_URL, COMPLETIONS_URL, SamplingParams
 
-CHAT_URL = "/v1/chat/completions"
-COMPLETIONS_URL = "/v1/completions"
 ANY_MODEL = "*"
 """A served name that accepts every `body.model`."""
 

@@ -1,10 +1,10 @@
 """Relational jobs: one request per row of a table, its fields in the order that shares most.
 
 A `table` and a `template` become the lines of a batch file (`table_requests`), with the fields in
-the order that `field_order` finds; `table_job` runs it like any other.
+the order that `field_order` finds.
 """
 
-from shoal.tables.table_job import rendered_requests, run_table_job
-from shoal.tables.table_requests import FieldOrder
+from shoal.tables.table_requests import FieldOrder, TableRequests
+from shoal.tables.template import read_template
 
-__all__ = ["FieldOrder", "rendered_requests", "run_table_job"]
+__all__ = ["FieldOrder", "TableRequests", "read_template"]

@@ -12,11 +12,10 @@ import numpy as np
 import orjson
 
 from shoal.errors import JobError
-from shoal.jobs.validate import CHAT_URL
 from shoal.tables.field_order import FieldTable, Int16Array, choose_orders
 from shoal.tables.table import TableFile, TextColumn
 from shoal.tables.template import Parts, Placeholder, Template
-from shoal.types import Int32Array
+from shoal.types import CHAT_URL, Int32Array
 
 _ROWS_AT_A_TIME = 4096
 

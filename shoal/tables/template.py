@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal.errors import JobError
-from shoal.jobs.validate import CHAT_URL, COMPLETIONS_URL
+from shoal.types import CHAT_URL, COMPLETIONS_URL
 
 FIELDS = "fields"
 """The placeholder that stands for all fields."""

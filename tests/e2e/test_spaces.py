@@ -12,8 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from shoal import LLM, SamplingParams
 from shoal.config import EngineOptions
-from shoal.devices import make_engine
-from shoal.jobs import run_job
+from shoal.jobs import JobSpec, run_job
 from tests.helpers.metaspace import KINDS, metaspace_tokenizer, save_metaspace_model
 from tests.helpers.models import greedy
 
@@ -45,14 +44,15 @@ def completions(folder: Path, work: Path, bodies: list[dict[str, Any]]) -> list[
     ]
     (work / "in.jsonl").write_bytes(b"\n".join(map(orjson.dumps, lines)))
     run_job(
-        work / "in.jsonl",
-        work / "out.jsonl",
-        engine=make_engine,
-        model=str(folder),
-        served_names=["m"],
-        restart=True,
-        quiet=True,
-        options=EngineOptions(dtype="float32", device="cpu", kv_memory="1MiB", token_budget=64),
+        JobSpec(
+            input=work / "in.jsonl",
+            output=work / "out.jsonl",
+            model=str(folder),
+            served_names=["m"],
+            restart=True,
+            quiet=True,
+            options=EngineOptions(dtype="float32", device="cpu", kv_memory="1MiB", token_budget=64),
+        )
     )
     records = map(orjson.loads, (work / "out.jsonl").read_bytes().splitlines())
     return [record["response"]["body"]["choices"][0] for record in records]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shoal.config import EngineOptions
-from shoal.jobs import JobResult, run_job
+from shoal.jobs import JobResult, JobSpec, run_job
 from tests.helpers.job_files import FakeEngine, answers, chat, completion, write_lines
 
 MIXED: list = [
@@ -52,20 +52,19 @@ class Job:
         return self
 
     def run(self, engine: dict | None = None, **arguments: object) -> JobResult:
-        """`engine` goes to `FakeEngine`, `arguments` to `run_job`."""
+        """`engine` goes to `FakeEngine`, `arguments` to `JobSpec`."""
 
         def make(*description_and_options: object) -> FakeEngine:
             self.engines.append(FakeEngine(*description_and_options, **(engine or {})))
             return self.engines[-1]
 
         defaults = {
-            "engine": make,
             "model": str(self.model),
             "quiet": True,
             "options": EngineOptions(dtype="float32", device="cpu", kv_memory="1MiB"),
         }
-        files = {"input_path": self.input, "output": self.output}
-        return run_job(**files | defaults | arguments)
+        files = {"input": self.input, "output": self.output}
+        return run_job(JobSpec(**files | defaults | arguments), engine=make)
 
     def answers(self) -> list[dict]:
         """Records of both files, without ids and times."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import shoal
 from shoal.config import EngineOptions
 from shoal.errors import (
     InternalError,
@@ -20,6 +21,7 @@ from shoal.errors import (
     OutputLockedError,
     OutputWriteError,
 )
+from shoal.jobs import JobSpec
 from tests.helpers.job_files import ForkedProcess, chat, make_model, read_records
 from tests.helpers.job_process import MIXED, MIXED_ERRORS, Job
 
@@ -394,3 +396,19 @@ def test_an_input_that_changes_while_it_is_read_is_refused(
     with pytest.raises(JobChangedError, match="while it was read"):
         job.write([chat("a")]).run()
     assert job.engines == []
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{}, {"table": "t.csv"}, {"input": "a", "table": "t", "template": "m"}, {"template": "m"}],
+)
+def test_a_job_has_an_input_or_a_table_with_its_template(given: dict) -> None:
+    with pytest.raises(OptionError, match="either INPUT"):
+        JobSpec(output="out.jsonl", **given)
+
+
+def test_the_public_names_are_there() -> None:
+    spec = shoal.JobSpec(input="in.jsonl", output="out.jsonl")
+    assert spec.output == Path("out.jsonl")
+    assert shoal.run_job is shoal.jobs.run_job
+    assert all(hasattr(shoal, name) for name in shoal.__all__)

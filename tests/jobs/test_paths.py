@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from shoal.errors import OptionError, OutputChangedError, OutputExistsError, OutputLockedError
+from shoal.jobs import JobSpec
 from shoal.jobs.disk import NewFile, temporary_of
 from shoal.jobs.paths import JobPaths, check_folder, check_written
 from shoal.jobs.records import RECORD_BEGINS
@@ -29,7 +30,9 @@ from tests.jobs.test_job import CrashError, stop_after
     ],
 )
 def test_derived_names(tmp_path: Path, output: str, errors: str) -> None:
-    paths = JobPaths.resolve(tmp_path / "in", tmp_path / output, None)
+    paths = JobPaths.resolve(
+        JobSpec(input=tmp_path / "in", output=tmp_path / output), tmp_path / "in", {}
+    )
     assert paths.errors == tmp_path / errors
     assert paths.journal == tmp_path / f"{output}.journal"
 
@@ -145,7 +148,7 @@ def test_an_input_named_as_a_temporary_file(job: Job, name: str) -> None:
     job.write(MIXED)
     job.input.rename(job.folder / name)
     with pytest.raises(OptionError, match="temporary file of the"):
-        job.run(input_path=job.folder / name)
+        job.run(input=job.folder / name)
     assert (job.folder / name).stat().st_size
 
 

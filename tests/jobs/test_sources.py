@@ -82,7 +82,7 @@ def test_pipes_and_standard_input(job: Job, compress: Callable[[bytes], bytes]) 
         writer = threading.Thread(target=fill)
         writer.start()
         try:
-            return job.run(input_path=fifo, **arguments)
+            return job.run(input=fifo, **arguments)
         finally:
             writer.join()
 
@@ -96,7 +96,7 @@ def test_pipes_and_standard_input(job: Job, compress: Callable[[bytes], bytes]) 
         with job.input.open("rb") as file:
             os.dup2(file.fileno(), 0)
         sys.stdin = os.fdopen(0)
-        return 0 if job.run(input_path="-").already_finished else 1
+        return 0 if job.run(input="-").already_finished else 1
 
     assert ForkedProcess(from_standard_input).wait() == 0
 
@@ -106,7 +106,7 @@ def test_a_job_from_a_pipe_that_is_gone_goes_on_from_its_requests(job: Job) -> N
     job.input.write_bytes(gzip.compress(job.input.read_bytes()))
     with pytest.raises(CrashError):
         job.run(engine=stop_after(3, CrashError()))
-    assert job.run(input_path=job.folder / REQUESTS).exit_code == 3
+    assert job.run(input=job.folder / REQUESTS).exit_code == 3
     assert job.answers() == records
     assert (job.folder / REQUESTS).exists()
 

@@ -23,8 +23,7 @@ from shoal.errors import (
     OutputExistsError,
     OutputLockedError,
 )
-from shoal.jobs import JobResult
-from shoal.tables import run_table_job
+from shoal.jobs import JobResult, JobSpec, run_job
 from shoal.tables.table import TableFile
 from shoal.tables.table_requests import TableRequests
 from shoal.tables.template import read_template
@@ -216,8 +215,9 @@ def run(job: Job, engine: dict[str, Any] | None = None, **arguments: Any) -> Job
         return FakeEngine(*description_and_options, **(engine or {}))
 
     folder = job.folder
-    defaults = {"engine": make, "model": str(job.model), "quiet": True}
-    return run_table_job(folder / "t.csv", folder / "t.toml", job.output, **defaults | arguments)
+    files = {"table": folder / "t.csv", "template": folder / "t.toml", "output": job.output}
+    defaults = {"model": str(job.model), "quiet": True}
+    return run_job(JobSpec(**files | defaults | arguments), engine=make)
 
 
 @pytest.fixture
