@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from shoal.planner import Costs, Plan
 from shoal.planner.tree import Tree
-from shoal.planner.work_counts import Work, request_work, segment_work
+from shoal.planner.work_counts import WorkCounts, request_work, segment_work
 from shoal.types import Int64Array, RequestTable
 
 FloatArray = npt.NDArray[np.float64]
@@ -53,14 +53,16 @@ def part_seconds(
         capacity_tokens: KV tokens in the pool.
     """
     tree = Tree.of_plan(table, plan)
-    both = Work(np.concatenate([request_work(tree).counts, segment_work(tree).counts], axis=1))
+    both = WorkCounts(
+        np.concatenate([request_work(tree).counts, segment_work(tree).counts], axis=1)
+    )
     seconds = _seconds(both, costs, token_budget, capacity_tokens)
     requests = len(tree.leaf)
     each = seconds[:requests] / tree.choices
     return PartSeconds(np.repeat(each, tree.choices), seconds[requests:])
 
 
-def _seconds(work: Work, costs: Costs, token_budget: int, capacity_tokens: int) -> FloatArray:
+def _seconds(work: WorkCounts, costs: Costs, token_budget: int, capacity_tokens: int) -> FloatArray:
     """Of each part, float64 [M]."""
     tokens, heads, pairs, reads = work.counts.astype(np.float64)
     flops, bandwidth = costs.flops_per_second, costs.bytes_per_second
@@ -82,7 +84,7 @@ def _seconds(work: Work, costs: Costs, token_budget: int, capacity_tokens: int) 
 
 
 @dataclass(frozen=True)
-class Cuts:
+class SplitPoints:
     """The places where a run of sequences can be cut in two, requests kept whole.
 
     Attributes:
@@ -99,7 +101,7 @@ class Cuts:
 
 def cuts(
     plan: Plan, seconds: PartSeconds, first: int, last: int, *, under_way: bool = False
-) -> Cuts:
+) -> SplitPoints:
     """The cuts of the sequences [first, last) of a plan.
 
     Args:
@@ -124,4 +126,4 @@ def cuts(
     place = 1 + np.flatnonzero(plan.sequence_choice[first + 1 : last] == 0)
     if under_way and size and plan.sequence_choice[first] == 0:
         place = np.append(0, place)  # all of it may go
-    return Cuts(place + first, before[place], after[place], again[place])
+    return SplitPoints(place + first, before[place], after[place], again[place])
