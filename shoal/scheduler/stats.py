@@ -16,3 +16,14 @@ class SchedulerStats:
     generated_tokens: int = 0
     preemptions: int = 0
     """Sequences preempted, and segments evicted before their last user came."""
+
+    def settled(self, tokens: int, prompt_tokens: int, generated: int) -> None:
+        """One iteration more, of so many tokens."""
+        self.iterations += 1
+        self.tokens += tokens
+        self.prompt_tokens_computed += prompt_tokens
+        self.generated_tokens += generated
+
+    def preempted(self, count: int) -> None:
+        """So many sequences or segments more gave way."""
+        self.preemptions += count
