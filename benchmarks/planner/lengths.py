@@ -105,7 +105,7 @@ def run(
             plan = pilot.replan(plan, scheduler.first_untouched)
             scheduler.replan(plan)
     seconds = time.perf_counter() - began
-    stats, calibration = scheduler.stats, scheduler.calibration
+    stats, coverage = scheduler.stats, scheduler.length_coverage
     return Figures(
         iterations=stats.iterations,
         preemptions=stats.preemptions,
@@ -114,9 +114,7 @@ def run(
         computed=stats.prompt_tokens_computed,
         scheduler_ms=round(1000 * seconds / stats.iterations, 3),
         coverage=tuple(
-            (calibration.within / max(calibration.answers, 1)).round(3).tolist()
-            if calibration
-            else ()
+            (coverage.within / max(coverage.answers, 1)).round(3).tolist() if coverage else ()
         ),
     )
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.policies.sequence import Sequence
-from shoal.scheduler import TokenBatch
-from shoal.scheduler.batch import Chunks
+from shoal.scheduler import Chunks, TokenBatch
 from shoal.types import Int64Array
 from shoal.work import SegmentWork
 
@@ -62,14 +61,12 @@ def make_batch(chunks: list[Chunk], block_size: int) -> TokenBatch:
         ),
         logit_rows=starts[1:][samples] - 1,
         sample_sequences=numbers[samples],
-        sample_source=np.arange(len(samples), dtype=np.int64),
         sample_positions=generated[samples],
-        retain=(),
-        release=(),
-        prompt_logits=(),
+        sample_logits=np.arange(len(samples), dtype=np.int64),
         chunks=Chunks(
-            owner=numbers.astype(np.int64),
             shared=np.zeros(len(chunks), dtype=np.bool_),
+            segments=np.zeros(0, dtype=np.int64),
+            slots=numbers.astype(np.int64),
             first=first,
             count=count,
         ),

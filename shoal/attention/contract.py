@@ -63,7 +63,7 @@ class AttentionBackend(Protocol):
         """Write T rows into the pool. The slots of a block are filled in order.
 
         Args:
-            slots: int64 [T], all different; slot = block * block_size + place.
+            slots: int64 [T], all different; slot = block * block_size + offset.
             key: [kv_heads, T, key_dim].
             value: [kv_heads, T, value_dim].
         """
@@ -92,7 +92,7 @@ class PlainPool:
     """Keys [kv_heads, slots, key_dim], values [kv_heads, slots, value_dim]: as torch likes them."""
 
     def allocate(self, shape: KVShape) -> KVLayer:
-        """See `AttentionBackend`."""
+        """Zeros, all blocks one after another."""
         slots = shape.num_blocks * shape.block_size
         keys, values = (
             torch.zeros(shape.kv_heads, slots, dim, dtype=shape.dtype, device=shape.device)
@@ -103,6 +103,6 @@ class PlainPool:
     def store(
         self, layer: KVLayer, slots: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> None:
-        """See `AttentionBackend`."""
+        """One indexed copy for the keys, one for the values."""
         layer.keys.index_copy_(1, slots, key)
         layer.values.index_copy_(1, slots, value)

@@ -9,7 +9,7 @@ import torch
 
 from shoal.attention.contract import KVLayer, KVShape
 from shoal.kernels import Isa, Kernels
-from shoal.kernels.interface import BLOCK, DTYPES, Attention, Shape, Store, Work
+from shoal.kernels.interface import BLOCK, DTYPES, Attention, AttentionItems, Shape, Store
 from shoal.work import SegmentWork
 
 _SLACK = 64
@@ -26,7 +26,7 @@ class _Prepared:
             np.ascontiguousarray(c) for c in (*columns, work.block_offsets, work.blocks)
         ]
         addresses = [column.ctypes.data for column in self._columns]
-        self._work = Work(work.num_rows, len(work), *addresses)
+        self._work = AttentionItems(work.num_rows, len(work), *addresses)
 
     def plan(self, shape: Shape) -> int:
         """The tasks for heads of this shape; freed with this object."""
@@ -48,7 +48,7 @@ class _Prepared:
 
 
 class NativeAttention:
-    """See `AttentionBackend`. Blocks are of 32 tokens; keys and values packed for dot products."""
+    """The C++ kernel. Blocks are of 32 tokens; keys and values packed for dot products."""
 
     name = "native"
 
@@ -63,7 +63,7 @@ class NativeAttention:
         return dtype in DTYPES and (dtype == torch.float32 or key_dim % 2 == 0)
 
     def allocate(self, shape: KVShape) -> KVLayer:
-        """See `AttentionBackend`."""
+        """Zeroed memory in the kernel's layout, and a little behind it that tiles may read."""
         assert shape.block_size == BLOCK, f"the kernel works on blocks of {BLOCK} tokens"
         slots = shape.num_blocks * shape.block_size
         keys, values = (
@@ -79,7 +79,7 @@ class NativeAttention:
     def store(
         self, layer: KVLayer, slots: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> None:
-        """See `AttentionBackend`."""
+        """One call of the C++ store, which packs the rows into their blocks."""
         shape = layer.shape
         key, value = _dense_rows(key), _dense_rows(value)
         call = Store(
@@ -124,8 +124,11 @@ class NativeAttention:
         *,
         out_dtype: torch.dtype | None = None,
     ) -> torch.Tensor:
-        """See `AttentionBackend`. `out_dtype`: the query's (None), or float32, which is not
-        rounded."""
+        """One call of the C++ kernel, on all its threads.
+
+        Args:
+            out_dtype: the query's (None), or float32, which is not rounded.
+        """
         assert isinstance(prepared, _Prepared)
         shape = layer.shape
         query = _dense_rows(query)

@@ -23,7 +23,7 @@ class ReferenceAttention(PlainPool):
     def __call__(
         self, query: torch.Tensor, layer: KVLayer, prepared: object, scale: float
     ) -> torch.Tensor:
-        """See `AttentionBackend`."""
+        """A softmax per item, merged into the rows' results one after another, in float32."""
         keys, values = layer.keys, layer.values
         assert isinstance(prepared, SegmentWork)
         heads, rows, _ = query.shape

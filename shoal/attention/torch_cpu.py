@@ -64,7 +64,7 @@ class _Prepared:
 
 
 class TorchCpuAttention(PlainPool):
-    """See `AttentionBackend`. Every row must have exactly one causal item, its own tokens."""
+    """Segment attention in plain torch. Every row must have exactly one causal item, its own."""
 
     name = "torch-cpu"
 
@@ -87,7 +87,7 @@ class TorchCpuAttention(PlainPool):
     def __call__(
         self, query: torch.Tensor, layer: KVLayer, prepared: object, scale: float
     ) -> torch.Tensor:
-        """See `AttentionBackend`."""
+        """Buckets of single rows, then chunks and whole segments, merged by log-sum-exp."""
         keys, values = layer.keys, layer.values
         assert isinstance(prepared, _Prepared)
         heads, _, dim = query.shape

@@ -30,5 +30,5 @@ def buckets(most: int = MAX_GRAPH_ROWS) -> tuple[int, ...]:
 
 def bucket_for(sizes: tuple[int, ...], rows: int) -> int | None:
     """The least of `sizes` that holds `rows`; None: none does."""
-    place = bisect_left(sizes, rows)
-    return sizes[place] if place < len(sizes) else None
+    index = bisect_left(sizes, rows)
+    return sizes[index] if index < len(sizes) else None

@@ -38,7 +38,7 @@ class CudaRecorder:
         self._pool = cuda.graph_pool_handle()
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
-        """See `Recorder`. Waits for the device once."""
+        """Capture on a stream of its own, after a run to warm up. Waits for the device once."""
         current = self._cuda.current_stream(self._device)
         self._stream.wait_stream(current)
         try:

@@ -30,7 +30,7 @@ WORK_TIERS = 8
 buffers visits all their rows, so small buckets get small ones; one each would waste memory."""
 
 
-class FixedWork(Protocol):
+class GraphableWork(Protocol):
     """A work list at fixed addresses; passed to an attention backend in place of a prepared one."""
 
     def fill(self, work: SegmentWork) -> bool:
@@ -44,7 +44,7 @@ class GraphableAttention(Protocol):
     Rows of the query that no item covers give zeros.
     """
 
-    def fixed(self, capacity: Any, device: torch.device) -> FixedWork:
+    def fixed(self, capacity: Any, device: torch.device) -> GraphableWork:
         """Buffers for work lists up to a capacity of the backend's own kind."""
 
 
@@ -77,7 +77,7 @@ class GraphedForward:
         kv: KVPool,
         scratch: torch.Tensor,
         recorder: Recorder,
-        fixed: Callable[[int], FixedWork],
+        fixed: Callable[[int], GraphableWork],
         like: torch.Tensor,
         sizes: tuple[int, ...],
     ) -> None:
@@ -136,7 +136,7 @@ class GraphedForward:
             return None
         return self._logits[: len(logit_rows)]
 
-    def _record(self, size: int, fixed: FixedWork) -> bool:
+    def _record(self, size: int, fixed: GraphableWork) -> bool:
         """Run the bucket for the first time, capturing it."""
         try:
             self._replays[size] = self._recorder.record(lambda: self._forward(size, fixed))
@@ -150,7 +150,7 @@ class GraphedForward:
             return False
         return True
 
-    def _forward(self, size: int, fixed: FixedWork) -> None:
+    def _forward(self, size: int, fixed: GraphableWork) -> None:
         token_ids, positions, slots, logit_rows = self._inputs.of(size)
         with attention_step(AttentionStep(self._kv, slots, fixed)):
             logits = self._model.logits(token_ids, positions, logit_rows)

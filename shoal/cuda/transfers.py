@@ -39,7 +39,7 @@ class DirectStage:
     """On the host itself: nothing is copied."""
 
     def put(self, column: npt.NDArray[np.generic]) -> torch.Tensor:
-        """See `Stage`; shares the column's memory."""
+        """The column as a tensor, which shares its memory."""
         return torch.from_numpy(column)
 
     def send(self) -> None:
@@ -87,7 +87,7 @@ class PackedStage:
         self._used = [0] * len(self._pages)
 
     def put(self, column: npt.NDArray[np.generic]) -> torch.Tensor:
-        """See `Stage`."""
+        """Copy the column into the host's buffer; a view of its twin on the device."""
         first = -(-self._used[-1] // _ALIGNMENT) * _ALIGNMENT
         if first + column.nbytes > len(self._pages[-1].array):
             self._pages.append(self._page(max(column.nbytes, self.num_bytes)))
@@ -100,7 +100,7 @@ class PackedStage:
         return page.device[first:last].view(dtype).view(column.shape)
 
     def send(self) -> None:
-        """See `Stage`."""
+        """One copy per buffer, from pinned memory."""
         for page, used in zip(self._pages, self._used, strict=True):
             if used:
                 page.device[:used].copy_(page.host[:used], non_blocking=True)
@@ -125,11 +125,11 @@ class Landing:
             Waits for the copies, and gives them as arrays of their own.
         """
         sizes = [result.numel() * result.element_size() for result in results]
-        places = np.cumsum([0, *(-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes)]).tolist()
-        if places[-1] > len(self._host):
-            self._host = self._allocate(2 * places[-1])
+        offsets = np.cumsum([0, *(-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes)]).tolist()
+        if offsets[-1] > len(self._host):
+            self._host = self._allocate(2 * offsets[-1])
         parts = []
-        for result, first, size in zip(results, places, sizes, strict=False):
+        for result, first, size in zip(results, offsets, sizes, strict=False):
             part = self._host[first : first + size].view(result.dtype).view(result.shape)
             part.copy_(result, non_blocking=True)
             parts.append(part)

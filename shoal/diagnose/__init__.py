@@ -6,7 +6,7 @@ Work is bounded whatever the job's size (`sample`).
 """
 
 from shoal.diagnose.diagnose import Diagnoses, diagnose
-from shoal.diagnose.finding import Example, Finding, Kind
+from shoal.diagnose.finding import Example, Finding, FindingKind
 from shoal.diagnose.limits import LimitFinding
 
-__all__ = ["Diagnoses", "Example", "Finding", "Kind", "LimitFinding", "diagnose"]
+__all__ = ["Diagnoses", "Example", "Finding", "FindingKind", "LimitFinding", "diagnose"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shoal.diagnose.finding import Example, Finding, Kind
+from shoal.diagnose.finding import Example, Finding, FindingKind
 from shoal.diagnose.hashing import UInt64Array, counts_of, look_up, mix, run_hashes
 from shoal.diagnose.sample import Prompts, common_prefix
 from shoal.diagnose.tokens import TokenTexts
@@ -143,7 +143,7 @@ def _compare(prompts: Prompts, chunks: _Runs, saved: int) -> Finding | None:
     one = members[0]
     other = members[sequence[members] != sequence[one]][0]
     return Finding(
-        kind=Kind.shuffled_chunks,
+        kind=FindingKind.shuffled_chunks,
         requests=int(np.count_nonzero(shuffled)),
         variants=int(num_orders[largest]),
         examples=_examples(prompts, int(owner[head[one]]), int(owner[head[other]])),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shoal.diagnose.finding import Example, Finding, Kind
+from shoal.diagnose.finding import Example, Finding, FindingKind
 from shoal.diagnose.hashing import UInt64Array, counts_of, look_up, mix, windows_hash
 from shoal.diagnose.sample import Prompts, take
 from shoal.planner.forest import Forest
@@ -116,7 +116,7 @@ def _measure(table: RequestTable, by_rank: Int64Array, at: _Branching) -> Findin
     exact = len(prompts) == at.last - at.first
     share = (at.last - at.first) / len(prompts)
     return Finding(
-        kind=Kind.varying_field,
+        kind=FindingKind.varying_field,
         requests=round(len(concerned) * share),
         variants=round(len(np.unique(field)) * share),
         examples=(examples[0], examples[1]),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Kind(StrEnum):
+class FindingKind(StrEnum):
     """What is wrong with the prompts."""
 
     varying_field = "varying_field"
@@ -42,7 +42,7 @@ class Finding:
         exact: computed on all requests concerned; otherwise on a part and scaled.
     """
 
-    kind: Kind
+    kind: FindingKind
     requests: int
     variants: int
     examples: tuple[Example, Example]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from shoal.diagnose.finding import Example, Finding, Kind
+from shoal.diagnose.finding import Example, Finding, FindingKind
 from shoal.diagnose.hashing import UInt64Array, mix, powers, run_hashes
 from shoal.diagnose.sample import Prompts, common_prefix, ends, ranges, requests_below
 from shoal.diagnose.tokens import TokenTexts
@@ -67,8 +67,8 @@ def find_spellings(
         saved: tokens that the prompts save as they are.
     """
     found: list[Finding] = []
-    for kind in (Kind.white_space, Kind.spelling):
-        words = _as_words(prompts, texts, place, folded=kind is Kind.spelling)
+    for kind in (FindingKind.white_space, FindingKind.spelling):
+        words = _as_words(prompts, texts, place, folded=kind is FindingKind.spelling)
         forest = build_forest(words.prompts.tokens, words.prompts.offsets, words.prompts.choices)
         gain = prompts.prompt_tokens - saved - words.computed(forest)
         least = found[0].cost_tokens * _FOLDING_GAINS if found else 0
@@ -130,7 +130,7 @@ def _finding(prompts: Prompts, words: _Words, forest: Forest) -> Finding | None:
         for i in (usual, other)
     ]
     return Finding(
-        kind=Kind.spelling,
+        kind=FindingKind.spelling,
         requests=count,
         variants=variants,
         examples=(examples[0], examples[1]),

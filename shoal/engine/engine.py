@@ -13,7 +13,7 @@ from shoal.answers.detokenize import Detokenizer
 from shoal.config import EngineOptions
 from shoal.costs import BLOCK_SIZE
 from shoal.engine.outputs import OutputProcessor
-from shoal.engine.pipeline import Collected, Failed, Pipeline
+from shoal.engine.pipeline import Collected, Pipeline, RequestFailed
 from shoal.engine.release import release_from
 from shoal.engine.trace import IterationTrace
 from shoal.errors import InternalError, InvalidRequestError, ModelFailedError
@@ -26,7 +26,7 @@ from shoal.planner import LengthModel, Pilot, Plan, fixed_lengths
 from shoal.planning import RunPlan, plan_run
 from shoal.sampling.results import PromptScores, StepResult
 from shoal.sampling.sampler import needs_history
-from shoal.scheduler import BlockPool, Scheduler, TokenBatch
+from shoal.scheduler import BlockPool, Launched, Scheduler, TokenBatch
 from shoal.simulate import part_seconds
 from shoal.tensor_parallel.leader import load
 from shoal.types import (
@@ -185,11 +185,11 @@ class Run:
         began = time.perf_counter()
         pipeline = Pipeline(self._scheduler, self._executor)
         while (outcome := pipeline.next()) is not None:
-            if isinstance(outcome, Failed):
+            if isinstance(outcome, RequestFailed):
                 self._failed(outcome.batch, outcome.error)
             elif isinstance(outcome, Collected):
                 self._failures = 0
-                self._accept(outcome.batch, outcome.result)
+                self._accept(outcome.launched, outcome.result)
                 self.trace.add(
                     outcome.batch,
                     time.perf_counter() - began,
@@ -218,18 +218,18 @@ class Run:
         self._end = first
         return np.unique(self.plan.sequence_request[first:end]).astype(np.int64)
 
-    def _accept(self, batch: TokenBatch, result: StepResult) -> None:
+    def _accept(self, launched: Launched, result: StepResult) -> None:
         self._collect_scores(result.scores)
-        sequences, sampled = batch.sample_sequences, result.sampled
+        sequences, sampled = launched.batch.sample_sequences, result.sampled
         finished = np.ones(len(sequences), dtype=np.bool_)
-        wanted = self._scheduler.wanted(batch)
+        wanted = self._scheduler.wanted(launched)
         if not wanted.all():
             sequences, sampled = sequences[wanted], sampled.only(wanted)
         for sequence in sequences.tolist():
             if sequence not in self._added:
                 self._begin(sequence)
         finished[wanted] = self._outputs.accept(sequences, sampled)
-        self._scheduler.settle(batch, result.sampled.token_ids, finished)
+        self._scheduler.settle(launched, result.sampled.token_ids, finished)
         ended = sequences[finished[wanted]]
         self._executor.finish(ended.tolist())
         self._added.difference_update(ended.tolist())
@@ -281,8 +281,8 @@ class Run:
         stats.generated_tokens = counts.generated_tokens
         stats.preemptions = counts.preemptions
         stats.running_sequences = self._scheduler.num_running
-        if self._scheduler.calibration is not None:
-            self._scheduler.calibration.report(stats.lengths)
+        if self._scheduler.length_coverage is not None:
+            self._scheduler.length_coverage.report(stats.lengths)
         stats.kv_bytes_in_use = self._scheduler.pool.used_blocks * self._block_bytes
         stats.peak_kv_bytes = self._scheduler.pool.peak_blocks * self._block_bytes
         return completions

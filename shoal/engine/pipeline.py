@@ -14,10 +14,10 @@ from collections import deque
 from dataclasses import dataclass
 
 from shoal.errors import DeviceLostError
-from shoal.executor.executor import Executor
+from shoal.executor.executor import Executor, PendingResult
 from shoal.model.memory import out_of_memory
 from shoal.sampling.results import StepResult
-from shoal.scheduler import Scheduler, TokenBatch
+from shoal.scheduler import Launched, Scheduler, TokenBatch
 
 LEAST_BUDGET = 16
 """Tokens that a batch is not made smaller than when memory is short."""
@@ -29,12 +29,17 @@ _log = logging.getLogger(__name__)
 class Collected:
     """The oldest batch has its tokens; `Scheduler.settle` is due."""
 
-    batch: TokenBatch
+    launched: Launched
     result: StepResult
+
+    @property
+    def batch(self) -> TokenBatch:
+        """The batch."""
+        return self.launched.batch
 
 
 @dataclass(frozen=True)
-class Failed:
+class RequestFailed:
     """The single sequence of a batch failed again: its request is to be given up."""
 
     batch: TokenBatch
@@ -47,23 +52,36 @@ class TriedAgain:
 
 
 @dataclass(frozen=True)
+class _Flight:
+    """A batch launched and not collected: the scheduler's and the executor's half of it."""
+
+    launched: Launched
+    pending: PendingResult
+    alone: bool
+    """Whether it is of one suspected sequence."""
+
+
+@dataclass(frozen=True)
 class _Failure:
+    """A batch that failed: at its launch, or with all that were under way by then."""
+
     batch: TokenBatch
     error: Exception
     alone: bool
+    launched: tuple[Launched, ...] = ()
 
 
 class Pipeline:
-    """Drives a scheduler and an executor."""
+    """Drives a scheduler and an executor; the only one to know which batches are under way."""
 
     def __init__(self, scheduler: Scheduler, executor: Executor) -> None:
         self._scheduler, self._executor = scheduler, executor
-        self._flights: deque[tuple[TokenBatch, bool]] = deque()
-        """Batches launched and not collected, and whether each is of one suspected sequence."""
+        self._flights: deque[_Flight] = deque()
+        """The batches under way, oldest first."""
         self._failure: _Failure | None = None
         """A batch that could not be launched, while older ones are under way."""
 
-    def next(self) -> Collected | Failed | TriedAgain | None:
+    def next(self) -> Collected | RequestFailed | TriedAgain | None:
         """What became of the oldest batch; None at the end of the run.
 
         Raises:
@@ -82,27 +100,30 @@ class Pipeline:
         """Launch batches, until as many are under way as may be."""
         while len(self._flights) < (2 if self._executor.runs_ahead else 1):
             alone = self._scheduler.isolating
-            batch = self._scheduler.step()
+            batch = self._scheduler.step(self._flights[0].launched if self._flights else None)
             if batch is None:
                 return
             try:
-                self._executor.launch(batch)
+                pending = self._executor.launch(batch)
             except Exception as error:
                 self._failure = _Failure(batch, error, alone)
                 return
-            self._scheduler.advance(batch)
-            self._flights.append((batch, alone))
+            self._flights.append(_Flight(self._scheduler.advance(batch), pending, alone))
 
-    def _collect(self) -> Collected | Failed | TriedAgain:
-        batch, alone = self._flights.popleft()
+    def _collect(self) -> Collected | RequestFailed | TriedAgain:
+        flight = self._flights.popleft()
+        launched = flight.launched
         try:
-            return Collected(batch, self._executor.collect())
+            return Collected(launched, self._executor.collect(flight.pending))
         except Exception as error:
-            failure = _Failure(batch, error, alone)
+            later = (each.launched for each in self._flights)
+            failure = _Failure(launched.batch, error, flight.alone, (launched, *later))
+        # What is pending holds tensors, whose memory `recover` is to free.
+        del flight
         self._flights.clear()
         return self._recover(failure)
 
-    def _recover(self, failure: _Failure) -> Failed | TriedAgain:
+    def _recover(self, failure: _Failure) -> RequestFailed | TriedAgain:
         """Undo a batch, and what was launched after it, and see what to do about it."""
         batch, error = failure.batch, failure.error
         if isinstance(error, DeviceLostError):
@@ -116,8 +137,8 @@ class Pipeline:
             _log.warning("an iteration failed: %s: %s", kind, error, exc_info=shown)
         _let_go(error)
         self._executor.recover(error)
-        self._scheduler.retry(batch, one_by_one=not smaller)
-        return Failed(batch, error) if failure.alone and not smaller else TriedAgain()
+        self._scheduler.retry(batch, failure.launched, one_by_one=not smaller)
+        return RequestFailed(batch, error) if failure.alone and not smaller else TriedAgain()
 
     def _shrink(self, batch: TokenBatch, error: Exception) -> None:
         """Make batches smaller than one that memory was too short for."""

@@ -8,34 +8,20 @@ scores) is copied to the host as soon as it is made.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from shoal.cuda.transfers import Stage, Transfers
-from shoal.executor.forward import Forward
+from shoal.cuda.transfers import Transfers
+from shoal.executor.forward import ModelRunner
 from shoal.model.description import ModelDescription
 from shoal.planner import Plan
 from shoal.sampling.device_sampling import DeviceSampler, SamplingPlan, rest_for
-from shoal.sampling.logprobs import best_logprobs, listed, rows_per_chunk
-from shoal.sampling.results import PromptScores, Sampled, StepResult
+from shoal.sampling.prompt_scoring import PromptScorer, ScoringPiece
+from shoal.sampling.results import Sampled, StepResult
 from shoal.sampling.sampler import Sampler
 from shoal.scheduler import TokenBatch
-from shoal.types import Int32Array, Int64Array, RequestTable, TokenLogprob
-
-
-@dataclass(frozen=True)
-class _Scored:
-    """Rows [place, place + len(next_tokens)) of the logits score these tokens of a prompt."""
-
-    sequence: int
-    first: int
-    place: int
-    num: int
-    next_tokens: Int32Array
-    on_device: torch.Tensor
 
 
 class DeviceSide:
@@ -43,13 +29,13 @@ class DeviceSide:
 
     def __init__(
         self,
-        forward: Forward,
+        runner: ModelRunner,
         sampler: Sampler,
-        table: RequestTable,
+        scorer: PromptScorer,
         description: ModelDescription,
         transfers: Transfers,
     ) -> None:
-        self._forward, self._table, self._transfers = forward, table, transfers
+        self._runner, self._scorer, self._transfers = runner, scorer, transfers
         self._vocab_size = description.vocab_size
         rest = rest_for(description.device)
         self._sampler = DeviceSampler(sampler, self._vocab_size, rest)
@@ -64,9 +50,9 @@ class DeviceSide:
             retained: logits [vocabulary] kept earlier, by segment.
         """
         stage, landing = self._transfers.turn()
-        inputs = self._forward.inputs(batch, stage)
+        inputs = self._runner.inputs(batch, stage)
         sampling = self._sampler.plan(batch, stage)
-        scored = self._scored(batch, plan, stage)
+        scored = self._scorer.plan(batch, plan, stage)
         rows, source = stage.put(batch.feedback.rows), stage.put(batch.feedback.source)
         stage.send()
         if len(batch.feedback.rows):
@@ -74,12 +60,12 @@ class DeviceSide:
             # A row without a token (its logits are no numbers) is found out at the wait.
             tokens = self._newest.index_select(0, source).clamp_(min=0)
             inputs.token_ids.index_copy_(0, rows, tokens)
-        logits = self._forward(batch, inputs)
+        logits = self._runner(batch, inputs)
         if logits.ndim != 2:
             logits = logits.new_empty(0, self._vocab_size)
         tokens = self._sampler.choose(sampling, logits, retained)
         results = [tokens, *self._sampler.logprobs(sampling, logits, tokens, retained)]
-        results += [part for each in scored for part in self._score(each, logits)]
+        results += self._scorer.score(scored, logits)
         wait = landing.begin(results)
         self._newest = tokens
 
@@ -89,49 +75,14 @@ class DeviceSide:
 
         return logits, result
 
-    def _scored(self, batch: TokenBatch, plan: Plan, stage: Stage) -> list[_Scored]:
-        """What scores prompts, in pieces of rows that are worked on at once."""
-        found = []
-        step = rows_per_chunk(self._vocab_size)
-        for wanted in batch.prompt_logits:
-            request = int(plan.sequence_request[wanted.sequence])
-            num = self._table.sampling(request).num_logprobs or 0
-            prompt = self._table.prompt(request)
-            for skip in range(0, wanted.count, step):
-                first = wanted.first + skip
-                tokens = prompt[first : wanted.first + min(wanted.count, skip + step)]
-                on_device = stage.put(tokens.astype(np.int64))
-                place = wanted.place + skip
-                found.append(_Scored(wanted.sequence, first, place, num, tokens, on_device))
-        return found
-
-    def _score(self, scored: _Scored, logits: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        rows = logits[scored.place : scored.place + len(scored.next_tokens)]
-        return best_logprobs(rows, scored.on_device, scored.num)
-
     def _result(
         self,
         sampling: SamplingPlan,
-        scored: list[_Scored],
+        scored: list[ScoringPiece],
         arrays: list[npt.NDArray[np.generic]],
     ) -> StepResult:
         tokens = arrays[0].astype(np.int32)
         reported = 1 + 3 * len(sampling.reported)
         logprobs = self._sampler.collect(sampling, tokens, arrays[1:reported])
-        parts = [
-            PromptScores(each.sequence, each.first, _logprobs(each, arrays[at : at + 3]))
-            for at, each in zip(range(reported, len(arrays), 3), scored, strict=True)
-        ]
-        return StepResult(Sampled(tokens, logprobs), parts)
-
-
-def _logprobs(scored: _Scored, arrays: list[npt.NDArray[np.generic]]) -> list[TokenLogprob]:
-    own, values, ids = arrays
-    nums: Int64Array = np.full(len(own), scored.num, dtype=np.int64)
-    return listed(
-        scored.next_tokens,
-        nums,
-        own.astype(np.float32, copy=False),
-        values.astype(np.float32, copy=False),
-        ids.astype(np.int64, copy=False),
-    )
+        scores = self._scorer.collect(scored, arrays[reported:])
+        return StepResult(Sampled(tokens, logprobs), scores)

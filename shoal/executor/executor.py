@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,15 +13,15 @@ import torch
 
 from shoal.cuda.lost import raise_if_lost
 from shoal.cuda.transfers import Transfers
-from shoal.errors import InternalError
 from shoal.executor.device_side import DeviceSide
-from shoal.executor.forward import Forward, GraphedForward
+from shoal.executor.forward import GraphReplay, ModelRunner
 from shoal.executor.host_side import HostSide
 from shoal.kernels import load_kernels
 from shoal.model.description import ModelDescription
 from shoal.model.kv import KVPool
 from shoal.model.load import LoadedModel
 from shoal.planner import Plan
+from shoal.sampling.prompt_scoring import PromptScorer
 from shoal.sampling.random import stream_key
 from shoal.sampling.results import StepResult
 from shoal.sampling.sampler import Sampler
@@ -30,30 +29,43 @@ from shoal.scheduler import TokenBatch
 from shoal.types import RequestTable
 
 
+@dataclass(frozen=True)
+class PendingResult:
+    """What a launched batch will give.
+
+    Attributes:
+        wait: waits for it; to be called once, by the executor.
+    """
+
+    batch: TokenBatch
+    wait: Callable[[], StepResult]
+
+
 class Executor(Protocol):
     """Computes token batches of one run, in the order they are launched in.
 
-    At most two are under way at a time: launched and not collected.
+    At most two are under way at a time: launched and not collected. The caller keeps what `launch`
+    gives for each of them.
     """
 
     @property
     def runs_ahead(self) -> bool:
         """Whether `launch` returns while the batch runs, so that planning the next one pays."""
 
-    def launch(self, batch: TokenBatch) -> None:
+    def launch(self, batch: TokenBatch) -> PendingResult:
         """Start a batch. If it raises, the batch is not under way; the same rows may come again."""
 
-    def collect(self) -> StepResult:
+    def collect(self, pending: PendingResult) -> StepResult:
         """Wait for the oldest batch under way, which is so no longer.
 
-        If it raises, nothing that was launched later can be trusted: call `recover`.
+        If it raises, nothing that was launched later can be trusted: drop it and call `recover`.
         """
 
     def execute(self, batch: TokenBatch) -> StepResult:
         """Launch and collect, when none is under way."""
 
     def recover(self, error: Exception) -> None:
-        """After an error: forget every batch under way, wait for the device, free what it can.
+        """After an error, no result being waited for: wait for the device, free what it can.
 
         Raises:
             DeviceLostError: the device does not work any more.
@@ -64,12 +76,6 @@ class Executor(Protocol):
 
     def replan(self, plan: Plan) -> None:
         """Sequences that were never asked for have other numbers from now on."""
-
-
-@dataclass(frozen=True)
-class _Flight:
-    batch: TokenBatch
-    result: Callable[[], StepResult]
 
 
 class TorchExecutor:
@@ -83,7 +89,7 @@ class TorchExecutor:
         table: RequestTable,
         plan: Plan,
         transfers: Transfers | None = None,
-        graphs: GraphedForward | None = None,
+        graphs: GraphReplay | None = None,
     ) -> None:
         """Compute one run.
 
@@ -94,72 +100,67 @@ class TorchExecutor:
         """
         self._device, self._table, self._plan = description.device, table, plan
         self._model = model
-        forward = Forward(model, kv, self._device, graphs)
+        runner = ModelRunner(model, kv, self._device, graphs)
         self._sampler = Sampler(description.vocab_size, description.eos_token_ids, load_kernels())
         if transfers is None and self._device.type == "cuda":
             transfers = Transfers.cuda(self._device)
         self.runs_ahead = transfers is not None
-        self._host = HostSide(forward, self._sampler, table)
-        self._side = (
+        scorer = PromptScorer(table, description.vocab_size)
+        self._host = HostSide(runner, self._sampler, scorer)
+        self._ahead = (
             None
             if transfers is None
-            else DeviceSide(forward, self._sampler, table, description, transfers)
+            else DeviceSide(runner, self._sampler, scorer, description, transfers)
         )
-        self._flights: deque[_Flight] = deque()
         self._registered: set[int] = set()
         self._retained: dict[int, torch.Tensor] = {}
         """Logits [vocabulary] that later batches sample from, by segment."""
 
     @torch.inference_mode()
-    def launch(self, batch: TokenBatch) -> None:
-        """See `Executor`."""
+    def launch(self, batch: TokenBatch) -> PendingResult:
+        """On the host to the end; on a device enqueue all of it. Registers what is new to it."""
         self._register(batch.sample_sequences.tolist())
-        result: Callable[[], StepResult]
-        if self._side is None:
+        wait: Callable[[], StepResult]
+        if self._ahead is None:
             logits, done = self._host.launch(batch, self._plan, self._retained)
-            result = _done(done)
+            wait = _done(done)
         else:
-            logits, result = self._side.launch(batch, self._plan, self._retained)
-        for place, segment in batch.retain:
-            self._retained[segment] = logits[place].clone()
-        self._flights.append(_Flight(batch, result))
+            logits, wait = self._ahead.launch(batch, self._plan, self._retained)
+        for row, segment in batch.retain:
+            self._retained[segment] = logits[row].clone()
+        return PendingResult(batch, wait)
 
-    def collect(self) -> StepResult:
-        """See `Executor`.
+    def collect(self, pending: PendingResult) -> StepResult:
+        """Wait for a batch, and drop the retained logits that it was the last to sample from.
 
         Raises:
             InvalidLogitsError: the model gave logits that are not numbers.
             DeviceLostError: a process that took part is gone.
         """
-        if not self._flights:
-            raise InternalError("no batch is under way")
-        flight = self._flights.popleft()
-        result = flight.result()
+        result = pending.wait()
         self._model.check()
-        for segment in flight.batch.release:
+        for segment in pending.batch.release:
             self._retained.pop(segment, None)
         return result
 
     def execute(self, batch: TokenBatch) -> StepResult:
-        """See `Executor`."""
-        self.launch(batch)
-        return self.collect()
+        """Compute a batch to its end, when none is under way."""
+        return self.collect(self.launch(batch))
 
     def recover(self, error: Exception) -> None:
-        """See `Executor`."""
-        self._flights.clear()
+        """Find out whether the device still works, and give cached memory back to it."""
         raise_if_lost(error, self._device)
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
     def finish(self, sequences: list[int]) -> None:
-        """See `Executor`."""
+        """Forget the sampling state of sequences that get no more tokens."""
         for sequence in self._registered.intersection(sequences):
             self._registered.remove(sequence)
             self._sampler.remove(sequence)
 
     def replan(self, plan: Plan) -> None:
-        """See `Executor`."""
+        """Take a plan in which only sequences that were never asked for have other numbers."""
         self._plan = plan
 
     def _register(self, sequences: list[int]) -> None:

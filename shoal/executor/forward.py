@@ -17,8 +17,8 @@ from shoal.types import Int32Array, Int64Array
 from shoal.work import SegmentWork
 
 
-class GraphedForward(Protocol):
-    """Replays small batches; see `shoal.cuda.graphs`."""
+class GraphReplay(Protocol):
+    """Replays small batches, as `shoal.cuda.graphs` does."""
 
     def run(
         self,
@@ -40,7 +40,7 @@ class BatchInputs:
             be filled in.
         logit_rows: [R], rows whose logits are wanted; where the last layer selects, those it
             computes, each once.
-        places: [R], which of these each row of logits is; None: one after another.
+        order: [R], which of these each row of logits is; None: one after another.
         selects: whether the last layer computes `logit_rows` only.
     """
 
@@ -48,11 +48,11 @@ class BatchInputs:
     positions: torch.Tensor
     slots: torch.Tensor
     logit_rows: torch.Tensor
-    places: torch.Tensor | None
+    order: torch.Tensor | None
     selects: bool
 
 
-class Forward:
+class ModelRunner:
     """Runs batches through a model and its KV pool."""
 
     def __init__(
@@ -60,21 +60,21 @@ class Forward:
         model: LoadedModel,
         kv: KVPool,
         device: torch.device,
-        graphs: GraphedForward | None = None,
+        graphs: GraphReplay | None = None,
     ) -> None:
         self._model, self._kv, self._device, self._graphs = model, kv, device, graphs
 
     def inputs(self, batch: TokenBatch, stage: Stage) -> BatchInputs:
         """The columns of a batch, put on a stage."""
-        rows, places = np.unique(batch.logit_rows, return_inverse=True)
+        rows, order = np.unique(batch.logit_rows, return_inverse=True)
         selects = self._model.selects_rows and 0 < len(rows) < batch.num_tokens
-        moved = selects and not np.array_equal(places, np.arange(len(rows)))
+        moved = selects and not np.array_equal(order, np.arange(len(rows)))
         return BatchInputs(
             token_ids=_put(stage, batch.token_ids),
             positions=_put(stage, batch.positions),
             slots=_put(stage, batch.slots),
             logit_rows=_put(stage, rows if selects else batch.logit_rows),
-            places=_put(stage, places) if moved else None,
+            order=_put(stage, order) if moved else None,
             selects=selects,
         )
 
@@ -97,7 +97,7 @@ class Forward:
         with attention_step(step):
             rows_of = None if inputs.selects else inputs.logit_rows
             logits = self._model.logits(inputs.token_ids, inputs.positions, rows_of)
-        return logits if inputs.places is None else logits[inputs.places]
+        return logits if inputs.order is None else logits[inputs.order]
 
 
 def _put(stage: Stage, column: Int32Array | Int64Array) -> torch.Tensor:

@@ -9,21 +9,20 @@ import torch
 
 from shoal.cuda.transfers import DirectStage
 from shoal.errors import InternalError
-from shoal.executor.forward import Forward
+from shoal.executor.forward import ModelRunner
 from shoal.planner import Plan
-from shoal.sampling.logprobs import prompt_logprobs
-from shoal.sampling.results import PromptScores, Sampled, StepResult
+from shoal.sampling.prompt_scoring import PromptScorer
+from shoal.sampling.results import Sampled, StepResult
 from shoal.sampling.rows import LogitRows
 from shoal.sampling.sampler import Sampler
 from shoal.scheduler import TokenBatch
-from shoal.types import Int64Array, RequestTable
 
 
 class HostSide:
     """Runs a batch to its end."""
 
-    def __init__(self, forward: Forward, sampler: Sampler, table: RequestTable) -> None:
-        self._forward, self._sampler, self._table = forward, sampler, table
+    def __init__(self, runner: ModelRunner, sampler: Sampler, scorer: PromptScorer) -> None:
+        self._runner, self._sampler, self._scorer = runner, sampler, scorer
         self._stage = DirectStage()
 
     def launch(
@@ -36,38 +35,19 @@ class HostSide:
         """
         if len(batch.feedback.rows):
             raise InternalError("a batch was planned ahead of an executor that does not run ahead")
-        logits = self._forward(batch, self._forward.inputs(batch, self._stage))
-        result = StepResult(self._sample(batch, logits, retained), self._score(batch, plan, logits))
-        return logits, result
+        logits = self._runner(batch, self._runner.inputs(batch, self._stage))
+        sampled = self._sample(batch, logits, retained)
+        pieces = self._scorer.plan(batch, plan, self._stage)
+        scores = [part.cpu().numpy() for part in self._scorer.score(pieces, logits)]
+        return logits, StepResult(sampled, self._scorer.collect(pieces, scores))
 
     def _sample(
         self, batch: TokenBatch, logits: torch.Tensor, retained: Mapping[int, torch.Tensor]
     ) -> Sampled:
         if len(batch.sample_sequences) == 0:
             return Sampled(np.zeros(0, dtype=np.int32))
-        rows = _rows(logits, batch.sample_source, retained)
+        parts = [retained[segment][None] for segment in batch.sample_retained]
+        if len(batch.logit_rows):
+            parts.insert(0, logits)
+        rows = LogitRows(tuple(parts), batch.sample_logits)
         return self._sampler.sample(rows, batch.sample_sequences, batch.sample_positions)
-
-    def _score(self, batch: TokenBatch, plan: Plan, logits: torch.Tensor) -> list[PromptScores]:
-        scores = []
-        for wanted in batch.prompt_logits:
-            request = int(plan.sequence_request[wanted.sequence])
-            tokens = self._table.prompt(request)[wanted.first : wanted.first + wanted.count]
-            rows = logits[wanted.place : wanted.place + wanted.count]
-            num = self._table.sampling(request).num_logprobs or 0
-            found = prompt_logprobs(rows, tokens, num)
-            scores.append(PromptScores(wanted.sequence, wanted.first, found))
-        return scores
-
-
-def _rows(
-    logits: torch.Tensor, source: Int64Array, retained: Mapping[int, torch.Tensor]
-) -> LogitRows:
-    """The rows to sample from; see `TokenBatch.sample_source`."""
-    if source.min() >= 0:
-        return LogitRows((logits,), source)
-    kept = np.unique(source[source < 0])
-    parts = [retained[-1 - number][None] for number in kept.tolist()]
-    first = logits.shape[0] if logits.ndim == 2 else 0
-    place = np.where(source >= 0, source, first + np.searchsorted(kept, source))
-    return LogitRows((logits, *parts) if first else tuple(parts), place)

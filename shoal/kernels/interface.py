@@ -38,8 +38,8 @@ class Store(ctypes.Structure):
     ]
 
 
-class Work(ctypes.Structure):
-    """`ShoalWork`."""
+class AttentionItems(ctypes.Structure):
+    """`ShoalWork`: the items of a `SegmentWork`, by the addresses of its columns."""
 
     _fields_ = [
         ("rows", c_int64),
@@ -193,7 +193,7 @@ def declare(lib: ctypes.CDLL) -> None:
     lib.shoal_kv_store.restype = None
     lib.shoal_use_huge_pages.argtypes = [c_void_p, c_int64]
     lib.shoal_use_huge_pages.restype = None
-    lib.shoal_attention_plan.argtypes = [POINTER(Work), POINTER(Shape)]
+    lib.shoal_attention_plan.argtypes = [POINTER(AttentionItems), POINTER(Shape)]
     lib.shoal_attention_plan.restype = c_void_p
     lib.shoal_attention_free.argtypes = [c_void_p]
     lib.shoal_attention_free.restype = None

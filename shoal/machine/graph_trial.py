@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from shoal.cuda.capture import Recorder
-from shoal.cuda.graphs import FixedWork, GraphedForward, tiers
+from shoal.cuda.graphs import GraphableWork, GraphedForward, tiers
 from shoal.cuda.readback import watch_readbacks
 from shoal.errors import InternalError
 from shoal.machine.largest_batch import chunks_behind_segments
@@ -57,7 +57,7 @@ class _Trial:
     def run(
         self,
         recorder: Recorder,
-        fixed: Callable[[int], FixedWork],
+        fixed: Callable[[int], GraphableWork],
         num_blocks: int,
         sizes: tuple[int, ...],
     ) -> GraphedForward | str:
@@ -125,7 +125,7 @@ def graphed_forward(
     kv: KVPool,
     description: ModelDescription,
     recorder: Recorder,
-    fixed: Callable[[int], FixedWork],
+    fixed: Callable[[int], GraphableWork],
     num_blocks: int,
     sizes: tuple[int, ...],
 ) -> GraphedForward | None:

@@ -15,7 +15,7 @@ from shoal.model.description import ModelDescription
 from shoal.model.kv import KVPool
 from shoal.model.load import LoadedModel
 from shoal.planner import make_plan
-from shoal.scheduler import BLOCK_SIZE, SCORED_ROWS, Chunks, PromptLogits, TokenBatch
+from shoal.scheduler import BLOCK_SIZE, SCORED_ROWS, Chunks, ScoredRange, TokenBatch
 from shoal.types import RequestTable, SamplingParams
 from shoal.work import SegmentWork
 
@@ -85,14 +85,13 @@ def _batch(rows: int, scorer: int, description: ModelDescription) -> TokenBatch:
         attention=chunks_behind_segments(rows),
         logit_rows=np.concatenate([row, row[:scored]]),
         sample_sequences=row.astype(np.int32),
-        sample_source=row,
         sample_positions=np.zeros(rows, dtype=np.int32),
-        retain=(),
-        release=(),
-        prompt_logits=(PromptLogits(sequence=scorer, first=1, place=rows, count=scored),),
+        sample_logits=row,
+        scored=(ScoredRange(scorer, 1, rows, np.zeros(scored, dtype=np.int32)),),
         chunks=Chunks(
-            owner=np.zeros(1, np.int64),
             shared=np.zeros(1, np.bool_),
+            segments=np.zeros(0, np.int64),
+            slots=np.zeros(1, np.int64),
             first=np.zeros(1, np.int64),
             count=np.array([rows]),
         ),

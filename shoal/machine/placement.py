@@ -21,8 +21,8 @@ from shoal.costs import BLOCK_SIZE, Machine
 from shoal.cuda.buckets import buckets
 from shoal.cuda.capture import CudaRecorder, Recorder
 from shoal.cuda.graphs import (
-    FixedWork,
     GraphableAttention,
+    GraphableWork,
     GraphedForward,
     scratch_blocks,
 )
@@ -253,7 +253,7 @@ class Placing:
         # A list names a block once per item that reads it: a segment's own rows, and its users'.
         blocks = (SHARED + 1) * num_blocks
 
-        def fixed(rows: int) -> FixedWork:
+        def fixed(rows: int) -> GraphableWork:
             return backend.fixed(Capacity(rows=rows, blocks=blocks), device)
 
         # Every row of a batch takes a slot, so there are no larger batches.

@@ -22,7 +22,7 @@ import numpy as np
 from shoal.costs import Costs
 from shoal.planner.rearrange_pieces import Line, piece_starts
 from shoal.planner.tree import Arrangement, Tree, depth_first
-from shoal.planner.work_counts import FloatArray, Work, request_work, segment_work
+from shoal.planner.work_counts import FloatArray, WorkCounts, request_work, segment_work
 from shoal.types import BoolArray, Int64Array
 
 _KEPT = 0.99
@@ -54,7 +54,7 @@ def blend(tree: Tree, costs: Costs | None, capacity_tokens: int | None) -> Arran
 
 
 def alternating(
-    work: Work, total: Work, above: Int64Array, tie: Int64Array, costs: Costs | None
+    work: WorkCounts, total: WorkCounts, above: Int64Array, tie: Int64Array, costs: Costs | None
 ) -> FloatArray:
     """Sort keys, float64 [M], with which parts of much compute and of much memory alternate.
 
@@ -85,7 +85,9 @@ def alternating(
     return key
 
 
-def _sibling_key(tree: Tree, requests: Work, segments: Work, costs: Costs | None) -> FloatArray:
+def _sibling_key(
+    tree: Tree, requests: WorkCounts, segments: WorkCounts, costs: Costs | None
+) -> FloatArray:
     """Keys of all children, float64 [S + N], that blend them with their siblings."""
     if len(tree.leaf) == 0:
         return np.zeros(0)
@@ -94,12 +96,16 @@ def _sibling_key(tree: Tree, requests: Work, segments: Work, costs: Costs | None
     top = tree.parent < 0
     everything = subtree[:, top].sum(axis=1) + requests.counts[:, tree.leaf < 0].sum(axis=1)
     below = np.concatenate([subtree - segments.counts, everything[:, None]], axis=1)
-    children = Work(np.concatenate([subtree, requests.counts], axis=1))
-    return alternating(children, Work(below), tree.above, tree.tie, costs)
+    children = WorkCounts(np.concatenate([subtree, requests.counts], axis=1))
+    return alternating(children, WorkCounts(below), tree.above, tree.tie, costs)
 
 
 def _cut(
-    line: Line, requests: Work, segments: Work, costs: Costs | None, capacity_tokens: int | None
+    line: Line,
+    requests: WorkCounts,
+    segments: WorkCounts,
+    costs: Costs | None,
+    capacity_tokens: int | None,
 ) -> Int64Array:
     """Where pieces begin: the groups, and inside those that are large and out of balance."""
     tree, cut_tokens = line.tree, line.cut_tokens
@@ -120,7 +126,7 @@ def _cut(
     )
 
 
-def _unbalanced(work: Work, costs: Costs | None) -> BoolArray:
+def _unbalanced(work: WorkCounts, costs: Costs | None) -> BoolArray:
     """Groups whose density is not about that of all, bool [groups]."""
     none = np.zeros(work.counts.shape[1], dtype=np.int64)
     total = work.summed(none, 1)

@@ -43,7 +43,7 @@ class Forest:
         first: int64 [V], lowest `rank` of the requests below.
         request: int64 [V], a request whose prompt begins with the node's path.
         request_node: int64 [N], deepest node of each request, -1: none.
-        rank: int64 [N], place of each request in lexicographic order, ties by index; requests
+        rank: int64 [N], position of each request in lexicographic order, ties by index; requests
             kept out of sharing come last, by index.
         choices: int64 [N], sequences per request.
     """
@@ -100,14 +100,14 @@ class _Groups:
     """G groups of requests that agree on their first `depth` tokens.
 
     Attributes:
-        place: int64 [M], the members' places in the lexicographic order, group after group.
+        position: int64 [M], the members' positions in the lexicographic order, group after group.
         size: int64 [G], members.
         start, depth: int64 [G], where the group's node begins and how far it is known to reach.
         node, level: int64 [G], the node the group hangs from (-1: none), and the level below it.
         width: int64 [G], tokens to compare next.
     """
 
-    place: Int64Array
+    position: Int64Array
     size: Int64Array
     start: Int64Array
     depth: Int64Array
@@ -117,8 +117,8 @@ class _Groups:
 
     def select(self, chosen: BoolArray) -> _Groups:
         columns = {f.name: getattr(self, f.name) for f in fields(self)}
-        place = columns.pop("place")[np.repeat(chosen, self.size)]
-        return _Groups(place, **{name: column[chosen] for name, column in columns.items()})
+        position = columns.pop("position")[np.repeat(chosen, self.size)]
+        return _Groups(position, **{name: column[chosen] for name, column in columns.items()})
 
     def batches(self) -> list[_Groups]:
         """The groups in batches of about `_BATCH_MEMBERS`; larger only where one group is."""
@@ -129,8 +129,8 @@ class _Groups:
         cuts = np.flatnonzero(np.diff((end - self.size) // _BATCH_MEMBERS)) + 1
         batches = []
         for first, last in pairwise([0, *cuts.tolist(), len(end)]):
-            place = self.place[end[first] - self.size[first] : end[last - 1]]
-            batches.append(_Groups(place, *(column[first:last] for column in columns)))
+            position = self.position[end[first] - self.size[first] : end[last - 1]]
+            batches.append(_Groups(position, *(column[first:last] for column in columns)))
         return batches
 
     def joined(self, other: _Groups) -> _Groups:
@@ -144,7 +144,8 @@ class _Refinement:
     All requests start as one group. In each round every group of a batch is compared over its
     next few tokens (more of them the longer it has agreed). Where all members agree the group
     moves on; where they part, or one ends, its node is complete: the members are sorted by their
-    next token inside the places they hold, and each token that two sequences share is a new group.
+    next token inside the positions they hold, and each token that two sequences share is a new
+    group.
     """
 
     def __init__(
@@ -163,7 +164,7 @@ class _Refinement:
         self._order = np.flatnonzero(~exclusive)  # becomes lexicographic
         self._node_at = np.full(len(self._order), -1, dtype=np.int64)
         self._num_nodes = 0
-        # Columns of finished nodes, an array per round: parent, level, start, end, place, size.
+        # Columns of finished nodes, an array per round: parent, level, start, end, position, size.
         self._nodes: list[Int64Array] = [np.zeros((6, 0), dtype=np.int64)]
 
     def run(self) -> None:
@@ -173,7 +174,7 @@ class _Refinement:
             return
         zero = np.zeros(1, dtype=np.int64)
         groups = _Groups(
-            place=np.arange(size),
+            position=np.arange(size),
             size=np.array([size]),
             start=zero,
             depth=zero,
@@ -195,7 +196,7 @@ class _Refinement:
 
     def _common(self, groups: _Groups) -> Int64Array:
         """How many of their next `width` tokens the members of each group share, int64 [G]."""
-        request = self._order[groups.place]
+        request = self._order[groups.position]
         start = self._offsets[request]
         start += np.repeat(groups.depth, groups.size)
         request += 1
@@ -211,22 +212,22 @@ class _Refinement:
         """Complete the groups' nodes and return the groups below them."""
         node = self._add_nodes(groups)
         group = np.repeat(np.arange(len(groups.size)), groups.size)
-        request = self._order[groups.place]
+        request = self._order[groups.position]
         key = self._following(request, groups.depth[group])
         key |= group << 32
         by_key = np.argsort(key, kind="stable")
         key, request = key[by_key], request[by_key]
         del by_key
-        self._order[groups.place] = request
-        self._node_at[groups.place] = node[group]
+        self._order[groups.position] = request
+        self._node_at[groups.position] = node[group]
 
         head = np.flatnonzero(np.diff(key, prepend=-1))
         size = np.diff(head, append=len(key))
         users = np.add.reduceat(self._choices[request], head) if len(head) else head
         shared = (users >= 2) & ((key[head] & 0xFFFFFFFF) > 0)
-        origin = group[head[shared]]  # sorting keeps members within their group's places
+        origin = group[head[shared]]  # sorting keeps members within their group's positions
         return _Groups(
-            place=groups.place[np.repeat(shared, size)],
+            position=groups.position[np.repeat(shared, size)],
             size=size[shared],
             start=groups.depth[origin],
             depth=groups.depth[origin] + 1,
@@ -254,8 +255,8 @@ class _Refinement:
         """
         real = groups.depth > groups.start
         node = np.where(real, self._num_nodes + np.cumsum(real) - 1, groups.node)
-        place = groups.place[np.cumsum(groups.size) - groups.size]
-        columns = (groups.node, groups.level, groups.start, groups.depth, place, groups.size)
+        position = groups.position[np.cumsum(groups.size) - groups.size]
+        columns = (groups.node, groups.level, groups.start, groups.depth, position, groups.size)
         self._nodes.append(np.stack(columns)[:, real])
         self._num_nodes += int(np.count_nonzero(real))
         return node

@@ -31,7 +31,7 @@ class LengthModel:
     The prior, for ages that nobody has got to yet, is a constant hazard: answers that ended per
     token generated, counting one imaginary answer that got as far as is expected, and ended there
     unless that is its limit. An answer that its limit cut tells that it would have been no shorter,
-    nothing more. Requests are named by their place in the request table.
+    nothing more. Requests are named by their index in the request table.
     """
 
     def __init__(self, plan: Plan, table: RequestTable) -> None:
@@ -48,7 +48,7 @@ class LengthModel:
         """bool [N], requests that generate exactly their limit: nothing is learnt from them."""
         self._bins = AgeBins.up_to(int(table.max_new_tokens.max(initial=1)))
         self._prior = _prior(self._class_column, self._parent, table, self.fixed)
-        self._place = np.full(len(self._parent), -1, dtype=np.int64)  # in the two arrays below
+        self._count_row = np.full(len(self._parent), -1, dtype=np.int64)  # in the two arrays below
         self._ended: Int64Array = np.zeros((0, len(self._bins)), dtype=np.int64)
         self._cut: Int64Array = np.zeros((0, len(self._bins)), dtype=np.int64)
         self.num_ended = 0
@@ -67,11 +67,11 @@ class LengthModel:
         cut = lengths >= self._limit(requests)
         classes = self._class(requests)
         while len(classes):
-            place = self._places(classes)
-            np.add.at(self._ended, (place[~cut], self._bins.of(lengths[~cut])), 1)
+            count_row = self._count_rows(classes)
+            np.add.at(self._ended, (count_row[~cut], self._bins.of(lengths[~cut])), 1)
             outlived = self._bins.survived(lengths[cut] - 1)
             some = outlived > 0
-            np.add.at(self._cut, (place[cut][some], outlived[some] - 1), 1)
+            np.add.at(self._cut, (count_row[cut][some], outlived[some] - 1), 1)
             inner = self._parent[classes] >= 0
             classes, lengths, cut = self._parent[classes[inner]], lengths[inner], cut[inner]
 
@@ -99,9 +99,9 @@ class LengthModel:
         row[wanted] = np.arange(len(wanted))
         ended = np.zeros((len(wanted), len(self._bins)), dtype=np.int64)
         censored = np.zeros_like(ended)
-        place = self._place[wanted]
-        seen = place >= 0
-        ended[seen], censored[seen] = self._ended[place[seen]], self._cut[place[seen]]
+        count_row = self._count_row[wanted]
+        seen = count_row >= 0
+        ended[seen], censored[seen] = self._ended[count_row[seen]], self._cut[count_row[seen]]
         requests, generated = self._under_way
         outlived = np.where(self.fixed[requests], 0, self._bins.survived(generated))
         running, outlived = self._class(requests[outlived > 0]), outlived[outlived > 0]
@@ -158,17 +158,17 @@ class LengthModel:
     def _limit(self, requests: Int64Array) -> Int64Array:
         return self._limit_column[requests].astype(np.int64)
 
-    def _places(self, classes: Int64Array) -> Int64Array:
-        """Where the counts of these classes are; those seen for the first time get a place."""
-        new = np.unique(classes[self._place[classes] < 0])
+    def _count_rows(self, classes: Int64Array) -> Int64Array:
+        """Where the counts of these classes are; those seen for the first time get a row."""
+        new = np.unique(classes[self._count_row[classes] < 0])
         if len(new):
-            used = int(self._place.max()) + 1
-            self._place[new] = used + np.arange(len(new))
+            used = int(self._count_row.max()) + 1
+            self._count_row[new] = used + np.arange(len(new))
             if used + len(new) > len(self._ended):
                 more = max(used, len(new))
                 self._ended = np.pad(self._ended, ((0, more), (0, 0)))
                 self._cut = np.pad(self._cut, ((0, more), (0, 0)))
-        return self._place[classes]
+        return self._count_row[classes]
 
     def _with_wider(self, classes: Int64Array) -> Int64Array:
         """The distinct classes and all that are wider, ascending; the job is always among them."""

@@ -51,5 +51,5 @@ def _ratio_key(tree: Tree) -> npt.NDArray[np.float64]:
 
 
 def _input_key(tree: Tree) -> Int64Array:
-    """Lowest place in the input, of each child."""
+    """Lowest index in the input, of each child."""
     return np.concatenate([-tree.highest(-tree.index), tree.index])

@@ -96,8 +96,8 @@ def _evenly(class_: Int64Array, unit: Int64Array, num_classes: int) -> Int64Arra
     of_pick = np.repeat(np.arange(num_classes), picks)
     index = np.arange(len(of_pick)) - np.repeat(np.cumsum(picks) - picks, picks)
     step = units[of_pick] / picks[of_pick]
-    place = (np.cumsum(units) - units)[of_pick] + ((index + 0.5) * step).astype(np.int64)
-    sample: Int64Array = first[place]
+    position = (np.cumsum(units) - units)[of_pick] + ((index + 0.5) * step).astype(np.int64)
+    sample: Int64Array = first[position]
     return sample
 
 
@@ -117,7 +117,7 @@ class Pilot:
         return self._missing <= 0
 
     def replan(self, plan: Plan, first_untouched: int) -> Plan:
-        """The plan with the groups that begin at a place or later ordered by what was learnt.
+        """The plan with the groups that begin at a sequence or later ordered by what was learnt.
 
         For `Order.ratio` alone: most output per prompt token to compute first.
         """

@@ -60,12 +60,12 @@ class Plan:
 
     @property
     def num_segments(self) -> int:
-        """S."""
+        """Shared segments, at all levels."""
         return len(self.segment_parent)
 
     @property
     def num_sequences(self) -> int:
-        """Q."""
+        """Sequences: the choices of all requests."""
         return len(self.sequence_request)
 
     @property

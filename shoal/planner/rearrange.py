@@ -81,7 +81,7 @@ def with_groups_sorted(plan: Plan, begin: int, key: npt.NDArray[np.float64]) -> 
     Sequences and segments of the groups before keep their numbers.
 
     Args:
-        begin: a place in `plan.groups`.
+        begin: index into `plan.groups`.
         key: float64 [groups - begin].
     """
     bounds = plan.groups.astype(np.int64)
@@ -90,11 +90,11 @@ def with_groups_sorted(plan: Plan, begin: int, key: npt.NDArray[np.float64]) -> 
     segment_bounds = np.searchsorted(group_of_segment, np.arange(len(bounds)))
     sequence = _ranges(bounds, order)
     segment = _ranges(segment_bounds, order)
-    place = np.empty(plan.num_sequences + 1, dtype=np.int64)
-    place[sequence] = np.arange(len(sequence))
+    moved_to = np.empty(plan.num_sequences + 1, dtype=np.int64)
+    moved_to[sequence] = np.arange(len(sequence))
     number = np.full(plan.num_segments + 1, -1, dtype=np.int64)
     number[segment] = np.arange(len(segment))
-    first = place[plan.segment_first[segment]]
+    first = moved_to[plan.segment_first[segment]]
     return replace(
         plan,
         segment_parent=number[plan.segment_parent[segment]].astype(np.int32),

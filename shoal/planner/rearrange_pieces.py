@@ -8,7 +8,7 @@ import numpy as np
 
 from shoal.planner.likeness import nearest_kept
 from shoal.planner.tree import Arrangement, Tree
-from shoal.planner.work_counts import Work
+from shoal.planner.work_counts import WorkCounts
 from shoal.types import BoolArray, Int64Array
 
 
@@ -18,13 +18,13 @@ class Line:
 
     Attributes:
         request: int64 [N].
-        place: int64 [N + 1], where the sequences of each begin, and their number.
+        offset: int64 [N + 1], where the sequences of each begin, and their number.
         first, last: int64 [S], the requests [first, last) of the line use a segment.
     """
 
     tree: Tree
     request: Int64Array
-    place: Int64Array
+    offset: Int64Array
     first: Int64Array
     last: Int64Array
 
@@ -32,11 +32,11 @@ class Line:
     def of(cls, tree: Tree, arrangement: Arrangement) -> Line:
         """The line of an arrangement without copies."""
         request = np.argsort(arrangement.request_first, kind="stable")
-        place = np.append(0, np.cumsum(tree.choices[request]))
+        offset = np.append(0, np.cumsum(tree.choices[request]))
         first, last = np.empty((2, len(tree.parent)), dtype=np.int64)
-        first[arrangement.source] = np.searchsorted(place, arrangement.first)
-        last[arrangement.source] = np.searchsorted(place, arrangement.last)
-        return cls(tree, request, place, first, last)
+        first[arrangement.source] = np.searchsorted(offset, arrangement.first)
+        last[arrangement.source] = np.searchsorted(offset, arrangement.last)
+        return cls(tree, request, offset, first, last)
 
     @property
     def everywhere(self) -> BoolArray:
@@ -62,7 +62,7 @@ class Line:
         index = np.arange(len(segment)) - np.repeat(np.cumsum(count) - count, count)
         return segment, of_first[segment] + index
 
-    def work(self, starts: Int64Array, requests: Work, segments: Work) -> Work:
+    def work(self, starts: Int64Array, requests: WorkCounts, segments: WorkCounts) -> WorkCounts:
         """The work of each piece by itself; segments that all use are left out."""
         inside = np.zeros(len(self.request), dtype=np.int64)
         inside[starts] = 1
@@ -70,7 +70,7 @@ class Line:
         some = ~self.everywhere[segment]
         counts = [requests.counts[:, self.request], segments.counts[:, segment[some]]]
         into = np.concatenate([np.cumsum(inside) - 1, piece[some]])
-        return Work(np.concatenate(counts, axis=1)).summed(into, len(starts))
+        return WorkCounts(np.concatenate(counts, axis=1)).summed(into, len(starts))
 
     def arranged(self, starts: Int64Array, order: Int64Array) -> Arrangement:
         """The arrangement of pieces in another order.
@@ -81,17 +81,17 @@ class Line:
             starts: int64 [P], where pieces begin in the line, ascending from 0.
             order: int64 [P], the pieces as they are to follow each other.
         """
-        tree, total = self.tree, int(self.place[-1])
-        begin, end = self.place[starts], self.place[np.append(starts[1:], len(self.request))]
+        tree, total = self.tree, int(self.offset[-1])
+        begin, end = self.offset[starts], self.offset[np.append(starts[1:], len(self.request))]
         size = (end - begin)[order]
         shift = np.empty(len(order), dtype=np.int64)
         shift[order] = np.cumsum(size) - size - begin[order]
 
         segment, piece = self.parts(starts)
-        first = np.maximum(self.place[self.first[segment]], begin[piece]) + shift[piece]
-        last = np.minimum(self.place[self.last[segment]], end[piece]) + shift[piece]
-        by_place = np.lexsort((first, segment))
-        segment, first, last = segment[by_place], first[by_place], last[by_place]
+        first = np.maximum(self.offset[self.first[segment]], begin[piece]) + shift[piece]
+        last = np.minimum(self.offset[self.last[segment]], end[piece]) + shift[piece]
+        by_first = np.lexsort((first, segment))
+        segment, first, last = segment[by_first], first[by_first], last[by_first]
         follows = (segment[1:] == segment[:-1]) & (first[1:] == last[:-1])
         heads = np.flatnonzero(np.append(True, ~follows)[: len(segment)])
         tails = np.append(heads[1:], len(segment))[: len(heads)] - 1
@@ -99,11 +99,13 @@ class Line:
 
         of_piece = np.searchsorted(starts, np.arange(len(self.request)), side="right") - 1
         request_first = np.empty(len(self.request), dtype=np.int64)
-        request_first[self.request] = self.place[:-1] + shift[of_piece]
+        request_first[self.request] = self.offset[:-1] + shift[of_piece]
 
-        def copy_of(wanted: Int64Array, place: Int64Array) -> Int64Array:
-            """The copy of each wanted segment that covers a place; -1 where none is wanted."""
-            at = np.searchsorted(source * total + first, wanted * total + place, side="right") - 1
+        def copy_of(wanted: Int64Array, sequence: Int64Array) -> Int64Array:
+            """The copy of each wanted segment that covers a sequence; -1 where none is wanted."""
+            at = (
+                np.searchsorted(source * total + first, wanted * total + sequence, side="right") - 1
+            )
             return np.where(wanted < 0, -1, at)
 
         shared = last - first >= 2

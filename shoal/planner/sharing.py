@@ -251,7 +251,7 @@ def _nested(forest: Forest, chosen: BoolArray) -> Segments:
 
 
 def _numbers(forest: Forest, node: Int64Array) -> Int64Array:
-    """Each node's place among the chosen ones; the last entry, for "no node", is -1."""
+    """Each node's number among the chosen ones; the last entry, for "no node", is -1."""
     number = np.full(len(forest) + 1, -1, dtype=np.int64)
     number[node] = np.arange(len(node))
     return number

@@ -27,7 +27,7 @@ class Tree:
         leaf: int64 [N], each request's last segment, -1: none.
         prompt: int64 [N], prompt tokens.
         choices, output: int64 [N], sequences, and expected output tokens of each.
-        index: int64 [N], places in the input.
+        index: int64 [N], indices in the input.
         tie: int64 [S + N], decides between children that are equal otherwise.
     """
 
@@ -128,9 +128,9 @@ class Arrangement:
     Attributes:
         source: int64 [C], the segment that each is a copy of.
         parent: int64 [C], the copy it continues, -1: none.
-        first, last: int64 [C], its users are at the places [first, last).
+        first, last: int64 [C], its users are the sequences [first, last).
         leaf: int64 [N], the copy that each request continues, -1: none.
-        request_first: int64 [N], place of a request's first choice.
+        request_first: int64 [N], number of the sequence of a request's first choice.
     """
 
     source: Int64Array
@@ -151,15 +151,15 @@ class Arrangement:
         leaf: Int64Array,
         request_first: Int64Array,
     ) -> Arrangement:
-        """Number the copies in preorder; `parent` and `leaf` name them by their places here."""
-        by_place = np.lexsort((tree.level[source], first))
-        number = np.full(len(by_place) + 1, -1, dtype=np.int64)
-        number[by_place] = np.arange(len(by_place))
+        """Number the copies in preorder; `parent` and `leaf` name them by their index here."""
+        in_order = np.lexsort((tree.level[source], first))
+        number = np.full(len(in_order) + 1, -1, dtype=np.int64)
+        number[in_order] = np.arange(len(in_order))
         return cls(
-            source=source[by_place],
-            parent=number[parent[by_place]],
-            first=first[by_place],
-            last=last[by_place],
+            source=source[in_order],
+            parent=number[parent[in_order]],
+            first=first[in_order],
+            last=last[in_order],
             leaf=number[leaf],
             request_first=request_first,
         )
@@ -169,9 +169,9 @@ def depth_first(tree: Tree, key: npt.NDArray[np.float64] | Int64Array) -> Arrang
     """Sort the children of each segment, and of the top, in ascending order of `key` [S + N]."""
     num_segments, above = len(tree.parent), tree.above
     size = np.concatenate([tree.users, tree.choices])
-    by_place = np.lexsort((tree.tie, key, above))
+    in_order = np.lexsort((tree.tie, key, above))
     before = np.empty(len(above), dtype=np.int64)  # sequences of earlier siblings
-    before[by_place] = _within_runs(size[by_place], above[by_place])
+    before[in_order] = _within_runs(size[in_order], above[in_order])
     first = np.append(before[:num_segments], 0)
     for level in split_by_level(tree.level)[1:]:
         first[level] += first[tree.parent[level]]

@@ -15,7 +15,7 @@ FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Work:
+class WorkCounts:
     """Counts of M parts of a job, each computed once.
 
     Attributes:
@@ -51,15 +51,15 @@ class Work:
             return self.reads.astype(np.float64)
         return np.asarray(costs.kv_bytes * self.reads / costs.bytes_per_second)
 
-    def summed(self, into: Int64Array, count: int) -> Work:
+    def summed(self, into: Int64Array, count: int) -> WorkCounts:
         """Sums over the parts that have the same number in `into`, [count]."""
         total = np.zeros((4, count), dtype=np.int64)
         for row, column in zip(total, self.counts, strict=True):
             np.add.at(row, into, column)
-        return Work(total)
+        return WorkCounts(total)
 
 
-def request_work(tree: Tree) -> Work:
+def request_work(tree: Tree) -> WorkCounts:
     """What each request's choices do, their segments apart; [N].
 
     A choice that generates o tokens decodes o - 1 times: the first comes from its prompt's last
@@ -70,17 +70,17 @@ def request_work(tree: Tree) -> Work:
     pairs = own * tree.shared + _triangle(own) + decodes * tree.shared + grown
     # One that has nothing of its own samples its first token from its segment's logits.
     heads = decodes + (own > 0)
-    return Work(np.stack([own + decodes, heads, pairs, grown]) * tree.choices)
+    return WorkCounts(np.stack([own + decodes, heads, pairs, grown]) * tree.choices)
 
 
-def segment_work(tree: Tree) -> Work:
+def segment_work(tree: Tree) -> WorkCounts:
     """What computing each segment once takes, and reading it while its longest answer decodes; [S].
 
     Its users are taken to decode together.
     """
     length, decodes = tree.length, tree.highest(tree.output) - 1
     pairs = length * tree.start + _triangle(length)
-    return Work(np.stack([length, 0 * length, pairs, length * decodes]))
+    return WorkCounts(np.stack([length, 0 * length, pairs, length * decodes]))
 
 
 def _triangle(count: Int64Array) -> Int64Array:

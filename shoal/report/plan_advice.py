@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from shoal.diagnose import Diagnoses, Finding, Kind, LimitFinding
+from shoal.diagnose import Diagnoses, Finding, FindingKind, LimitFinding
 from shoal.report.excerpts import Excerpts
 from shoal.report.units import plural
 
@@ -18,16 +18,24 @@ _BEFORE, _AFTER = 8, 12
 """Tokens of an example shown around the difference."""
 
 _TITLES = {
-    Kind.varying_field: "A varying field stands before text that is the same in many prompts",
-    Kind.white_space: "Prompts begin with one text in different white space",
-    Kind.spelling: "Prompts begin with one text in different case or punctuation",
-    Kind.shuffled_chunks: "The same examples or passages come in a different order",
+    FindingKind.varying_field: (
+        "A varying field stands before text that is the same in many prompts"
+    ),
+    FindingKind.white_space: "Prompts begin with one text in different white space",
+    FindingKind.spelling: "Prompts begin with one text in different case or punctuation",
+    FindingKind.shuffled_chunks: "The same examples or passages come in a different order",
 }
 _REMEDIES = {
-    Kind.varying_field: "Put the field (an id, a time, a name) behind the text that is the same.",
-    Kind.white_space: "Write the text in one way: strip it, and keep spaces and line breaks equal.",
-    Kind.spelling: "Write the text in one way, letter for letter.",
-    Kind.shuffled_chunks: "Put the passages in one fixed order in all prompts that have them.",
+    FindingKind.varying_field: (
+        "Put the field (an id, a time, a name) behind the text that is the same."
+    ),
+    FindingKind.white_space: (
+        "Write the text in one way: strip it, and keep spaces and line breaks equal."
+    ),
+    FindingKind.spelling: "Write the text in one way, letter for letter.",
+    FindingKind.shuffled_chunks: (
+        "Put the passages in one fixed order in all prompts that have them."
+    ),
 }
 
 

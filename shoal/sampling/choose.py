@@ -18,7 +18,7 @@ import torch
 
 from shoal.kernels import Isa, Kernels
 from shoal.kernels.interface import DTYPES, Sample
-from shoal.sampling.draw import Kinds, Warp, draw
+from shoal.sampling.draw import DrawParams, Kinds, draw
 from shoal.sampling.logprobs import rows_per_chunk
 from shoal.sampling.rows import LogitRows
 from shoal.types import Int32Array, Int64Array
@@ -33,7 +33,7 @@ class Settings:
 
     Attributes:
         temperature: float32; 0 takes the largest logit, among equals the lowest id.
-        min_p, top_k, top_p, uniforms: see `Warp`; without effect at temperature 0.
+        min_p, top_k, top_p, uniforms: see `DrawParams`; without effect at temperature 0.
     """
 
     temperature: npt.NDArray[np.float32]
@@ -108,11 +108,11 @@ def _choose_torch(logits: torch.Tensor, settings: Settings) -> Int32Array:
         drawn = settings.rows(random)
         truncated = torch.from_numpy(drawn.truncated(logits.shape[1])).to(logits.device)
         kinds = Kinds(bool((drawn.min_p > 0).any()), truncated)
-        tokens[index] = draw(picked.float(), _warp(drawn, logits.device), kinds)
+        tokens[index] = draw(picked.float(), _draw_params(drawn, logits.device), kinds)
     chosen: Int32Array = np.where(sound, tokens.cpu().numpy(), UNSOUND).astype(np.int32)
     return chosen
 
 
-def _warp(settings: Settings, device: torch.device) -> Warp:
+def _draw_params(settings: Settings, device: torch.device) -> DrawParams:
     columns = settings.temperature, settings.min_p, settings.top_k, settings.top_p
-    return Warp(*(torch.from_numpy(c).to(device) for c in (*columns, settings.uniforms)))
+    return DrawParams(*(torch.from_numpy(c).to(device) for c in (*columns, settings.uniforms)))

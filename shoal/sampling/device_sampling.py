@@ -19,7 +19,7 @@ import torch
 from shoal.cuda.transfers import Stage
 from shoal.errors import InternalError
 from shoal.sampling.choose import UNSOUND
-from shoal.sampling.draw import Kinds, Rest, Warp, draw, sort_all
+from shoal.sampling.draw import DrawParams, Kinds, Rest, draw, sort_all
 from shoal.sampling.logprobs import best_logprobs, listed, rows_per_chunk
 from shoal.sampling.processors import Change
 from shoal.sampling.sampler import Sampler, SampleTask, check_sound, chunks_of
@@ -35,12 +35,12 @@ class _Rows:
     """Some of a batch's samples, and where their logits are; int64 on the device.
 
     Attributes:
-        places: [n], among the samples.
+        samples: [n], which of the batch's samples.
         computed: rows of the batch's own logits, of the first of them.
         kept: rows of the logits kept earlier, of the others.
     """
 
-    places: torch.Tensor
+    samples: torch.Tensor
     computed: torch.Tensor
     kept: torch.Tensor
 
@@ -60,7 +60,7 @@ class _Special:
     changes: list[Change]
     drawn: torch.Tensor
     """int64 [d], those of them that are drawn."""
-    warp: Warp
+    params: DrawParams
     kinds: Kinds
 
 
@@ -70,7 +70,7 @@ class _Reported:
 
     rows: _Rows
     index: Int64Array
-    """The same as `rows.places`, on the host."""
+    """The same as `rows.samples`, on the host."""
     num: int
 
 
@@ -81,7 +81,7 @@ class SamplingPlan:
     task: SampleTask
     source: torch.Tensor
     """int64 [S], the row of each sample: of the batch's logits, then of the kept ones."""
-    kept: list[int]
+    kept: tuple[int, ...]
     """Segments whose kept logits are sampled from."""
     special: list[_Special]
     reported: list[_Reported]
@@ -97,19 +97,16 @@ class DeviceSampler:
     def plan(self, batch: TokenBatch, stage: Stage) -> SamplingPlan:
         """Put on the stage what sampling needs on the device."""
         task = self._sampler.task(batch.sample_sequences, batch.sample_positions)
-        source = batch.sample_source
-        numbers = np.unique(source[source < 0])
-        row = np.where(source >= 0, source, np.searchsorted(numbers, source))
-        whole = np.where(source >= 0, row, len(batch.logit_rows) + row)
+        source, num_computed = batch.sample_logits, len(batch.logit_rows)
         chosen = task.processed | (task.settings.temperature > 0)
         step = rows_per_chunk(self._vocab_size)
 
         def rows(index: Int64Array) -> tuple[Int64Array, _Rows]:
-            computed = source[index] >= 0
+            computed = source[index] < num_computed
             index = np.concatenate([index[computed], index[~computed]])
             count = int(computed.sum())
-            places, first, second = index, row[index[:count]], row[index[count:]]
-            return index, _Rows(stage.put(places), stage.put(first), stage.put(second))
+            first, second = source[index[:count]], source[index[count:]] - num_computed
+            return index, _Rows(stage.put(index), stage.put(first), stage.put(second))
 
         special = []
         for index in chunks_of(np.flatnonzero(chosen), step):
@@ -120,14 +117,14 @@ class DeviceSampler:
             index, where = rows(index)
             num = int(task.num_logprobs[index].max())
             reported.append(_Reported(where, index, num))
-        kept = (-1 - numbers).tolist()
-        return SamplingPlan(task, stage.put(whole), kept, special, reported)
+        kept = batch.sample_retained
+        return SamplingPlan(task, stage.put(source), kept, special, reported)
 
     def _special(self, task: SampleTask, index: Int64Array, rows: _Rows, stage: Stage) -> _Special:
         settings = task.settings.rows(index)
         drawn = np.flatnonzero(settings.temperature > 0)
         settings = settings.rows(drawn)
-        warp = Warp(
+        params = DrawParams(
             stage.put(settings.temperature),
             stage.put(settings.min_p),
             stage.put(settings.top_k),
@@ -139,7 +136,7 @@ class DeviceSampler:
             rows=rows,
             changes=self._sampler.changes(task, index, stage.put),
             drawn=stage.put(drawn),
-            warp=warp,
+            params=params,
             kinds=Kinds(bool((settings.min_p > 0).any()), truncated),
         )
 
@@ -164,7 +161,7 @@ class DeviceSampler:
             rows = special.rows.logits(logits, kept).float()
             for change in special.changes:
                 change.apply(rows)
-            tokens.index_copy_(0, special.rows.places, self._chosen(special, rows))
+            tokens.index_copy_(0, special.rows.samples, self._chosen(special, rows))
         return tokens
 
     def _chosen(self, special: _Special, logits: torch.Tensor) -> torch.Tensor:
@@ -176,7 +173,7 @@ class DeviceSampler:
             sound = (best.values if every else best.values.index_select(0, drawn)).isfinite()
             # Whatever is drawn for a row without numbers is a token, and not used.
             picked = torch.where(sound[:, None], picked, 0.0)
-            found = draw(picked, special.warp, special.kinds, self._rest)
+            found = draw(picked, special.params, special.kinds, self._rest)
             tokens = tokens.index_copy(0, drawn, found)
         return _if_sound(tokens, best.values)
 
@@ -192,7 +189,7 @@ class DeviceSampler:
         kept = self._kept(plan, retained) if plan.reported else None
         for reported in plan.reported:
             rows = reported.rows.logits(logits, kept)
-            own = tokens.index_select(0, reported.rows.places).clamp_(min=0)
+            own = tokens.index_select(0, reported.rows.samples).clamp_(min=0)
             found += best_logprobs(rows, own, reported.num)
         return found
 
@@ -217,8 +214,8 @@ class DeviceSampler:
                 values.astype(np.float32, copy=False),
                 ids.astype(np.int64, copy=False),
             )
-            for place, entry in zip(index.tolist(), entries, strict=True):
-                found[place] = entry
+            for sample, entry in zip(index.tolist(), entries, strict=True):
+                found[sample] = entry
         return found
 
     def _kept(self, plan: SamplingPlan, retained: Retained) -> torch.Tensor | None:

@@ -20,7 +20,7 @@ CANDIDATES = 512
 
 
 @dataclass(frozen=True)
-class Warp:
+class DrawParams:
     """How to draw each of S rows; every field is a tensor [S] on the logits' device.
 
     Attributes:
@@ -37,9 +37,9 @@ class Warp:
     top_p: torch.Tensor
     uniforms: torch.Tensor
 
-    def rows(self, index: torch.Tensor) -> Warp:
+    def rows(self, index: torch.Tensor) -> DrawParams:
         """The rows at `index`."""
-        return Warp(
+        return DrawParams(
             self.temperature[index],
             self.min_p[index],
             self.top_k[index],
@@ -61,7 +61,7 @@ class Kinds:
     truncated: torch.Tensor
 
 
-Rest = Callable[[torch.Tensor, torch.Tensor, Warp, torch.Tensor, torch.Tensor], torch.Tensor]
+Rest = Callable[[torch.Tensor, torch.Tensor, DrawParams, torch.Tensor, torch.Tensor], torch.Tensor]
 """Draws the rows that need more than `CANDIDATES` tokens.
 
 Called with scores [K, vocab], the mass of exp(score) over each row, float64 [K], how to draw, the
@@ -69,7 +69,9 @@ tokens of the other rows [K], and which need more, bool [K]. Gives the tokens of
 """
 
 
-def draw(logits: torch.Tensor, warp: Warp, kinds: Kinds, rest: Rest | None = None) -> torch.Tensor:
+def draw(
+    logits: torch.Tensor, params: DrawParams, kinds: Kinds, rest: Rest | None = None
+) -> torch.Tensor:
     """One token id per row.
 
     Args:
@@ -81,65 +83,65 @@ def draw(logits: torch.Tensor, warp: Warp, kinds: Kinds, rest: Rest | None = Non
     """
     # The maximum becomes 0, so that no temperature can overflow it.
     peak = logits.max(dim=-1, keepdim=True).values
-    scores = (logits - peak).div_(warp.temperature[:, None])
+    scores = (logits - peak).div_(params.temperature[:, None])
     if kinds.min_p:
-        scores.masked_fill_(scores < torch.log(warp.min_p)[:, None], -torch.inf)
+        scores.masked_fill_(scores < torch.log(params.min_p)[:, None], -torch.inf)
     rest, some = rest or sort_short, kinds.truncated
     if len(some) == len(scores):
-        return _draw_truncated(scores, warp, rest)
-    tokens = _inverse_cdf(scores.exp(), warp.uniforms)
+        return _draw_truncated(scores, params, rest)
+    tokens = _inverse_cdf(scores.exp(), params.uniforms)
     if len(some):
-        found = _draw_truncated(scores.index_select(0, some), warp.rows(some), rest)
+        found = _draw_truncated(scores.index_select(0, some), params.rows(some), rest)
         tokens.index_copy_(0, some, found)
     return tokens
 
 
-def _draw_truncated(scores: torch.Tensor, warp: Warp, rest: Rest) -> torch.Tensor:
+def _draw_truncated(scores: torch.Tensor, params: DrawParams, rest: Rest) -> torch.Tensor:
     """Rows with top-k or top-p: among their likeliest tokens where that is enough."""
     width = min(CANDIDATES, scores.shape[1])
     mass = scores.exp().sum(dim=-1, dtype=torch.float64)
     ids = torch.topk(scores, width, dim=-1).indices.sort(dim=-1).values
     ranked, ids = _ranked(scores, ids)
-    kept = _kept(ranked, mass, warp)
-    tokens = _choose(ranked, ids, kept, warp.uniforms)
+    kept = _kept(ranked, mass, params)
+    tokens = _choose(ranked, ids, kept, params.uniforms)
     if width == scores.shape[1]:
         return tokens
     # While the lowest candidate and its equals are not wanted, neither is anything below them.
     short = ((ranked[:, -1:] == ranked) & kept).any(dim=-1)
-    short |= (warp.top_k > width) & (warp.top_k < scores.shape[1])
-    return rest(scores, mass, warp, tokens, short)
+    short |= (params.top_k > width) & (params.top_k < scores.shape[1])
+    return rest(scores, mass, params, tokens, short)
 
 
 def sort_short(
     scores: torch.Tensor,
     mass: torch.Tensor,
-    warp: Warp,
+    params: DrawParams,
     tokens: torch.Tensor,
     short: torch.Tensor,
 ) -> torch.Tensor:
     """A `Rest` that sorts the rows that need it, and waits for the device to know them."""
     some = short.nonzero()[:, 0]
     if len(some):
-        tokens[some] = _draw_sorted(scores[some], mass[some], warp.rows(some))
+        tokens[some] = _draw_sorted(scores[some], mass[some], params.rows(some))
     return tokens
 
 
 def sort_all(
     scores: torch.Tensor,
     mass: torch.Tensor,
-    warp: Warp,
+    params: DrawParams,
     tokens: torch.Tensor,
     short: torch.Tensor,
 ) -> torch.Tensor:
     """A `Rest` that sorts every row, so that nothing depends on what the device finds."""
-    return torch.where(short, _draw_sorted(scores, mass, warp), tokens)
+    return torch.where(short, _draw_sorted(scores, mass, params), tokens)
 
 
-def _draw_sorted(scores: torch.Tensor, mass: torch.Tensor, warp: Warp) -> torch.Tensor:
+def _draw_sorted(scores: torch.Tensor, mass: torch.Tensor, params: DrawParams) -> torch.Tensor:
     """Tokens by ranking the whole vocabulary."""
     every = torch.arange(scores.shape[1], device=scores.device).expand(len(scores), -1)
     ranked, ids = _ranked(scores, every)
-    return _choose(ranked, ids, _kept(ranked, mass, warp), warp.uniforms)
+    return _choose(ranked, ids, _kept(ranked, mass, params), params.uniforms)
 
 
 def _ranked(scores: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -148,20 +150,20 @@ def _ranked(scores: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torc
     return values, ids.gather(1, order)
 
 
-def _kept(ranked: torch.Tensor, mass: torch.Tensor, warp: Warp) -> torch.Tensor:
+def _kept(ranked: torch.Tensor, mass: torch.Tensor, params: DrawParams) -> torch.Tensor:
     """Which of the ranked tokens [S, width] top-k and top-p keep.
 
     `mass` float64 [S] is the sum of exp(score) over the whole row.
     """
     width = ranked.shape[1]
-    last = (warp.top_k.clamp(max=width) - 1)[:, None]
+    last = (params.top_k.clamp(max=width) - 1)[:, None]
     kept = (ranked >= ranked.gather(1, last)) & (ranked > -torch.inf)
     weights = torch.where(kept, ranked, -torch.inf).exp().double()
-    has_top_k = warp.top_k < width
+    has_top_k = params.top_k < width
     mass = torch.where(has_top_k, weights.sum(dim=-1), mass)
     before = weights.cumsum(dim=-1) - weights
     # top_p = 1 keeps all, however the sums were rounded.
-    limit = torch.where(warp.top_p < 1, warp.top_p * mass, torch.inf)
+    limit = torch.where(params.top_p < 1, params.top_p * mass, torch.inf)
     return kept & (before < limit[:, None])
 
 
@@ -173,9 +175,9 @@ def _choose(
 
 
 def _inverse_cdf(weights: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """The first place [S] where the running sum of weights [S, width] reaches uniform * total.
+    """The first index [S] where the running sum of weights [S, width] reaches uniform * total.
 
-    A place of weight 0 is never the first: the uniform is above 0, and the sum does not grow there.
+    One of weight 0 is never the first: the uniform is above 0, and the sum does not grow there.
     """
     running = weights.cumsum(dim=-1, dtype=torch.float64)
     target = uniforms * running[:, -1]

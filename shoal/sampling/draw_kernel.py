@@ -14,7 +14,7 @@ import torch
 import triton
 import triton.language as tl
 
-from shoal.sampling.draw import Warp
+from shoal.sampling.draw import DrawParams
 
 _BLOCK = 4096
 _WARPS = 8
@@ -23,7 +23,7 @@ _WARPS = 8
 def draw_rest(
     scores: torch.Tensor,
     mass: torch.Tensor,
-    warp: Warp,
+    params: DrawParams,
     tokens: torch.Tensor,
     short: torch.Tensor,
     block: int = _BLOCK,
@@ -37,9 +37,9 @@ def draw_rest(
     _draw_row[(len(scores),)](
         scores,
         mass,
-        warp.top_k,
-        warp.top_p,
-        warp.uniforms,
+        params.top_k,
+        params.top_p,
+        params.uniforms,
         short,
         tokens,
         scores.shape[1],
@@ -83,11 +83,11 @@ def _draw_row(
             weight = _weight(level)
             equals = _sum_up_to(base, vocab, level, True, BLOCK)
             equals -= _sum_up_to(base, vocab, level - 1, True, BLOCK)
-        place = tl.full((), 0, tl.float64)
+        rank = tl.full((), 0, tl.float64)
         if weight > 0:
-            place = tl.ceil((target - below) / weight) - 1
-        place = tl.maximum(0.0, tl.minimum(place, equals - 1))
-        tl.store(tokens + row, _at(base, vocab, level, place.to(tl.int64), BLOCK))
+            rank = tl.ceil((target - below) / weight) - 1
+        rank = tl.maximum(0.0, tl.minimum(rank, equals - 1))
+        tl.store(tokens + row, _at(base, vocab, level, rank.to(tl.int64), BLOCK))
 
 
 @triton.jit
@@ -131,14 +131,14 @@ def _least_key(base, vocab, wanted, COUNT: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _at(base, vocab, key, place, BLOCK: tl.constexpr):
-    """The token with a key that comes `place`-th among its equals, by ids from 0."""
+def _at(base, vocab, key, rank, BLOCK: tl.constexpr):
+    """The token with a key that comes `rank`-th among its equals, by ids from 0."""
     found = tl.full((), 0, tl.int64)
     seen = tl.full((), 0, tl.int64)
     for start in range(0, vocab, BLOCK):
         same = (_keys(base, start, vocab, BLOCK) == key).to(tl.int64)
         number = seen + tl.cumsum(same, 0) - 1
         ids = (start + tl.arange(0, BLOCK)).to(tl.int64)
-        found += tl.sum(tl.where((same > 0) & (number == place), ids, 0), 0)
+        found += tl.sum(tl.where((same > 0) & (number == rank), ids, 0), 0)
         seen += tl.sum(same, 0)
     return found

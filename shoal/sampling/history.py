@@ -55,18 +55,18 @@ class TokenHistory:
         self._counts: Float32Array = np.zeros(len(self._ids), dtype=np.float32)
         self._size = len(self._ids)
         self._counted = 0
-        self._place: dict[int, int] = {}
+        self._index: dict[int, int] = {}
 
     def _count(self, token: int) -> None:
-        place = self._place.get(token)
-        if place is None:
-            place = self._place[token] = self._find_or_append(token)
-        self._counts[place] += 1
+        index = self._index.get(token)
+        if index is None:
+            index = self._index[token] = self._find_or_append(token)
+        self._counts[index] += 1
 
     def _find_or_append(self, token: int) -> int:
-        place = int(np.searchsorted(self._prompt, token))
-        if place < len(self._prompt) and self._prompt[place] == token:
-            return place
+        index = int(np.searchsorted(self._prompt, token))
+        if index < len(self._prompt) and self._prompt[index] == token:
+            return index
         if self._size == len(self._ids):
             room = max(16, self._size)
             self._ids = np.concatenate([self._ids, np.zeros(room, dtype=np.int64)])

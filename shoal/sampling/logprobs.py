@@ -17,17 +17,6 @@ def rows_per_chunk(vocab_size: int) -> int:
     return max(1, MAX_ELEMENTS // vocab_size)
 
 
-def prompt_logprobs(logits: torch.Tensor, next_tokens: Int32Array, num: int) -> list[TokenLogprob]:
-    """What the model thought of each token that followed.
-
-    Args:
-        logits: [T, vocab], any float dtype and device.
-        next_tokens: int32 [T], the token that came after each row.
-        num: how many most likely tokens to list per row.
-    """
-    return token_logprobs(logits, next_tokens, np.full(len(next_tokens), num, dtype=np.int64))
-
-
 def token_logprobs(
     logits: torch.Tensor, token_ids: Int32Array, nums: Int64Array
 ) -> list[TokenLogprob]:

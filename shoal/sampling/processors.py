@@ -1,6 +1,6 @@
 """Changes to logits before a token is chosen: bias, masks, penalties.
 
-All of them touch few of a row's logits, so they work on lists of places in the flattened logits,
+All of them touch few of a row's logits, so they work on lists of indices into the flattened logits,
 gathered over the whole batch on the host, and applied where the logits are.
 """
 

@@ -28,14 +28,14 @@ def stream_key(table: RequestTable, request: int, choice: int) -> int:
 
     With a seed it is a function of (seed, prompt tokens, choice) alone: the request draws the same
     numbers alone, in any batch, in any order and after a resume, and two prompts under one seed
-    draw unrelated ones. Without a seed it is a function of (job seed, line, place within the
+    draw unrelated ones. Without a seed it is a function of (job seed, line, index within the
     line's prompts, choice), so that identical requests of a job differ. Choices of one request are
     unrelated either way.
     """
     if table.has_seed[request]:
         return seeded_key(int(table.seeds[request]), table.prompt(request), choice)
-    line, place = int(table.line[request]), table.place_in_line(request)
-    return _digest(b"line", table.job_seed, line, place, choice)
+    line, index = int(table.line[request]), table.place_in_line(request)
+    return _digest(b"line", table.job_seed, line, index, choice)
 
 
 def seeded_key(seed: int, prompt: Int32Array, choice: int) -> int:

@@ -24,8 +24,8 @@ class Sampled:
 
     def only(self, wanted: BoolArray) -> Sampled:
         """Those of some sequences, bool [S]."""
-        places = np.flatnonzero(wanted).tolist()
-        kept = [self.logprobs[place] for place in places] if self.logprobs else ()
+        chosen = np.flatnonzero(wanted).tolist()
+        kept = [self.logprobs[number] for number in chosen] if self.logprobs else ()
         return Sampled(self.token_ids[wanted], kept)
 
 

@@ -16,11 +16,11 @@ class LogitRows:
 
     Attributes:
         parts: one or more tensors [*, vocab], of one dtype, on one device, each row contiguous.
-        place: int64 [S], each row's number in the parts put one after another; rows may repeat.
+        index: int64 [S], each row's number in the parts put one after another; rows may repeat.
     """
 
     parts: tuple[torch.Tensor, ...]
-    place: Int64Array
+    index: Int64Array
 
     @classmethod
     def whole(cls, logits: torch.Tensor) -> LogitRows:
@@ -29,12 +29,12 @@ class LogitRows:
         return cls((logits,), np.arange(len(logits)))
 
     def __len__(self) -> int:
-        return len(self.place)
+        return len(self.index)
 
     @property
     def shape(self) -> tuple[int, int]:
         """(S, vocab)."""
-        return len(self.place), self.parts[0].shape[1]
+        return len(self.index), self.parts[0].shape[1]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -48,17 +48,17 @@ class LogitRows:
 
     def take(self, index: Int64Array) -> LogitRows:
         """The rows at `index`, int64 [any]."""
-        return LogitRows(self.parts, self.place[index])
+        return LogitRows(self.parts, self.index[index])
 
     def tensor(self) -> torch.Tensor:
         """The rows as one tensor [S, vocab]; not to be written to, it may be a view."""
         first = self.parts[0]
-        if len(self) and np.array_equal(self.place, np.arange(self.place[0], self.place[-1] + 1)):
-            inside = int(self.place[-1]) < len(first)
+        if len(self) and np.array_equal(self.index, np.arange(self.index[0], self.index[-1] + 1)):
+            inside = int(self.index[-1]) < len(first)
             if inside:
-                return first[int(self.place[0]) : int(self.place[-1]) + 1]
+                return first[int(self.index[0]) : int(self.index[-1]) + 1]
         rows = first if len(self.parts) == 1 else torch.cat(self.parts)
-        return rows[torch.from_numpy(self.place).to(self.device)]
+        return rows[torch.from_numpy(self.index).to(self.device)]
 
     def addresses(self) -> Int64Array:
         """Where each row begins in memory, int64 [S]; valid as long as the parts live."""
@@ -66,5 +66,5 @@ class LogitRows:
             part.data_ptr() + np.arange(len(part)) * (part.stride(0) * part.element_size())
             for part in self.parts
         ]
-        found: Int64Array = np.concatenate(rows)[self.place]
+        found: Int64Array = np.concatenate(rows)[self.index]
         return found

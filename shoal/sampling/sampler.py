@@ -45,11 +45,11 @@ _COLUMNS = np.dtype(
         ("presence", np.float32),
         ("min_tokens", np.int64),
         ("num_logprobs", np.int64),
+        ("reported", np.bool_),
         ("biased", np.bool_),
         ("penalised", np.bool_),
     ]
 )
-_NO_LOGPROBS = -1
 
 Columns = npt.NDArray[np.void]
 
@@ -73,14 +73,14 @@ class SampleTask:
 
     @property
     def num_logprobs(self) -> Int64Array:
-        """Alternatives each row asks for, int64 [S]; -1: no logprobs at all."""
+        """Alternatives each row asks for, int64 [S]; see `reported` for those that ask at all."""
         nums: Int64Array = self.columns["num_logprobs"]
         return nums
 
     @property
     def reported(self) -> Int64Array:
         """The rows that ask for logprobs, int64."""
-        return np.flatnonzero(self.num_logprobs != _NO_LOGPROBS)
+        return np.flatnonzero(self.columns["reported"])
 
 
 def needs_history(params: SamplingParams) -> bool:
@@ -196,7 +196,7 @@ class Sampler:
         else:
             token_ids = choose(rows, task.settings, self._kernels)
         check_sound(task, token_ids)
-        logprobs = _logprobs(rows, token_ids, task.num_logprobs)
+        logprobs = _logprobs(rows, token_ids, task)
         self.record(task, token_ids)
         return Sampled(token_ids, logprobs)
 
@@ -226,8 +226,8 @@ class Sampler:
             found.append(Mask(put(pairs.flat)))
         penalised = np.flatnonzero(columns["penalised"])
         if len(penalised):
-            places = zip(slots[penalised].tolist(), positions[penalised].tolist(), strict=True)
-            seen = [self._history[slot].at(position) for slot, position in places]
+            sampled = zip(slots[penalised].tolist(), positions[penalised].tolist(), strict=True)
+            seen = [self._history[slot].at(position) for slot, position in sampled]
             pairs = Pairs.gather(penalised, [tokens for tokens, _ in seen], self._vocab_size)
             counts = np.concatenate([count for _, count in seen])
             rates = [columns[name] for name in ("repetition", "frequency", "presence")]
@@ -249,8 +249,8 @@ class Sampler:
         row["top_p"] = params.top_p
         row["repetition"], row["frequency"], row["presence"] = _penalties(params)
         row["min_tokens"] = params.min_tokens
-        asked = params.num_logprobs
-        row["num_logprobs"] = _NO_LOGPROBS if asked is None else asked
+        row["num_logprobs"] = params.num_logprobs or 0
+        row["reported"] = params.num_logprobs is not None
         row["biased"] = bool(params.logit_bias)
         row["penalised"] = needs_history(params)
 
@@ -291,9 +291,9 @@ def chunks_of(index: Int64Array, step: int) -> list[Int64Array]:
 
 
 def _logprobs(
-    rows: LogitRows, token_ids: Int32Array, nums: Int64Array
+    rows: LogitRows, token_ids: Int32Array, task: SampleTask
 ) -> list[TokenLogprob | None]:
-    asked = np.flatnonzero(nums != _NO_LOGPROBS)
+    asked, nums = task.reported, task.num_logprobs
     if not len(asked):
         return []
     found: list[TokenLogprob | None] = [None] * len(nums)

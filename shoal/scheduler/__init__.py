@@ -4,9 +4,10 @@ Never imports torch: it drives a model or a clock alike.
 """
 
 from shoal.costs import BLOCK_SIZE
-from shoal.scheduler.batch import Chunks, Feedback, PromptLogits, TokenBatch
-from shoal.scheduler.builder import SCORED_ROWS
+from shoal.scheduler.batch import Chunks, Feedback, Retain, ScoredRange, TokenBatch
+from shoal.scheduler.chunking import SCORED_ROWS
 from shoal.scheduler.forecast import forecast_peak_blocks
+from shoal.scheduler.launches import Launched
 from shoal.scheduler.pool import BlockPool
 from shoal.scheduler.scheduler import Scheduler
 from shoal.scheduler.stats import SchedulerStats
@@ -17,9 +18,11 @@ __all__ = [
     "BlockPool",
     "Chunks",
     "Feedback",
-    "PromptLogits",
+    "Launched",
+    "Retain",
     "Scheduler",
     "SchedulerStats",
+    "ScoredRange",
     "TokenBatch",
     "forecast_peak_blocks",
 ]

@@ -7,10 +7,7 @@ import numpy as np
 from shoal.errors import InternalError
 from shoal.scheduler.forecast import PeakForecast
 from shoal.scheduler.growth import LearntGrowth, StatedGrowth
-from shoal.scheduler.pool import BlockPool
-from shoal.scheduler.running import RunningSequences
-from shoal.scheduler.segments import SegmentTable
-from shoal.scheduler.sequence_columns import SequenceColumns
+from shoal.scheduler.state import RunState
 from shoal.scheduler.stats import SchedulerStats
 from shoal.scheduler.waiting import WaitingSequences
 from shoal.types import BoolArray, Int64Array
@@ -25,18 +22,24 @@ class Admission:
 
     def __init__(
         self,
-        columns: SequenceColumns,
-        waiting: WaitingSequences,
-        running: RunningSequences,
-        segments: SegmentTable,
-        pool: BlockPool,
+        state: RunState,
         growth: LearntGrowth | StatedGrowth,
-        generated: dict[int, list[int]],
         stats: SchedulerStats,
     ) -> None:
-        self._columns, self._waiting, self._running = columns, waiting, running
-        self._segments, self._pool, self._growth = segments, pool, growth
-        self._generated, self._stats = generated, stats
+        self._columns, self._running, self._segments = state.columns, state.running, state.segments
+        self._generated, self._pool = state.generated, state.pool
+        self._growth, self._stats = growth, stats
+        self._waiting = WaitingSequences()
+
+    @property
+    def first_untouched(self) -> int:
+        """The first sequence of the plan from which on none was ever admitted or cancelled."""
+        return self._waiting.first_untouched
+
+    @property
+    def begun(self) -> int:
+        """The first sequence of the plan that was never admitted, cancelled or not."""
+        return self._waiting.begun
 
     def head(self) -> int | None:
         """The first sequence in the plan's order that waits."""
@@ -63,7 +66,7 @@ class Admission:
         for slot in full.tolist():
             sequence = int(running.sequence[slot])
             while sequence in running and pool.free_blocks == 0:
-                self._stats.preemptions += self._segments.evict_idle([], wanted=1)
+                self._stats.preempted(self._segments.evict_idle([], wanted=1))
                 if pool.free_blocks == 0:
                     self._preempt_cheapest()
             if sequence in running:
@@ -85,10 +88,30 @@ class Admission:
             raise InternalError("one sequence alone outgrew the KV pool")
         slot = int(slots[np.argmin(self._running.computed[slots])])
         sequence = int(self._running.sequence[slot])
-        self._pool.release(self._running.remove(slot))
-        self._segments.leave(self.path(sequence), finished=False)
+        self._leave(sequence, slot, finished=False)
         self._waiting.give_back(sequence)
-        self._stats.preemptions += 1
+        self._stats.preempted(1)
+
+    def finish(self, sequence: int) -> None:
+        """A running sequence is finished."""
+        self._leave(sequence, self._running.slot_of(sequence), finished=True)
+
+    def cancel(self, sequence: int) -> bool:
+        """Let a sequence, running or waiting, run no more; False: it was finished or cancelled."""
+        if self._waiting.is_cancelled(sequence):
+            return False
+        if sequence in self._running:
+            self.finish(sequence)
+        elif sequence in self._waiting:
+            self._segments.user_finished(self.path(sequence))
+        else:
+            return False
+        self._waiting.cancel(sequence)
+        return True
+
+    def _leave(self, sequence: int, slot: int, *, finished: bool) -> None:
+        self._pool.release(self._running.remove(slot))
+        self._segments.leave(self.path(sequence), finished=finished)
 
     def admit(self, tokens: int) -> list[int]:
         """Admit sequences in order until `tokens` more tokens of prefill wait or memory is full.
@@ -108,12 +131,12 @@ class Admission:
                 break
             path = self.path(sequence)
             held = self._own_tokens(sequence)
-            generated = len(self._generated.get(sequence, ()))
+            generated = self._generated.count(sequence)
             forecast.add(held, self._growth.waiting(sequence, generated))
             if not self._fits(path, held, forecast):
                 break
             idle = (s for s in path if self._segments.running[s] == 0)
-            tokens -= sum(int(self._segments.length[s] - self._segments.computed[s]) for s in idle)
+            tokens -= sum(map(self._segments.missing_tokens, idle))
             tokens -= max(1, held)
             admitted.append(self._enter(sequence, path))
         return admitted
@@ -130,7 +153,7 @@ class Admission:
         if len(self._running) > 0:
             return False
         needed = missing + self._pool.blocks_for(held)
-        self._stats.preemptions += self._segments.evict_idle(path, wanted=needed)
+        self._stats.preempted(self._segments.evict_idle(path, wanted=needed))
         if needed > self._pool.free_blocks:
             raise InternalError(
                 f"a sequence needs {needed} KV blocks, of {self._pool.num_blocks} in all "
@@ -154,7 +177,7 @@ class Admission:
         return slot
 
     def _own_tokens(self, sequence: int) -> int:
-        return int(self._columns.own_prompt[sequence]) + len(self._generated.get(sequence, ()))
+        return int(self._columns.own_prompt[sequence]) + self._generated.count(sequence)
 
     def _forecast(self) -> PeakForecast:
         """The forecast for the running sequences."""
@@ -163,7 +186,7 @@ class Admission:
         held = self._running.own_total[slots]
         generated = held - self._running.own_prompt[slots]
         waiting = self._waiting.preempted
-        ages = np.array([len(self._generated.get(s, ())) for s in waiting.tolist()], dtype=np.int64)
+        ages = self._generated.counts(waiting)
         begun = self._waiting.begun
         self._growth.refresh(np.append(sequences, waiting), np.append(generated, ages), begun)
         growth = self._growth.running(sequences, generated)
@@ -177,6 +200,4 @@ class Admission:
             for leaf in set(self._running.segment[slots].tolist())
             for s in self._segments.path(leaf)
         }
-        return own + sum(
-            int(self._segments.length[s] - self._segments.computed[s]) for s in segments
-        )
+        return own + sum(map(self._segments.missing_tokens, segments))

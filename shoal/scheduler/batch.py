@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -13,41 +14,64 @@ from shoal.work import SegmentWork
 
 @dataclass(frozen=True)
 class Chunks:
-    """Runs of consecutive tokens, each of one owner, as int64 columns [C] in row order.
+    """C runs of consecutive tokens, each of a shared segment or of a running sequence, by rows.
 
     Attributes:
-        owner: a segment id where `shared`, else a running slot.
-        shared: bool [C], whether the tokens belong to a shared segment.
-        first: index of the chunk's first token within its owner's tokens.
-        count: tokens, at least 1.
+        shared: bool [C], whether the tokens are a shared segment's.
+        segments: int64, the segments of the shared chunks, in row order.
+        slots: int64, the running slots of the others, in row order.
+        first: int64 [C], index of the chunk's first token within the segment, or within the
+            sequence's own tokens.
+        count: int64 [C], tokens, at least 1.
     """
 
-    owner: Int64Array
     shared: BoolArray
+    segments: Int64Array
+    slots: Int64Array
     first: Int64Array
     count: Int64Array
 
     def __len__(self) -> int:
-        return len(self.owner)
+        return len(self.shared)
 
-    @property
+    @cached_property
+    def own(self) -> BoolArray:
+        """Whether the tokens are a sequence's own: bool [C]."""
+        return ~self.shared
+
+    @cached_property
     def row_starts(self) -> Int64Array:
         """Batch row of each chunk's first token, and the total: int64 [C + 1]."""
         return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.count)])
 
+    @property
+    def last_rows(self) -> Int64Array:
+        """Batch row of each chunk's last token, int64 [C]."""
+        return self.row_starts[1:] - 1
+
 
 @dataclass(frozen=True)
-class PromptLogits:
-    """Rows of a sequence whose logits are wanted because its prompt is to be scored.
+class ScoredRange:
+    """Tokens of a prompt whose logprobs are wanted, and the logits that say them.
 
-    The logits at places [place, place + count) of `logit_rows` follow the prompt's tokens
-    [first, first + count) of `sequence`.
+    Attributes:
+        sequence: whose prompt it is.
+        first: position of the first of the tokens.
+        row: row of the batch's logits that says the first; the others follow.
+        targets: int32, the tokens; at least one.
     """
 
     sequence: int
     first: int
-    place: int
-    count: int
+    row: int
+    targets: Int32Array
+
+
+class Retain(NamedTuple):
+    """Row `row` of the batch's logits is to be kept: a segment's, for samples of later batches."""
+
+    row: int
+    segment: int
 
 
 class Feedback(NamedTuple):
@@ -74,15 +98,15 @@ class TokenBatch:
         slots: int64 [T], the KV slot (block * block size + offset) each token writes.
         attention: who attends to what.
         logit_rows: int64 [R], rows whose logits are needed: those sampled from, then those that
-            score a prompt.
-        sample_sequences: int32 [S], the sequences (places in the plan's order) that get a token.
-        sample_source: int64 [S]: s >= 0 is logit_rows[s]; s < 0 are the logits retained for
-            segment -1 - s in an earlier iteration.
+            score a prompt. Row r of the batch's logits [R, vocabulary] is that of `logit_rows[r]`.
+        sample_sequences: int32 [S], the sequences (numbered in the plan's order) that get a token.
         sample_positions: int32 [S], tokens each has generated so far.
-        retain: (place in logit_rows, segment) pairs: keep these logits, sequences that end with
-            that segment's last token will sample from them later.
+        sample_logits: int64 [S], the row each samples from, of the batch's logits [R] followed by
+            those of `sample_retained` [K].
+        sample_retained: segments whose logits, retained by an earlier batch, are sampled from.
+        retain: logits that later batches sample from: of segments that are somebody's whole prompt.
         release: segments whose retained logits nobody needs after this batch.
-        prompt_logits: which of them score a prompt.
+        scored: what scores a prompt.
         chunks: where the rows come from, in row order.
         num_decodes: rows that continue an answer.
         sequences: int32, the sequences this batch is computed for.
@@ -95,14 +119,15 @@ class TokenBatch:
     attention: SegmentWork
     logit_rows: Int64Array
     sample_sequences: Int32Array
-    sample_source: Int64Array
     sample_positions: Int32Array
-    retain: tuple[tuple[int, int], ...]
-    release: tuple[int, ...]
-    prompt_logits: tuple[PromptLogits, ...]
+    sample_logits: Int64Array
     chunks: Chunks
     num_decodes: int
     sequences: Int32Array
+    sample_retained: tuple[int, ...] = ()
+    retain: tuple[Retain, ...] = ()
+    release: tuple[int, ...] = ()
+    scored: tuple[ScoredRange, ...] = ()
     feedback: Feedback = field(default_factory=Feedback.none)
 
     @property

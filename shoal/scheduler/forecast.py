@@ -58,7 +58,7 @@ class PeakForecast:
     def __init__(
         self, held: Int64Array, growth: Int64Array, block_size: int, caution: float = 0.0
     ) -> None:
-        """See `forecast_peak_blocks` for the columns."""
+        """`held`, `growth`: int64 [R], what the running sequences store and have still to store."""
         self._held, self._growth, self._block_size = held, growth, block_size
         self._caution = caution
         self._more: list[tuple[int, int]] = []

@@ -51,7 +51,7 @@ class StatedGrowth:
 
 
 @dataclass
-class Calibration:
+class QuantileCoverage:
     """How often answers kept within the quantiles predicted at their admission.
 
     Attributes:
@@ -82,7 +82,7 @@ class LearntGrowth:
     """See `PeakForecast`; found by simulation, docs/planner.md has the figures."""
 
     def __init__(self, plan: Plan, lengths: LengthModel) -> None:
-        self.calibration = Calibration()
+        self.coverage = QuantileCoverage()
         self._lengths = lengths
         self._predicted: dict[int, Int64Array] = {}
         self.replan(plan)
@@ -135,8 +135,8 @@ class LearntGrowth:
         for sequence, length in zip(sequences.tolist(), lengths.tolist(), strict=True):
             predicted = self._predicted.pop(sequence, None)
             if predicted is not None:
-                self.calibration.answers += 1
-                self.calibration.within += length <= predicted
+                self.coverage.answers += 1
+                self.coverage.within += length <= predicted
 
     def _look_ahead(self, sequence: int) -> None:
         first, end = self._ahead

@@ -6,6 +6,9 @@ import numpy as np
 
 from shoal.types import BoolArray, Int32Array, Int64Array
 
+_NOBODY = -1
+"""Sequence of a slot that is free."""
+
 
 class RunningSequences:
     """Per-slot state of admitted sequences. Slots are reused; columns grow by doubling.
@@ -14,15 +17,16 @@ class RunningSequences:
     generated. The first `computed` of them have their KV in the pool.
 
     Columns (all [capacity], only `active` slots are meaningful):
-        sequence: the sequence's place in the plan's order.
+        sequence: the sequence's number in the plan's order.
         shared: prompt tokens held by its shared segments.
         own_prompt: prompt tokens of its own.
         own_total: own tokens known so far.
         computed: own tokens whose KV is stored, never more than own_total.
         decoding: whether it has sampled since it was admitted, so that one token is pending.
-        segment: its deepest shared segment, or -1.
+        segment: its deepest shared segment; -1 where it has none.
         last_token: the token generated last, if it is known; only meaningful while decoding.
         ending: whether the token under way is its last: nothing is left to compute.
+        num_blocks: KV blocks it holds, the first so many of its row of `blocks`.
     """
 
     def __init__(self) -> None:
@@ -44,6 +48,11 @@ class RunningSequences:
 
     def __len__(self) -> int:
         return len(self._active)
+
+    @property
+    def capacity(self) -> int:
+        """Slots there are, taken or not."""
+        return self._capacity
 
     def slot_of(self, sequence: int) -> int:
         """The slot of a running sequence."""
@@ -92,10 +101,42 @@ class RunningSequences:
         """Give the slot back; returns the KV blocks it held."""
         blocks: list[int] = self.blocks_of(slot).tolist()
         del self._active[int(self.sequence[slot])]
-        self.sequence[slot] = -1
+        self.sequence[slot] = _NOBODY
         self._free.append(slot)
         self._order = None
         return blocks
+
+    def hold(self, slots: Int64Array, sequences: Int32Array | Int64Array) -> BoolArray:
+        """Whether the slots are still those of the sequences, bool [S]: none has left since."""
+        held: BoolArray = self.sequence[slots] == sequences
+        return held
+
+    def advance(self, slots: Int64Array, count: Int64Array) -> None:
+        """So many own tokens more have their KV in the pool."""
+        self.computed[slots] += count
+
+    def rewind(self, slots: Int64Array, first: Int64Array) -> None:
+        """The KV of own tokens from `first` on is not in the pool."""
+        self.computed[slots] = np.minimum(self.computed[slots], first)
+
+    def sample(self, slots: Int64Array, ending: BoolArray) -> None:
+        """A token is sampled for each slot, whatever it will be; the last where `ending`.
+
+        The last token of an answer is never computed: it is none of its sequence's own tokens.
+        """
+        self.own_total[slots[~ending]] += 1
+        self.ending[slots] = ending
+        self.decoding[slots] = True
+
+    def unsample(self, slots: Int64Array) -> None:
+        """Take `sample` back; the tokens known before are computed again as a prompt is."""
+        self.own_total[slots[~self.ending[slots]]] -= 1
+        self.ending[slots] = False
+        self.decoding[slots] = False
+
+    def learn(self, slots: Int64Array, token_ids: Int32Array) -> None:
+        """The tokens that were sampled last are known."""
+        self.last_token[slots] = token_ids
 
     def blocks_of(self, slot: int) -> Int32Array:
         """The slot's KV blocks, a view."""

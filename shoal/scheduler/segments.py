@@ -15,16 +15,21 @@ class SegmentTable:
     A segment takes its blocks when its first user is admitted and gives them back with the last
     user to finish. Between, it may be evicted only while no running sequence uses it; its KV is
     then computed again for whoever comes next.
+
+    Columns (all [segments]; only the methods here write them):
+        parent: the segment it continues; -1 at the top level.
+        start, length: its tokens' first position, and how many there are.
+        first_user: its first sequence in the plan's order.
+        computed: tokens whose KV is in the pool.
+        unfinished: users that have not finished.
+        running: users that run.
     """
 
-    def __init__(self, plan: Plan, pool: BlockPool, enders: Int64Array) -> None:
-        """`enders`: int64 [segments], sequences without own prompt tokens that end with each."""
+    def __init__(self, plan: Plan, pool: BlockPool) -> None:
         self._take_columns(plan)
         self.computed: Int64Array = np.zeros(plan.num_segments, dtype=np.int64)
         self.unfinished: Int64Array = (plan.segment_last - plan.segment_first).astype(np.int64)
         self.running: Int64Array = np.zeros(plan.num_segments, dtype=np.int64)
-        self.unsampled_enders = enders
-        self.retained: set[int] = set()
         self.blocks: dict[int, Int32Array] = {}
         self.resident_blocks = 0
         self._pool = pool
@@ -35,15 +40,10 @@ class SegmentTable:
         self.length = plan.segment_length
         self.first_user = plan.segment_first
 
-    def replan(self, plan: Plan, enders: Int64Array, begin: int) -> None:
-        """Take another plan, the same up to sequence `begin`, where a group begins.
-
-        The segments of the groups from there on, which nobody has used, have other numbers.
-        """
+    def replan(self, plan: Plan, first: int) -> None:
+        """Take another plan, the same up to segment `first`; nobody has used those from there."""
         self._take_columns(plan)
-        first = int(np.searchsorted(plan.segment_first, begin))
         self.unfinished[first:] = plan.segment_users[first:]
-        self.unsampled_enders[first:] = enders[first:]
 
     def path(self, segment: int) -> list[int]:
         """Segment ids from the top level down to `segment`; [] for -1."""
@@ -110,6 +110,14 @@ class SegmentTable:
             self.evict(segment)
         return again
 
-    def complete(self, segment: int) -> bool:
-        """Whether all its KV is in the pool."""
-        return bool(self.computed[segment] == self.length[segment])
+    def advance(self, segments: Int64Array, count: Int64Array) -> None:
+        """So many tokens more have their KV in the pool."""
+        self.computed[segments] += count
+
+    def rewind(self, segments: Int64Array, first: Int64Array) -> None:
+        """The KV of tokens from `first` on is not in the pool."""
+        self.computed[segments] = np.minimum(self.computed[segments], first)
+
+    def missing_tokens(self, segment: int) -> int:
+        """Tokens whose KV is not in the pool."""
+        return int(self.length[segment] - self.computed[segment])

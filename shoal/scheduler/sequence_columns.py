@@ -9,11 +9,11 @@ from shoal.types import BoolArray, Int32Array, Int64Array, RequestTable
 
 
 class SequenceColumns:
-    """One entry per sequence, by its place in the plan's order.
+    """One entry per sequence, numbered in the plan's order.
 
     Columns (all [Q]):
         request: int32, the request it is a choice of.
-        segment: int32, its deepest shared segment, or -1.
+        segment: int32, its deepest shared segment; -1 where it has none.
         shared: int64, prompt tokens held by its shared segments.
         own_prompt: int64, prompt tokens of its own.
         limit: int64, tokens after which it ends.
@@ -38,7 +38,7 @@ class SequenceColumns:
     def __len__(self) -> int:
         return len(self.request)
 
-    def enders(self, num_segments: int) -> Int64Array:
-        """Sequences that end with each segment's last token, int64 [segments]."""
-        enders = self.segment[(self.own_prompt == 0) & (self.segment >= 0)]
-        return np.bincount(enders, minlength=num_segments).astype(np.int64)
+    def prefix_only(self, num_segments: int) -> Int64Array:
+        """Sequences without a prompt token of their own, by their segment: int64 [segments]."""
+        segment = self.segment[(self.own_prompt == 0) & (self.segment >= 0)]
+        return np.bincount(segment, minlength=num_segments).astype(np.int64)

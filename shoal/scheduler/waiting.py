@@ -14,13 +14,13 @@ class WaitingSequences:
 
     def __init__(self) -> None:
         self.begun = 0
-        """The place in the plan of the first sequence never admitted, cancelled or not."""
+        """The first sequence of the plan that was never admitted, cancelled or not."""
         self._preempted: list[int] = []
         self._cancelled: set[int] = set()
 
     @property
     def first_untouched(self) -> int:
-        """The first place in the plan from which on no sequence was ever admitted or cancelled."""
+        """The first sequence of the plan from which on none was ever admitted or cancelled."""
         return max(self.begun, max(self._cancelled, default=-1) + 1)
 
     @property

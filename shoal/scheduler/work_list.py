@@ -7,24 +7,21 @@ import numpy as np
 from shoal.scheduler.batch import Chunks
 from shoal.scheduler.running import RunningSequences
 from shoal.scheduler.segments import SegmentTable
+from shoal.scheduler.state import RunState
 from shoal.types import BoolArray, Int32Array, Int64Array
 from shoal.work import SegmentWork
 
 
 def attention_work(
-    chunks: Chunks,
-    blocks: Int32Array,
-    block_offsets: Int64Array,
-    running: RunningSequences,
-    segments: SegmentTable,
-    block_size: int,
+    chunks: Chunks, blocks: Int32Array, block_offsets: Int64Array, state: RunState
 ) -> SegmentWork:
     """One causal item per chunk for its owner's tokens, one per shared segment in use.
 
     Args:
         blocks, block_offsets: KV blocks of each chunk's owner up to the chunk's end, flat.
     """
-    rows = _shared_rows(chunks, running, segments)
+    segments = state.segments
+    rows = _shared_rows(chunks, state.running, segments)
     used = np.array(list(rows), dtype=np.int64)
     bounds = np.array(list(rows.values()), dtype=np.int64).reshape(-1, 2)
     shared_blocks = [segments.blocks[segment] for segment in rows]
@@ -41,7 +38,7 @@ def attention_work(
         causal=causal,
         block_offsets=np.concatenate([block_offsets, block_offsets[-1] + np.cumsum(lengths)]),
         blocks=np.concatenate([blocks, *shared_blocks]),
-        block_size=block_size,
+        block_size=state.pool.block_size,
     )
 
 
@@ -51,9 +48,10 @@ def _shared_rows(
     """The range of rows that use each shared segment, as ancestors of their owner."""
     starts = chunks.row_starts
     leaf = np.empty(len(chunks), dtype=np.int64)
-    leaf[chunks.shared] = segments.parent[chunks.owner[chunks.shared]]
-    leaf[~chunks.shared] = running.segment[chunks.owner[~chunks.shared]]
-    changes = np.flatnonzero(np.diff(leaf, prepend=-2)).tolist()
+    leaf[chunks.shared] = segments.parent[chunks.segments]
+    leaf[chunks.own] = running.segment[chunks.slots]
+    # Neighbours often have the same ancestors: each run of them is looked at once.
+    changes = np.flatnonzero(np.append(True, leaf[1:] != leaf[:-1])[: len(leaf)]).tolist()
     rows: dict[int, tuple[int, int]] = {}
     for run, chunk in enumerate(changes):
         end = changes[run + 1] if run + 1 < len(changes) else len(chunks)

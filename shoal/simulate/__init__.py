@@ -3,16 +3,16 @@
 from shoal.simulate.bound import LowerBound, lower_bound
 from shoal.simulate.clock import BatchTime, batch_time
 from shoal.simulate.orders import OrderChoice, choose_order, in_order
-from shoal.simulate.seconds import Cuts, PartSeconds, cuts, part_seconds
+from shoal.simulate.seconds import PartSeconds, SplitPoints, cuts, part_seconds
 from shoal.simulate.simulated_run import SimulatedRun, simulate
 
 __all__ = [
     "BatchTime",
-    "Cuts",
     "LowerBound",
     "OrderChoice",
     "PartSeconds",
     "SimulatedRun",
+    "SplitPoints",
     "batch_time",
     "choose_order",
     "cuts",

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from shoal.costs import Machine
 from shoal.planner import Plan
 from shoal.planner.tree import Tree
-from shoal.planner.work_counts import Work, request_work, segment_work
+from shoal.planner.work_counts import WorkCounts, request_work, segment_work
 from shoal.types import Int64Array, RequestTable
 
 FloatArray = npt.NDArray[np.float64]
@@ -49,14 +49,16 @@ def part_seconds(table: RequestTable, plan: Plan, machine: Machine) -> PartSecon
     makes shorter, is left out.
     """
     tree = Tree.of_plan(table, plan)
-    both = Work(np.concatenate([request_work(tree).counts, segment_work(tree).counts], axis=1))
+    both = WorkCounts(
+        np.concatenate([request_work(tree).counts, segment_work(tree).counts], axis=1)
+    )
     seconds = _seconds(both, machine)
     requests = len(tree.leaf)
     each = seconds[:requests] / tree.choices
     return PartSeconds(np.repeat(each, tree.choices), seconds[requests:])
 
 
-def _seconds(work: Work, machine: Machine) -> FloatArray:
+def _seconds(work: WorkCounts, machine: Machine) -> FloatArray:
     """Of each part, float64 [M]."""
     tokens, heads, pairs, reads = work.counts.astype(np.float64)
     costs = machine.costs
@@ -79,7 +81,7 @@ def _seconds(work: Work, machine: Machine) -> FloatArray:
 
 
 @dataclass(frozen=True)
-class Cuts:
+class SplitPoints:
     """The places where a run of sequences can be cut in two, requests kept whole.
 
     Attributes:
@@ -96,7 +98,7 @@ class Cuts:
 
 def cuts(
     plan: Plan, seconds: PartSeconds, first: int, last: int, *, under_way: bool = False
-) -> Cuts:
+) -> SplitPoints:
     """The cuts of the sequences [first, last) of a plan.
 
     Args:
@@ -121,4 +123,4 @@ def cuts(
     place = 1 + np.flatnonzero(plan.sequence_choice[first + 1 : last] == 0)
     if under_way and size and plan.sequence_choice[first] == 0:
         place = np.append(0, place)  # all of it may go
-    return Cuts(place + first, before[place], after[place], again[place])
+    return SplitPoints(place + first, before[place], after[place], again[place])

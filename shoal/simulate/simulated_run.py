@@ -56,7 +56,7 @@ class SimulatedRun:
 
     @property
     def iterations(self) -> int:
-        """I."""
+        """How many iterations the run takes."""
         return len(self.tokens)
 
 

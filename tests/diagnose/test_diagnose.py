@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from benchmarks.workloads import SPECS, make_workload
-from shoal.diagnose import Diagnoses, Finding, Kind, diagnose
+from shoal.diagnose import Diagnoses, Finding, FindingKind, diagnose
 from shoal.diagnose.field import _field_ends, _move
 from shoal.diagnose.sample import Prompts, take
 from shoal.diagnose.spelling import _as_words
@@ -42,7 +42,7 @@ def diagnosed(job: Job, **changes: object) -> Diagnoses:
     return diagnose(table, plan, forest, lambda token: chr(token).encode())
 
 
-def only(texts: list[str], kind: Kind) -> Finding:
+def only(texts: list[str], kind: FindingKind) -> Finding:
     found = diagnosed(as_job(texts)).prompts
     assert [finding.kind for finding in found] == [kind]
     return found[0]
@@ -82,7 +82,9 @@ def test_a_field_at_the_front_is_found_where_it_is(field: str, head: str, famili
     documents = [prose(rng, 20) for _ in range(families)]
     fields = [FIELDS[field](rng) for _ in range(60)]
     tails = [f"\n{rule} {documents[i % families]}. {prose(rng, 4)}" for i in range(60)]
-    finding = only([head + f + t for f, t in zip(fields, tails, strict=True)], Kind.varying_field)
+    finding = only(
+        [head + f + t for f, t in zip(fields, tails, strict=True)], FindingKind.varying_field
+    )
     assert finding.offset == len(head)
     assert finding.exact
     assert finding.requests == 60
@@ -98,7 +100,7 @@ def test_a_field_behind_a_shared_text_costs_only_what_follows() -> None:
     rng = random.Random(0)
     system, rule = prose(rng, 80), prose(rng, 30)
     texts = [f"{system}\nId {i:06}\n{rule}\n{prose(rng, 4)}" for i in range(100, 160)]
-    finding = only(texts, Kind.varying_field)
+    finding = only(texts, FindingKind.varying_field)
     at = len(f"{system}\nId 0001")  # the first digits are the same in all
     assert finding.offset == at
     moved = [text[:at] + text[at + 2 :] + text[at : at + 2] for text in texts]
@@ -107,7 +109,7 @@ def test_a_field_behind_a_shared_text_costs_only_what_follows() -> None:
 
 def test_a_text_that_repeats_itself_does_not_hide_where_the_field_ends() -> None:
     texts = [f"{i * 7919 % 1000:03}\nThe rule:{'-' * 60}\n{i}" for i in range(40)]
-    finding = only(texts, Kind.varying_field)
+    finding = only(texts, FindingKind.varying_field)
     assert [(e.start, e.end) for e in finding.examples] == [(0, 3), (0, 3)]
 
 
@@ -129,7 +131,7 @@ def test_a_small_field_of_a_few_hides_no_large_one_below() -> None:
     rules = [prose(rng, 60), prose(rng, 60)]
     few = [f"{letter}{rules[0]}" for letter in "PQRSTUVW"]
     many = [f"Case {rng.randrange(10**6):06}\n{rules[1]}\n{prose(rng, 3)}" for _ in range(50)]
-    finding = only(few + many, Kind.varying_field)
+    finding = only(few + many, FindingKind.varying_field)
     assert (finding.offset, finding.requests) == (len("Case "), 50)
 
 
@@ -160,7 +162,7 @@ def test_white_space_is_named_as_such() -> None:
     rule = prose(rng, 60)
     ways = [rule, rule.replace(" ", "  ", 1), rule.replace(" ", "\n", 2), f"  {rule}"]
     tails = [f"\n<user>{prose(rng, 3)}" for _ in range(20)]
-    finding = only([ways[i % 4] + tail for i, tail in enumerate(tails)], Kind.white_space)
+    finding = only([ways[i % 4] + tail for i, tail in enumerate(tails)], FindingKind.white_space)
     assert finding.variants == 4
     assert finding.exact
     now = computed([ways[i % 4] + tail for i, tail in enumerate(tails)])
@@ -176,7 +178,7 @@ def test_space_at_the_end_of_the_system_prompt_is_found() -> None:
     rule = prose(rng, 20)
     user = prose(rng, 60)
     texts = [f"{rule}{' ' * (i % 5)}<user>{user} {prose(rng, 3)}" for i in range(20)]
-    assert only(texts, Kind.white_space).offset == len(rule)
+    assert only(texts, FindingKind.white_space).offset == len(rule)
 
 
 def test_case_and_punctuation_are_named_as_such() -> None:
@@ -184,7 +186,7 @@ def test_case_and_punctuation_are_named_as_such() -> None:
     rule = ". ".join(prose(rng, 10) for _ in range(6))
     ways = [rule, rule.title(), rule.upper(), rule.replace(".", ","), rule.capitalize() + "!"]
     texts = [f"{ways[i % 5]}\n<user>{prose(rng, 3)}" for i in range(20)]
-    finding = only(texts, Kind.spelling)
+    finding = only(texts, FindingKind.spelling)
     assert (finding.requests, finding.variants) == (20, 5)
     best = computed([rule.title() + text[len(ways[i % 5]) :] for i, text in enumerate(texts)])
     assert finding.cost_tokens == pytest.approx(computed(texts) - best, rel=0.05)
@@ -203,7 +205,7 @@ def test_shuffled_examples_are_found(between: str, label: str) -> None:
         pairs = zip(chosen, tails, strict=True)
         return [between.join([head, *one]) + tail for one, tail in pairs]
 
-    finding = only(texts(orders), Kind.shuffled_chunks)
+    finding = only(texts(orders), FindingKind.shuffled_chunks)
     assert finding.requests == 80
     assert finding.variants == len({tuple(order) for order in orders})
     assert finding.cost_tokens == computed(texts(orders)) - computed(texts([examples] * 80))
@@ -217,7 +219,7 @@ def test_a_short_question_is_no_part_of_the_last_example() -> None:
     orders = [rng.sample(examples, 4) for _ in range(60)]
     shuffled = ["\n".join([head, *order, f"Q {i:02}"]) for i, order in enumerate(orders)]
     fixed = ["\n".join([head, *examples, f"Q {i:02}"]) for i in range(60)]
-    finding = only(shuffled, Kind.shuffled_chunks)
+    finding = only(shuffled, FindingKind.shuffled_chunks)
     assert finding.requests == 60
     assert finding.cost_tokens == computed(shuffled) - computed(fixed)
 
@@ -282,8 +284,8 @@ def test_the_order_of_the_input_changes_no_figure() -> None:
     rng = random.Random(0)
     rule = prose(rng, 30)
     texts = [f"Id {rng.randrange(10**6):06}\n{rule}\n{prose(rng, 4)}" for _ in range(50)]
-    one = only(texts, Kind.varying_field)
-    two = only(rng.sample(texts, 50), Kind.varying_field)
+    one = only(texts, FindingKind.varying_field)
+    two = only(rng.sample(texts, 50), FindingKind.varying_field)
     assert (one.offset, one.cost_tokens, one.variants) == (
         two.offset,
         two.cost_tokens,
@@ -295,7 +297,7 @@ def test_choices_count_as_sequences() -> None:
     rng = random.Random(0)
     rule = prose(rng, 30)
     texts = [f"{rng.randrange(10**6):06}\n{rule}\n{prose(rng, 4)}" for _ in range(50)]
-    single = only(texts, Kind.varying_field)
+    single = only(texts, FindingKind.varying_field)
     several = diagnosed(replace(as_job(texts), choices=[3] * 50)).prompts[0]
     assert several.cost_tokens == single.cost_tokens, "a request's choices share all of it anyhow"
 

@@ -11,7 +11,7 @@ import torch
 
 from shoal import LLM, SamplingParams
 from shoal.cuda.transfers import Transfers
-from shoal.executor.executor import TorchExecutor
+from shoal.executor.executor import PendingResult, TorchExecutor
 from shoal.sampling.device_sampling import DeviceSampler, rest_for
 from shoal.sampling.draw import CANDIDATES
 from shoal.sampling.rows import LogitRows
@@ -29,11 +29,11 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> None:
     launch = TorchExecutor.launch
     counts: dict[int, int] = {}
 
-    def strict(self: TorchExecutor, batch: Any) -> None:
+    def strict(self: TorchExecutor, batch: Any) -> PendingResult:
         count = counts[id(self)] = counts.get(id(self), 0) + 1
         torch.cuda.set_sync_debug_mode("error" if count > 4 else "default")
         try:
-            launch(self, batch)
+            return launch(self, batch)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 

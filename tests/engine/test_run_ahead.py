@@ -14,7 +14,7 @@ import torch
 from shoal import LLM, SamplingParams
 from shoal.engine.pipeline import LEAST_BUDGET
 from shoal.errors import DeviceLostError
-from shoal.executor.executor import TorchExecutor
+from shoal.executor.executor import PendingResult, TorchExecutor
 from shoal.model.memory import out_of_memory
 from shoal.sampling.results import StepResult
 from shoal.scheduler import TokenBatch
@@ -93,25 +93,32 @@ def test_every_feature_gives_what_it_gives_in_step(
 def test_two_batches_are_under_way_unless_penalties_need_the_last_token(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = run_ahead(monkeypatch)
+    run_ahead(monkeypatch)
     llm = make_llm(folder)
+    under_way: list[PendingResult] = []
     most: list[int] = []
 
     def watched(params: SamplingParams) -> int:
         most.clear()
         llm.generate(forest_of_prompts(2)[:4], params, progress=False)
+        assert not under_way
         return max(most)
 
-    launch = TorchExecutor.launch
+    launch, collect = TorchExecutor.launch, TorchExecutor.collect
 
-    def counted(self: TorchExecutor, batch: Any) -> None:
-        launch(self, batch)
-        most.append(len(self._flights))
+    def counted_launch(self: TorchExecutor, batch: TokenBatch) -> PendingResult:
+        under_way.append(launch(self, batch))
+        most.append(len(under_way))
+        return under_way[-1]
 
-    monkeypatch.setattr(TorchExecutor, "launch", counted)
+    def in_order(self: TorchExecutor, pending: PendingResult) -> StepResult:
+        assert under_way.pop(0) is pending
+        return collect(self, pending)
+
+    monkeypatch.setattr(TorchExecutor, "launch", counted_launch)
+    monkeypatch.setattr(TorchExecutor, "collect", in_order)
     assert watched(GREEDY) == 2
     assert watched(SamplingParams(temperature=0.0, max_tokens=8, presence_penalty=1.0)) == 1
-    assert not any(executor._flights for executor in made)
 
 
 @contextmanager
@@ -183,13 +190,13 @@ def test_failing_at_a_time_of_every_kind_costs_no_answer(
             failures.append(number)
             raise (torch.OutOfMemoryError if number % 2 else RuntimeError)("for a moment")
 
-    def failing_launch(self: TorchExecutor, batch: TokenBatch) -> None:
+    def failing_launch(self: TorchExecutor, batch: TokenBatch) -> PendingResult:
         maybe_fail(batch)
-        launch(self, batch)
+        return launch(self, batch)
 
-    def failing_collect(self: TorchExecutor) -> StepResult:
-        maybe_fail(self._flights[0].batch)
-        return collect(self)
+    def failing_collect(self: TorchExecutor, pending: PendingResult) -> StepResult:
+        maybe_fail(pending.batch)
+        return collect(self, pending)
 
     failures: list[int] = []
     monkeypatch.setattr(TorchExecutor, "launch", failing_launch)
@@ -233,10 +240,10 @@ def test_a_lost_device_ends_the_run_at_once(
     calls = iter(range(100))
     wrapped = getattr(TorchExecutor, where)
 
-    def lost(self: TorchExecutor, *batch: TokenBatch) -> Any:
+    def lost(self: TorchExecutor, given: Any) -> Any:
         if next(calls) >= 4:
             raise DeviceLostError("gone")
-        return wrapped(self, *batch)
+        return wrapped(self, given)
 
     monkeypatch.setattr(TorchExecutor, where, lost)
     with pytest.raises(DeviceLostError, match="gone"):

@@ -74,14 +74,12 @@ class CheckingExecutor:
         assert len(np.unique(batch.slots)) == batch.num_tokens
         contexts = [self.context(batch, row, block_size) for row in range(batch.num_tokens)]
         logits = [next_token(contexts[row]) for row in batch.logit_rows.tolist()]
-        tokens = [
-            logits[source] if source >= 0 else self.retained[-1 - source]
-            for source in batch.sample_source.tolist()
-        ]
+        either = logits + [self.retained[segment] for segment in batch.sample_retained]
+        tokens = [either[row] for row in batch.sample_logits.tolist()]
         self.check_samples(batch, contexts)
-        for place, segment in batch.retain:
+        for row, segment in batch.retain:
             assert segment not in self.retained
-            self.retained[segment] = logits[place]
+            self.retained[segment] = logits[row]
         finished = []
         for sequence, token, position in zip(
             batch.sample_sequences.tolist(), tokens, batch.sample_positions.tolist(), strict=True
@@ -131,9 +129,9 @@ class CheckingExecutor:
     def check_samples(self, batch: TokenBatch, contexts: list[list[int]]) -> None:
         """A sampled row must end the sequence it is sampled for."""
         for sequence, source in zip(
-            batch.sample_sequences.tolist(), batch.sample_source.tolist(), strict=True
+            batch.sample_sequences.tolist(), batch.sample_logits.tolist(), strict=True
         ):
             prompt = self.table.prompt(int(self.plan.sequence_request[sequence])).tolist()
-            if source >= 0:
+            if source < len(batch.logit_rows):
                 row = int(batch.logit_rows[source])
                 assert contexts[row] == prompt + self.generated.get(sequence, [])

@@ -12,7 +12,7 @@ from shoal.planner.blend import alternating
 from shoal.planner.rearrange_pieces import Line, piece_starts
 from shoal.planner.sharing import choose_segments
 from shoal.planner.tree import Tree, depth_first
-from shoal.planner.work_counts import Work, request_work, segment_work
+from shoal.planner.work_counts import WorkCounts, request_work, segment_work
 from shoal.types import RequestTable
 from tests.helpers.machines import machine
 from tests.helpers.planner_jobs import Job, jobs
@@ -86,7 +86,7 @@ def test_what_stands_before_any_place_has_the_density_of_all(
 ) -> None:
     compute, memory, above = np.array(drawn).T
     zero = np.zeros(len(drawn), dtype=np.int64)
-    work = Work(np.stack([compute, zero, zero, memory]))
+    work = WorkCounts(np.stack([compute, zero, zero, memory]))
     key = alternating(work, work.summed(above, 3), above, np.arange(len(drawn)), None)
     for parent in range(3):
         mine = np.flatnonzero(above == parent)
@@ -103,7 +103,7 @@ def test_each_scan_goes_from_its_end_towards_the_middle() -> None:
     compute = np.array([9, 4, 2, 2, 1, 2])
     memory = np.array([1, 1, 2, 3, 5, 8])
     zero = np.zeros(6, dtype=np.int64)
-    work = Work(np.stack([compute, zero, zero, memory]))
+    work = WorkCounts(np.stack([compute, zero, zero, memory]))
     key = alternating(work, work.summed(zero, 1), zero, np.arange(6), None)
     assert key == pytest.approx([0.2, 0.475, 0.55, 0.525, 0.1, 0.35])
     assert np.argsort(key).tolist() == [4, 0, 5, 1, 3, 2]

@@ -38,11 +38,14 @@ PARAMS = [
 ]
 
 
-def batch_of(sequences: int, source: np.ndarray, rows: int, position: int = 0) -> Any:
+def batch_of(
+    sequences: int, source: np.ndarray, rows: int, position: int = 0, retained: Any = ()
+) -> Any:
     return SimpleNamespace(
         sample_sequences=np.arange(sequences, dtype=np.int32),
         sample_positions=np.full(sequences, position, dtype=np.int32),
-        sample_source=source,
+        sample_logits=source,
+        sample_retained=retained,
         logit_rows=np.zeros(rows, dtype=np.int64),
     )
 
@@ -84,21 +87,19 @@ def test_the_tokens_are_those_of_the_other_way(data: st.DataObject) -> None:
     logits = (spread * torch.randn(rows, vocab, generator=generator)).to(dtype)
     segments = rng.choice(40, 4, replace=False).tolist()
     retained = {s: (spread * torch.randn(vocab, generator=generator)).to(dtype) for s in segments}
-    choices = np.concatenate([np.arange(rows), -1 - np.array(segments)])
     host, device = samplers(params, vocab)
     patched = logprobs_module.MAX_ELEMENTS
     try:
         if few:
             logprobs_module.MAX_ELEMENTS = 3 * vocab
         for position in range(3):
-            source = rng.choice(choices, len(params))
-            kept = np.unique(source[source < 0])
+            kept = tuple(segments[: rng.integers(0 if rows else 1, 5)])
+            source = rng.integers(0, rows + len(kept), len(params))
             parts = [logits] if rows else []
-            parts += [retained[-1 - number][None] for number in kept.tolist()]
-            place = np.where(source >= 0, source, rows + np.searchsorted(kept, source))
-            batch = batch_of(len(params), source, rows, position)
+            parts += [retained[segment][None] for segment in kept]
+            batch = batch_of(len(params), source, rows, position, kept)
             expected = host.sample(
-                LogitRows(tuple(parts), place), batch.sample_sequences, batch.sample_positions
+                LogitRows(tuple(parts), source), batch.sample_sequences, batch.sample_positions
             )
             rest = data.draw(st.sampled_from([sort_all, sort_short]))
             found, logprobs = on_device(device, vocab, batch, logits, retained, rest)

@@ -13,7 +13,7 @@ from transformers import (
 import shoal.sampling.draw as module
 from shoal.kernels import available_isas, load_kernels
 from shoal.sampling.choose import Settings, choose
-from shoal.sampling.draw import CANDIDATES, Warp
+from shoal.sampling.draw import CANDIDATES, DrawParams
 from shoal.sampling.rows import LogitRows
 
 PLACES = ["cpu", *(["cuda"] if torch.cuda.is_available() else []), *available_isas()]
@@ -38,7 +38,7 @@ def warp(uniforms, vocab, temperature=1.0, min_p=0.0, top_k=0, top_p=1.0, device
     def column(value, dtype):
         return torch.as_tensor(value, dtype=dtype, device=device).expand(len(uniforms)).clone()
 
-    return Warp(
+    return DrawParams(
         temperature=column(temperature, torch.float32),
         min_p=column(min_p, torch.float32),
         top_k=column(top_k or vocab, torch.int64),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from shoal.sampling.draw import CANDIDATES, Warp, draw, sort_all
+from shoal.sampling.draw import CANDIDATES, DrawParams, draw, sort_all
 from shoal.sampling.draw_kernel import draw_rest
 from tests.sampling.test_draw import kinds_of, warp
 
@@ -88,7 +88,7 @@ def test_in_its_place_within_a_draw() -> None:
     def counted(
         scores: torch.Tensor,
         mass: torch.Tensor,
-        how: Warp,
+        how: DrawParams,
         tokens: torch.Tensor,
         short: torch.Tensor,
     ) -> torch.Tensor:

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from shoal.sampling import logprobs as module
-from shoal.sampling.logprobs import prompt_logprobs, token_logprobs
+from shoal.sampling.logprobs import token_logprobs
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -24,15 +24,19 @@ def test_they_are_log_softmax_of_the_raw_logits(monkeypatch, dtype, limit):
             assert value == pytest.approx(expected[row, token].item(), abs=1e-6)
 
 
+def ranked(logits, token, num):
+    return token_logprobs(logits, np.array([token], dtype=np.int32), np.array([num]))[0]
+
+
 def test_equal_tokens_are_listed_lowest_first():
-    entry = prompt_logprobs(torch.zeros(1, 4), np.array([3], dtype=np.int32), 4)[0]
+    entry = ranked(torch.zeros(1, 4), 3, 4)
     assert [token for token, _ in entry.top] == [0, 1, 2, 3]
 
 
 def test_more_alternatives_than_tokens_lists_all():
-    entry = prompt_logprobs(torch.tensor([[0.0, 1.0]]), np.array([0], dtype=np.int32), 20)[0]
+    entry = ranked(torch.tensor([[0.0, 1.0]]), 0, 20)
     assert [token for token, _ in entry.top] == [1, 0]
 
 
 def test_no_rows():
-    assert prompt_logprobs(torch.zeros(0, 4), np.array([], dtype=np.int32), 2) == []
+    assert token_logprobs(torch.zeros(0, 4), np.array([], dtype=np.int32), np.array([])) == []

@@ -21,14 +21,14 @@ from shoal.attention import KVLayer
 from shoal.attention.contract import PlainPool
 from shoal.config import EngineOptions
 from shoal.cuda.transfers import Landing
-from shoal.executor.executor import TorchExecutor
+from shoal.executor.executor import PendingResult, TorchExecutor
 from shoal.model.description import ModelDescription
 from shoal.model.hook import ATTENTION_NAME
 from shoal.model.kv import KVPool
 from shoal.model.load import prepare_model
 from shoal.planner import make_plan
 from shoal.sampling.sampler import needs_history
-from shoal.scheduler import BLOCK_SIZE, BlockPool, Scheduler
+from shoal.scheduler import BLOCK_SIZE, BlockPool, Launched, Scheduler
 from shoal.types import RequestTable, SamplingParams
 from shoal.work import SegmentWork
 from tests.engine.test_run_ahead import FEATURES
@@ -103,23 +103,23 @@ def test_a_whole_run_is_launched_without_data(
     sequential = np.array([needs_history(params) for params in PARAMS])
     pool = BlockPool(BLOCKS, BLOCK_SIZE)
     scheduler = Scheduler(table, plan, pool, 64, table.scored, sequential=sequential)
-    flights = []
+    flights: list[tuple[Launched, PendingResult]] = []
     fed_back = 0
     while True:
-        batch = scheduler.step()
+        batch = scheduler.step(flights[0][0] if flights else None)
         if batch is not None:
-            executor.launch(batch)
-            scheduler.advance(batch)
-            flights.append(batch)
+            pending = executor.launch(batch)
+            flights.append((scheduler.advance(batch), pending))
             fed_back += len(batch.feedback.rows)
             if len(flights) == 1:
                 continue
         if not flights:
             break
-        oldest, result = flights.pop(0), executor.collect()
+        launched, pending = flights.pop(0)
+        oldest, result = launched.batch, executor.collect(pending)
         limits = table.max_new_tokens[plan.sequence_request[oldest.sample_sequences]]
         finished = oldest.sample_positions + 1 >= limits
-        scheduler.settle(oldest, result.sampled.token_ids, finished)
+        scheduler.settle(launched, result.sampled.token_ids, finished)
     assert fed_back > 50
     assert scheduler.done
 

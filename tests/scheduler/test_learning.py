@@ -122,9 +122,9 @@ def test_learning_fills_the_memory_and_is_calibrated_and_repeatable() -> None:
     assert learnt.stats.iterations < 0.6 * prior.stats.iterations
     assert learnt.stats.preemptions < 0.05 * len(ended)
     counts = LengthCounts()
-    assert learnt.calibration is not None
-    assert prior.calibration is None
-    learnt.calibration.report(counts)
+    assert learnt.length_coverage is not None
+    assert prior.length_coverage is None
+    learnt.length_coverage.report(counts)
     assert counts.answers == len(ended)
     assert (counts.within_10, counts.within_50, counts.within_90) == pytest.approx(
         (0.1, 0.5, 0.9), abs=0.12

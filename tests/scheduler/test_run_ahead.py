@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from shoal.config import Order, Sharing
 from shoal.errors import InternalError
-from shoal.scheduler import Scheduler, TokenBatch
+from shoal.scheduler import Launched, Scheduler, TokenBatch
 from shoal.types import BoolArray, Int32Array
 from tests.helpers.fake_executor import answer
 from tests.scheduler.test_scheduler import Driver, Job, jobs
@@ -38,7 +38,7 @@ class AheadDriver(Driver):
         sequential = self.chances.sequential
         columns = None if sequential is None else np.array(sequential)
         self.scheduler = Scheduler(self.table, self.plan, self.pool, job.budget, sequential=columns)
-        self.flights: deque[tuple[TokenBatch, Int32Array, BoolArray, int]] = deque()
+        self.flights: deque[tuple[Launched, Int32Array, BoolArray, int]] = deque()
         self.answers: dict[int, list[int]] = {}
         self.cancelled: set[int] = set()
         self.overlapped = 0
@@ -80,8 +80,7 @@ class AheadDriver(Driver):
             self.scheduler.retry(batch)
             return False
         tokens, finished = self.executor.launch(batch, self.job.block_size)
-        self.scheduler.advance(batch)
-        self.flights.append((batch, tokens, finished, number))
+        self.flights.append((self.scheduler.advance(batch), tokens, finished, number))
         if victim is not None and victim < self.plan.num_sequences:
             if victim not in self.finished:
                 self.cancelled.add(victim)
@@ -90,17 +89,18 @@ class AheadDriver(Driver):
         return True
 
     def settle(self) -> None:
-        batch, tokens, finished, number = self.flights.popleft()
+        launched, tokens, finished, number = self.flights.popleft()
+        batch = launched.batch
         if number in self.chances.collect_fails:
             self.failures += 1
-            for later in reversed(self.flights):
-                self.executor.spoil(later[0])
-            self.executor.spoil(batch)
+            failed = [launched, *(later for later, *_ in self.flights)]
+            for each in reversed(failed):
+                self.executor.spoil(each.batch)
             self.flights.clear()
-            self.scheduler.retry(batch)
+            self.scheduler.retry(batch, failed)
             return
         self.executor.release(batch)
-        wanted = self.scheduler.wanted(batch)
+        wanted = self.scheduler.wanted(launched)
         for sequence, token, last, counts in zip(
             batch.sample_sequences.tolist(),
             tokens.tolist(),
@@ -112,11 +112,13 @@ class AheadDriver(Driver):
                 self.answers.setdefault(sequence, []).append(token)
                 if last:
                     self.finished.add(sequence)
-        self.scheduler.settle(batch, tokens, finished)
+        self.scheduler.settle(launched, tokens, finished)
 
-    def step(self) -> TokenBatch | None:
+    def step(self, launched: Launched | None = None) -> TokenBatch | None:
         before = self.pool.free_blocks
-        batch = super().step() if not self.scheduler.isolating else self.scheduler.step()
+        launched = self.flights[0][0] if self.flights else None
+        isolating = self.scheduler.isolating
+        batch = self.scheduler.step(launched) if isolating else super().step(launched)
         assert self.pool.free_blocks <= before or not self.flights
         return batch
 
@@ -183,7 +185,7 @@ def test_nothing_is_planned_over_sequential_samples(job: Job, data: st.DataObjec
 
     def checked(batch: TokenBatch) -> bool:
         for earlier, *_ in driver.flights:
-            requests = driver.plan.sequence_request[earlier.sample_sequences]
+            requests = driver.plan.sequence_request[earlier.batch.sample_sequences]
             assert not np.array(sequential)[requests].any()
         return launch(batch)
 
@@ -249,13 +251,33 @@ def test_batches_are_settled_in_order() -> None:
     driver = AheadDriver(simple(2, 6))
     first = driver.scheduler.step()
     assert first is not None
-    driver.scheduler.advance(first)
-    second = driver.scheduler.step()
+    launched = driver.scheduler.advance(first)
+    second = driver.scheduler.step(launched)
     assert second is not None
-    driver.scheduler.advance(second)
-    assert driver.scheduler.step() is None
+    later = driver.scheduler.advance(second)
     with pytest.raises(InternalError, match="oldest"):
-        driver.scheduler.settle(second, np.zeros(2, np.int32), np.zeros(2, np.bool_))
+        driver.scheduler.settle(later, np.zeros(2, np.int32), np.zeros(2, np.bool_))
+
+
+def test_no_batch_under_way_is_left_out() -> None:
+    scheduler = AheadDriver(simple(2, 6)).scheduler
+    first = scheduler.step()
+    assert first is not None
+    launched = scheduler.advance(first)
+    with pytest.raises(InternalError, match="under way"):
+        scheduler.step()
+    with pytest.raises(InternalError, match="under way"):
+        scheduler.retry(first)
+    second = scheduler.step(launched)
+    assert second is not None
+    later = scheduler.advance(second)
+    with pytest.raises(InternalError, match="under way"):
+        scheduler.step(launched)
+    with pytest.raises(InternalError, match="under way"):
+        scheduler.retry(second, [later])
+    scheduler.retry(first, [launched, later])
+    with pytest.raises(InternalError, match="under way"):
+        scheduler.step(launched)
 
 
 def test_a_sequence_must_end_at_its_limit() -> None:
@@ -286,8 +308,7 @@ def test_a_release_that_failed_with_its_batch_comes_again() -> None:
         failing = scheduler.step()
         assert failing is not None
         assert failing.release == (batch.retain[0][1],)
-        scheduler.advance(failing)
-        scheduler.retry(failing)
+        scheduler.retry(failing, [scheduler.advance(failing)])
 
 
 def test_cancelling_a_choice_whose_only_token_is_under_way() -> None:
@@ -295,8 +316,8 @@ def test_cancelling_a_choice_whose_only_token_is_under_way() -> None:
     batch = driver.scheduler.step()
     assert batch is not None
     tokens, finished = driver.executor.execute(batch, 4)
-    driver.scheduler.advance(batch)
+    launched = driver.scheduler.advance(batch)
     driver.scheduler.cancel(1)
-    driver.scheduler.settle(batch, tokens, finished)
-    assert driver.scheduler._segments.unsampled_enders.tolist() == [0]
+    driver.scheduler.settle(launched, tokens, finished)
+    assert driver.scheduler._state.retained.unsampled(0) == 0
     assert driver.scheduler.done

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from shoal.config import Order, Sharing
 from shoal.planner import Plan, make_plan
-from shoal.scheduler import BlockPool, Scheduler, TokenBatch
+from shoal.scheduler import BlockPool, Launched, Scheduler, TokenBatch
 from shoal.scheduler.forecast import remaining_growth
 from tests.helpers.fake_executor import CheckingExecutor, answer, make_table
 from tests.helpers.machines import machine
@@ -77,10 +77,10 @@ class Driver:
         self.finished: set[int] = set()
         self.executor = CheckingExecutor(self.table, self.plan, num_slots, job.lengths)
 
-    def step(self) -> TokenBatch | None:
+    def step(self, launched: Launched | None = None) -> TokenBatch | None:
         """One step: the first in the plan keeps running, and who waits is admitted in order."""
         before = set(self.running())
-        batch = self.scheduler.step()
+        batch = self.scheduler.step(launched)
         after = set(self.running())
         assert not before or min(before) in after
         unfinished = set(range(self.plan.num_sequences)) - self.finished
@@ -88,7 +88,7 @@ class Driver:
         return batch
 
     def running(self) -> list[int]:
-        columns = self.scheduler._running
+        columns = self.scheduler._state.running
         return columns.sequence[columns.in_order()].tolist()
 
     def run(self) -> None:

@@ -8,7 +8,7 @@ import torch
 from triton.runtime import driver
 
 from shoal.attention.contract import KVLayer, KVShape
-from shoal.attention.triton.buffers import Capacity, DeviceWork, FixedWork, Prepared
+from shoal.attention.triton.buffers import Capacity, DeviceWork, FixedWork, PreparedWork
 from shoal.attention.triton.kernels import attend, merge, store
 from shoal.attention.triton.launch import Launch, make_launch, power_of_two
 from shoal.attention.triton.tiles import TilePair, Tiles, choose_tiles
@@ -23,7 +23,7 @@ _STORE_ROWS = 16
 
 
 class TritonAttention:
-    """See `AttentionBackend`. Keys and values are [num_blocks, kv_heads, block_size, dim].
+    """Triton kernels. Keys and values are [num_blocks, kv_heads, block_size, dim].
 
     Everything is launched on torch's current stream of the tensors' device, which must be
     torch's current device. Not for several threads at once.
@@ -43,7 +43,7 @@ class TritonAttention:
         return dtype in _DTYPES and max(key_dim, value_dim) <= _LARGEST_DIM
 
     def allocate(self, shape: KVShape) -> KVLayer:
-        """See `AttentionBackend`."""
+        """Zeros, block by block."""
         keys, values = (
             torch.zeros(
                 shape.num_blocks,
@@ -60,7 +60,7 @@ class TritonAttention:
     def store(
         self, layer: KVLayer, slots: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> None:
-        """See `AttentionBackend`. `slots` is on the device."""
+        """One launch that writes keys and values; `slots` is on the device."""
         shape, rows = layer.shape, len(slots)
         if rows == 0:
             return
@@ -84,8 +84,8 @@ class TritonAttention:
         )
 
     def prepare(self, work: SegmentWork, device: torch.device) -> object:
-        """See `AttentionBackend`. Tasks are made at the first call, when the heads are known."""
-        return Prepared(work, device)
+        """The work list; its tasks are made at the first call, when the heads are known."""
+        return PreparedWork(work, device)
 
     def fixed(self, capacity: Capacity, device: torch.device) -> FixedWork:
         """Buffers that serve as `prepared` for many batches, for CUDA graphs; see `FixedWork`."""
@@ -94,7 +94,7 @@ class TritonAttention:
     def __call__(
         self, query: torch.Tensor, layer: KVLayer, prepared: object, scale: float
     ) -> torch.Tensor:
-        """See `AttentionBackend`."""
+        """One launch for all tiles, and one that merges the rows that were split."""
         heads, rows, _ = query.shape
         out = query.new_empty(rows, heads, layer.shape.value_dim)
         self._run(query, layer, prepared, scale, out, None)
@@ -126,7 +126,7 @@ class TritonAttention:
         out: torch.Tensor,
         lse: torch.Tensor | None,
     ) -> None:
-        assert isinstance(prepared, Prepared | FixedWork)
+        assert isinstance(prepared, PreparedWork | FixedWork)
         work: DeviceWork = prepared
         if query.stride(-1) != 1:
             query = query.contiguous()

@@ -102,7 +102,7 @@ class DeviceWork(Protocol):
     """A work list that can be launched."""
 
     def rows_per_key(self, group: int) -> float:
-        """See `shoal.attention.triton.launch_plan.rows_per_key`; decides between tiles."""
+        """Query rows per KV token, in the mean, as `launch_plan` has it: short or tall tiles."""
 
     def tasks(self, geometry: Geometry) -> Tasks:
         """Its tasks for these shapes, on the device."""
@@ -111,7 +111,7 @@ class DeviceWork(Protocol):
         """Memory for the partial results of a call."""
 
 
-class Prepared:
+class PreparedWork:
     """One batch's work list. Its tasks are made at the first call, when the heads are known."""
 
     def __init__(self, work: SegmentWork, device: torch.device) -> None:
@@ -120,13 +120,13 @@ class Prepared:
         self._rows_per_key: dict[int, float] = {}
 
     def rows_per_key(self, group: int) -> float:
-        """See `DeviceWork`."""
+        """Counted at the first call for so many query heads per KV head."""
         if group not in self._rows_per_key:
             self._rows_per_key[group] = rows_per_key(self._work, group)
         return self._rows_per_key[group]
 
     def tasks(self, geometry: Geometry) -> Tasks:
-        """See `DeviceWork`."""
+        """Planned and copied at the first call for these shapes; the same for all layers."""
         found = self._tasks.get(geometry)
         if found is None:
             plan = plan_tasks(self._work, geometry)
@@ -136,7 +136,7 @@ class Prepared:
         return found
 
     def workspace(self, tasks: Tasks, heads: int, value_dim: int) -> Workspace:
-        """See `DeviceWork`. From the caching allocator, which gives every layer the same."""
+        """From the caching allocator, which gives every layer the same memory."""
         return Workspace(tasks.sizes.slots, heads, value_dim, self._device)
 
 
@@ -197,7 +197,7 @@ class FixedWork:
         return 0.0
 
     def tasks(self, geometry: Geometry) -> Tasks:
-        """See `DeviceWork`.
+        """The tasks of the work filled in last, at addresses that stay the same.
 
         Raises:
             InternalError: nothing was filled in, or it is too large for these heads.
@@ -220,7 +220,7 @@ class FixedWork:
         return found
 
     def workspace(self, tasks: Tasks, heads: int, value_dim: int) -> Workspace:
-        """See `DeviceWork`. Always the same for the same heads."""
+        """Always the same memory for the same heads."""
         key = tasks, heads, value_dim
         if key not in self._workspaces:
             self._workspaces[key] = Workspace(tasks.sizes.slots, heads, value_dim, self._device)

@@ -163,7 +163,7 @@ def test_the_sequence_admitted_last_is_preempted_and_computed_again() -> None:
     limits = Limits(token_budget=100, max_requests=10, num_blocks=4, block_size=2)
     stats, executor = run([[1, 2, 3], [4, 5, 6]], [4, 4], limits)
     assert stats.preemptions == 1
-    rows = [batch.chunks.owner.tolist() for batch in executor.batches]
+    rows = [batch.chunks.slots.tolist() for batch in executor.batches]
     assert rows == [[0, 1], [0, 1], [0], [0], [1], [1]]
     again = executor.batches[4]
     assert again.chunks.first.tolist() == [2]  # its first block was still there
@@ -174,7 +174,7 @@ def test_the_sequence_admitted_last_is_preempted_and_computed_again() -> None:
 def test_who_was_preempted_waits_first_in_line() -> None:
     limits = Limits(token_budget=100, max_requests=2, num_blocks=4, block_size=2)
     _, executor = run([[1, 2, 3], [4, 5, 6], [7]], [4, 4, 1], limits)
-    rows = [batch.chunks.owner.tolist() for batch in executor.batches]
+    rows = [batch.chunks.slots.tolist() for batch in executor.batches]
     assert rows[:5] == [[0, 1], [0, 1], [0], [0], [1, 2]]
 
 
@@ -182,7 +182,7 @@ def test_nobody_overtakes_the_first_that_waits() -> None:
     """The second prompt does not fit beside the first; the third would."""
     limits = Limits(token_budget=100, max_requests=10, num_blocks=4, block_size=2)
     _, executor = run([[1, 2, 3, 4], [5] * 6, [7]], [2, 1, 1], limits)
-    assert [batch.chunks.owner.tolist() for batch in executor.batches[:3]] == [[0], [0], [1, 2]]
+    assert [batch.chunks.slots.tolist() for batch in executor.batches[:3]] == [[0], [0], [1, 2]]
 
 
 def test_a_sequence_too_large_for_the_pool_is_an_error() -> None:

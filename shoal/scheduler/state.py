@@ -1,0 +1,28 @@
+"""What changes while a plan runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shoal.scheduler.generated import GeneratedTokens
+from shoal.scheduler.pool import BlockPool
+from shoal.scheduler.retained import RetainedLogits
+from shoal.scheduler.running import RunningSequences
+from shoal.scheduler.segments import SegmentTable
+from shoal.scheduler.sequence_columns import SequenceColumns
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Sequences and segments of a run, each part changed by its own methods alone.
+
+    `Admission` says who runs, `Launches` what has been computed and sampled, and the scheduler what
+    was generated and who has left; `BatchBuilder` only reads.
+    """
+
+    columns: SequenceColumns
+    running: RunningSequences
+    segments: SegmentTable
+    retained: RetainedLogits
+    generated: GeneratedTokens
+    pool: BlockPool
