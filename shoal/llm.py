@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from shoal.config import EngineOptions
-from shoal.devices import AnyRun, make_engine
+from shoal.devices import RunProtocol, make_engine
 from shoal.errors import InvalidRequestError, OptionError
 from shoal.model.description import ModelDescription
 from shoal.progress import ProgressState, make_reporter
@@ -200,7 +200,7 @@ def _invalid(where: str, what: str) -> InvalidRequestError:
     return InvalidRequestError(f"{where} {what}", code="invalid_value", param=where)
 
 
-def _collect(run: AnyRun, table: RequestTable, progress: bool) -> list[Completion]:
+def _collect(run: RunProtocol, table: RequestTable, progress: bool) -> list[Completion]:
     """Drive a run to its end; completions in the order of the prompts."""
     completions: list[Completion] = []
     began = time.perf_counter()

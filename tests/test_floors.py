@@ -20,6 +20,7 @@ FLOORS = {
     "costs": 0,
     "progress": 0,
     "kernels": 1,
+    "processes": 1,
     "planner": 1,
     "prompts": 1,
     "diagnose": 2,

@@ -2,6 +2,6 @@
 
 from shoal.devices.deal import Dealt, deal
 from shoal.devices.group import DeviceGroup, make_engine
-from shoal.devices.protocols import AnyEngine, AnyRun
+from shoal.devices.protocols import EngineProtocol, RunProtocol
 
-__all__ = ["AnyEngine", "AnyRun", "Dealt", "DeviceGroup", "deal", "make_engine"]
+__all__ = ["Dealt", "DeviceGroup", "EngineProtocol", "RunProtocol", "deal", "make_engine"]

@@ -1,4 +1,4 @@
-"""A run on several devices: deals requests out, and again when a device is idle or gone."""
+"""A run on several devices: assigns requests, and again when a device is idle or gone."""
 
 from __future__ import annotations
 
@@ -6,37 +6,34 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from shoal.devices.book import Book
+from shoal.devices.assignments import Assignments
 from shoal.devices.deal import Dealt, deal, plan_of
 from shoal.devices.merged import added, merged, one_after_another
 from shoal.devices.messages import (
-    Died,
+    Assign,
     Ended,
-    Failed,
     FromWorker,
-    Gave,
-    Piece,
     Ready,
-    Spare,
+    Release,
     Started,
     Update,
+    WorkerDied,
+    WorkerFailed,
 )
 from shoal.devices.part import part_of
+from shoal.devices.protocols import Transport
 from shoal.engine.engine import RunStats, scored_requests
+from shoal.engine.release import Released
 from shoal.engine.trace import TRACE_COLUMNS, IterationTrace
 from shoal.errors import DeviceLostError, InternalError, ShoalError
 from shoal.planner import Plan, make_plan, spread
 from shoal.scheduler import BLOCK_SIZE
 from shoal.simulate import part_seconds
 from shoal.types import Completion, Int64Array, RequestTable
-
-if TYPE_CHECKING:
-    from shoal.devices.group import DeviceGroup
 
 MOST_DEATHS = 3
 """Of a device that completes nothing in between, before it is given up; and of all devices together
@@ -48,8 +45,8 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass
-class _Piece:
-    """What a device has been given, and the prompt tokens that its plan computes for it."""
+class _Assigned:
+    """What a device runs, and the prompt tokens that its plan computes for it."""
 
     requests: Int64Array = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     computed: int = 0
@@ -64,20 +61,20 @@ class _Device:
     retired: bool = False
     deaths: int = 0
     """Since it last completed a request."""
-    piece: _Piece = field(default_factory=_Piece)
-    given_at: float = 0.0
+    assigned: _Assigned = field(default_factory=_Assigned)
+    assigned_at: float = 0.0
     started_at: float = 0.0
     """Seconds of the run."""
     busy_seconds: float = 0.0
     before: RunStats = field(default_factory=RunStats)
-    """Of the pieces before this one."""
+    """Of what was assigned before."""
     now: RunStats = field(default_factory=RunStats)
     trace: list[npt.NDArray[np.float64]] = field(default_factory=list)
 
     def end(self, seconds: float) -> None:
-        """The piece is over, finished or not."""
+        """What was assigned is over, finished or not."""
         if self.busy:
-            self.busy_seconds += seconds - self.given_at
+            self.busy_seconds += seconds - self.assigned_at
         self.before, self.now = one_after_another(self.before, self.now), RunStats()
         self.before.running_sequences = self.before.kv_bytes_in_use = 0
         self.busy = False
@@ -92,14 +89,12 @@ class DeviceRun:
     first. Breaking the iteration off ends the processes.
     """
 
-    def __init__(self, group: DeviceGroup, table: RequestTable) -> None:
+    def __init__(self, group: Transport, table: RequestTable) -> None:
         self.prompt_lengths = table.lengths
         self.token_budget = group.token_budget
         self.num_blocks = group.num_blocks * len(group.workers)
         self._group, self._table = group, table
-        self._devices = [
-            _Device(ready=number in group.ready) for number in range(len(group.workers))
-        ]
+        self._devices = {number: _Device(ready=number in group.ready) for number in group.workers}
         self._plan = make_plan(
             table,
             sharing=group.options.sharing,
@@ -113,7 +108,7 @@ class DeviceRun:
         capacity = group.num_blocks * BLOCK_SIZE
         self._prices = group.costs, group.token_budget, capacity
         seconds = part_seconds(table, self._plan, *self._prices)
-        self._book = Book(seconds.of_requests(self._plan, len(table)), len(group.workers))
+        self._assignments = Assignments(seconds.of_requests(self._plan, len(table)))
         self._dealt = deal(table, self._plan, *self._prices, len(group.workers))
         self._computed = _computed(self._dealt)
         self._deaths: list[int] = []
@@ -130,15 +125,15 @@ class DeviceRun:
     @property
     def stats(self) -> RunStats:
         """Counts of all devices together."""
-        stats = added(one_after_another(d.before, d.now) for d in self._devices)
-        stats.device_seconds = [device.busy_seconds for device in self._devices]
+        stats = added(one_after_another(d.before, d.now) for d in self._devices.values())
+        stats.device_seconds = [device.busy_seconds for device in self._devices.values()]
         return stats
 
     @property
     def trace(self) -> IterationTrace:
         """The iterations of all devices."""
         none = np.zeros((0, len(TRACE_COLUMNS)))
-        return merged([np.concatenate([none, *device.trace]) for device in self._devices])
+        return merged([np.concatenate([none, *device.trace]) for device in self._devices.values()])
 
     def __iter__(self) -> Iterator[list[Completion]]:
         """Lists of finished requests, possibly empty, several times a second.
@@ -150,7 +145,7 @@ class DeviceRun:
         self._began = time.perf_counter()
         try:
             while self._under_way:
-                self._hand_out()
+                self._assign_waiting()
                 completions: list[Completion] = []
                 error: ShoalError | None = None
                 try:
@@ -168,26 +163,26 @@ class DeviceRun:
     @property
     def _under_way(self) -> bool:
         """Whether a request is unfinished, or a device has something to say about this run."""
-        answers = self._book.asked is not None or any(device.busy for device in self._devices)
-        return answers or self._book.unfinished > 0
+        busy = any(device.busy for device in self._devices.values())
+        return busy or self._assignments.asked is not None or self._assignments.unfinished > 0
 
-    # Dealing out.
+    # Assigning.
 
-    def _hand_out(self) -> None:
-        """Give idle devices what waits; where nothing does, ask a busy one for some."""
-        idle = [n for n, device in enumerate(self._devices) if device.ready and not device.busy]
+    def _assign_waiting(self) -> None:
+        """Give idle devices what waits; where nothing does, ask a busy one to release some."""
+        idle = [n for n, device in self._devices.items() if device.ready and not device.busy]
         if not idle:
             return
-        waiting = self._book.waiting
+        waiting = self._assignments.waiting
         if len(waiting):
             for number, dealt in zip(idle, self._dealt_to(len(idle), waiting), strict=True):
                 if len(dealt.requests):
-                    self._give(number, _Piece(dealt.requests, _computed([dealt])))
+                    self._assign(number, _Assigned(dealt.requests, _computed([dealt])))
             return
-        busy = [number for number, device in enumerate(self._devices) if device.busy]
-        asked = self._book.ask(busy)
+        busy = [number for number, device in self._devices.items() if device.busy]
+        asked = self._assignments.ask(busy)
         if asked is not None:
-            self._group.workers[asked].send(Spare(len(idle)))
+            self._group.send(asked, Release(len(idle)))
 
     def _dealt_to(self, devices: int, waiting: Int64Array) -> list[Dealt]:
         """What waits, dealt out; for the first time that was done already."""
@@ -199,13 +194,13 @@ class DeviceRun:
         self._computed += _computed(dealt)
         return dealt
 
-    def _give(self, number: int, piece: _Piece) -> None:
+    def _assign(self, number: int, assigned: _Assigned) -> None:
         device = self._devices[number]
-        device.busy, device.piece = True, piece
-        device.given_at = device.started_at = self._now()
-        self._book.give(number, piece.requests)
-        table = part_of(self._table, piece.requests)
-        self._group.workers[number].send(Piece(table, piece.requests))
+        device.busy, device.assigned = True, assigned
+        device.assigned_at = device.started_at = self._now()
+        self._assignments.assign(number, assigned.requests)
+        table = part_of(self._table, assigned.requests)
+        self._group.send(number, Assign(table, assigned.requests))
 
     def _now(self) -> float:
         return time.perf_counter() - self._began
@@ -218,33 +213,33 @@ class DeviceRun:
         match message:
             case Started(computed):
                 device.started_at = self._now()
-                self._computed += computed - device.piece.computed
-                device.piece.computed = computed
+                self._computed += computed - device.assigned.computed
+                device.assigned.computed = computed
             case Update():
                 return self._update(number, message)
             case Ended():
-                if len(self._book.held(number)):
+                if len(self._assignments.of(number)):
                     raise InternalError("a device ended before its requests were completed")
                 device.end(self._now())
-            case Gave(requests, computed):
-                self._book.gave(number, requests)
+            case Released(requests, computed):
+                self._assignments.released(number, requests)
                 self._computed -= computed
-                device.piece = _Piece(
-                    np.setdiff1d(device.piece.requests, requests, assume_unique=True),
-                    device.piece.computed - computed,
+                device.assigned = _Assigned(
+                    np.setdiff1d(device.assigned.requests, requests, assume_unique=True),
+                    device.assigned.computed - computed,
                 )
             case Ready():
                 device.ready = True
-            case Failed(error):
+            case WorkerFailed(error):
                 self._failed(number, error)
-            case Died(reason):
+            case WorkerDied(reason):
                 self._died(number, reason)
         return []
 
     def _update(self, number: int, update: Update) -> list[Completion]:
         device = self._devices[number]
         for completion in update.completions:
-            self._book.finished(number, completion.request_index)
+            self._assignments.complete(number, completion.request_index)
         if update.completions:
             device.deaths = 0
             self._deaths.clear()
@@ -260,7 +255,7 @@ class DeviceRun:
         self._retire(number, f"cannot be started again: {error}")
 
     def _died(self, number: int, reason: str) -> None:
-        device, name = self._devices[number], self._group.workers[number].name
+        device, name = self._devices[number], self._group.workers[number]
         if device.retired:
             return
         again = self._lost(number)
@@ -270,7 +265,7 @@ class DeviceRun:
         self._deaths.append(number)
         what = f"{len(again):,} requests that it had not finished are run again"
         _log.warning("the process of %s %s; %s", name, reason, what)
-        left = {n for n, other in enumerate(self._devices) if not other.retired}
+        left = {n for n, other in self._devices.items() if not other.retired}
         if len(self._deaths) >= MOST_DEATHS and left <= set(self._deaths):
             raise DeviceLostError(
                 f"processes died {len(self._deaths)} times without completing a request, the last "
@@ -284,13 +279,13 @@ class DeviceRun:
 
     def _lost(self, number: int) -> Int64Array:
         """Take back what a device has; its plan computes no more than what it finished needed."""
-        piece = self._devices[number].piece
-        again = self._book.lost(number)
-        finished = np.setdiff1d(piece.requests, again, assume_unique=True)
+        assigned = self._devices[number].assigned
+        again = self._assignments.take_back(number)
+        finished = np.setdiff1d(assigned.requests, again, assume_unique=True)
         if len(again):
             needed = plan_of(self._plan, finished, self._table).computed_prompt_tokens
-            self._computed -= piece.computed - needed
-        self._devices[number].piece = _Piece()
+            self._computed -= assigned.computed - needed
+        self._devices[number].assigned = _Assigned()
         return again
 
     def _retire(self, number: int, why: str) -> None:
@@ -299,9 +294,9 @@ class DeviceRun:
         Raises:
             DeviceLostError: it was the last one.
         """
-        device, name = self._devices[number], self._group.workers[number].name
+        device, name = self._devices[number], self._group.workers[number]
         device.ready, device.retired = False, True
-        if all(device.retired for device in self._devices):
+        if all(device.retired for device in self._devices.values()):
             raise DeviceLostError(
                 f"no device is left: {name} {why}. What has finished is saved; when the cause is "
                 "mended, run the same command again."

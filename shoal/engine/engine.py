@@ -26,7 +26,7 @@ from shoal.sampling.results import PromptScores, StepResult
 from shoal.sampling.sampler import needs_history
 from shoal.scheduler import BLOCK_SIZE, BlockPool, Scheduler, TokenBatch
 from shoal.simulate import in_order, part_seconds
-from shoal.tensor_parallel.leader import load
+from shoal.tensor_parallel.sharded_model import load
 from shoal.types import (
     BoolArray,
     Completion,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from shoal.answers.detokenize import Detokenizer
 from shoal.config import EngineOptions
-from shoal.devices import AnyEngine, AnyRun
+from shoal.devices import EngineProtocol, RunProtocol
 from shoal.errors import InternalError, InvalidRequestError, JobChangedError
 from shoal.jobs.collect import Collector
 from shoal.jobs.finish import JobPaths, finish_job
@@ -25,7 +25,7 @@ from shoal.progress import ProgressState, Reporter
 from shoal.scheduler.pool import BLOCK_SIZE
 from shoal.types import Completion, RunSummary
 
-EngineFactory = Callable[[ModelDescription, EngineOptions], AnyEngine]
+EngineFactory = Callable[[ModelDescription, EngineOptions], EngineProtocol]
 """Makes the engine of a run, which closes it."""
 
 
@@ -53,11 +53,11 @@ class JobRun:
     reporter: Reporter
     interruption: Interruption
     summary: RunSummary = field(default_factory=RunSummary)
-    engine_run: AnyRun | None = None
+    engine_run: RunProtocol | None = None
 
     def __post_init__(self) -> None:
         detokenizer = Detokenizer(self.description.tokenizer)
-        self._engine: AnyEngine | None = None
+        self._engine: EngineProtocol | None = None
         self._records = RecordWriter(self.header.job_id, self.description.name, detokenizer)
 
     def run(self, names: Collection[str], make_engine: EngineFactory) -> RunSummary:
@@ -93,7 +93,7 @@ class JobRun:
         if self._engine is not None:
             self._engine.close()
 
-    def _load(self, make_engine: EngineFactory) -> AnyEngine:
+    def _load(self, make_engine: EngineFactory) -> EngineProtocol:
         if self._engine is None:
             began = time.perf_counter()
             self._engine = make_engine(self.description, self.options)
@@ -139,7 +139,7 @@ class JobRun:
         seconds.run = time.perf_counter() - planned
         run.stats.summarise(run.plan, self.summary)
 
-    def _announce(self, job: JobInput, run: AnyRun) -> None:
+    def _announce(self, job: JobInput, run: RunProtocol) -> None:
         plan = run.plan
         share = plan.saved_prompt_tokens / max(plan.prompt_tokens, 1)
         rejected = f", {job.rejected:,} lines rejected" if job.rejected else ""
@@ -148,7 +148,7 @@ class JobRun:
             f"{share:.1%} of them shared and computed once"
         )
 
-    def _drive(self, run: AnyRun, job: JobInput) -> None:
+    def _drive(self, run: RunProtocol, job: JobInput) -> None:
         """Every iteration of the run; a signal stops it between two of them."""
         collector = Collector(job.table, run.plan.computed_prompt_tokens)
         began = time.perf_counter()

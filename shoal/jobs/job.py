@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shoal.config import EngineOptions
-from shoal.devices import AnyRun
+from shoal.devices import RunProtocol
 from shoal.errors import JobChangedError, OutputExistsError
 from shoal.jobs.execute import EngineFactory, JobRun
 from shoal.jobs.finish import JobPaths
@@ -40,7 +40,7 @@ class JobResult:
     output: Path
     errors: Path | None
     already_finished: bool
-    run: AnyRun | None = None
+    run: RunProtocol | None = None
 
     @property
     def exit_code(self) -> int:
@@ -142,7 +142,7 @@ def _refuse_foreign_output(journal: Journal, paths: JobPaths) -> None:
 
 
 def _result(
-    summary: RunSummary, paths: JobPaths, *, already_finished: bool, run: AnyRun | None = None
+    summary: RunSummary, paths: JobPaths, *, already_finished: bool, run: RunProtocol | None = None
 ) -> JobResult:
     errors = paths.errors if summary.requests.failed else None
     return JobResult(summary, paths.output, errors, already_finished, run)

@@ -1,29 +1,29 @@
-"""A stand-in for `DeviceGroup` without processes: schedulers against a clock.
+"""A `Transport` without processes: schedulers against a clock.
 
-The run on top of it, the division, the book, the scheduler and what is given up are the real ones;
-an iteration takes what `batch_time` says, and answers have the lengths the test says.
+The run on top of it, the division, the assignments, the scheduler and what is released are the real
+ones; an iteration takes what `batch_time` says, and answers have the lengths the test says.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from shoal.config import EngineOptions
 from shoal.devices.device_run import DeviceRun
 from shoal.devices.messages import (
-    Died,
+    Assign,
     Ended,
     FromWorker,
-    Gave,
-    Piece,
     Ready,
-    Spare,
+    Release,
     Started,
     ToWorker,
     Update,
+    WorkerDied,
 )
 from shoal.engine.engine import RunStats
 from shoal.engine.release import NOTHING, release_from, released
@@ -37,28 +37,24 @@ class ClockDevice:
     """A device with its own time."""
 
     def __init__(self, group: ClockGroup, number: int) -> None:
-        self.group, self.name, self.number = group, f"clock:{number}", number
+        self.group, self.number = group, number
         self.now = 0.0
         self.inbox: deque[ToWorker] = deque()
-        self.piece: Piece | None = None
+        self.assigned: Assign | None = None
         self.alive = True
-        self.pieces = 0
+        self.assigneds = 0
         self.dies_at = float("inf")
-
-    def send(self, message: ToWorker) -> None:
-        if self.alive:
-            self.inbox.append(message)
 
     @property
     def waits(self) -> bool:
-        return self.piece is None and not self.inbox
+        return self.assigned is None and not self.inbox
 
     def advance(self) -> Iterator[FromWorker]:
-        """One message from the front, or one iteration."""
+        """One message from the run, or one iteration."""
         if self.now >= self.dies_at:
-            self.dies_at, self.alive, self.piece = float("inf"), False, None
+            self.dies_at, self.alive, self.assigned = float("inf"), False, None
             self.inbox.clear()
-            yield Died("was killed by the test")
+            yield WorkerDied("was killed by the test")
         elif self.inbox:
             yield from self.answer(self.inbox.popleft())
         else:
@@ -66,11 +62,11 @@ class ClockDevice:
 
     def answer(self, message: ToWorker) -> Iterator[FromWorker]:
         group = self.group
-        if isinstance(message, Spare):
+        if isinstance(message, Release):
             given = NOTHING
-            if self.piece is not None:
+            if self.assigned is not None:
                 begun, capacity = self.scheduler.begun, group.num_blocks * BLOCK_SIZE
-                table = self.piece.table
+                table = self.assigned.table
                 seconds = part_seconds(table, self.plan, group.costs, group.token_budget, capacity)
                 first = release_from(self.plan, seconds, begun, self.end, message.parts)
                 if first is not None:
@@ -78,11 +74,12 @@ class ClockDevice:
                         self.scheduler.cancel(sequence)
                     given = released(table, self.plan, first, self.end)
                     self.end = first
-            numbers = given.requests if self.piece is None else self.piece.requests[given.requests]
-            yield Gave(numbers, given.computed_prompt_tokens)
+            if self.assigned is not None:
+                given = replace(given, requests=self.assigned.requests[given.requests])
+            yield given
             return
-        assert isinstance(message, Piece)
-        self.piece, self.pieces = message, self.pieces + 1
+        assert isinstance(message, Assign)
+        self.assigned, self.assigneds = message, self.assigneds + 1
         self.now = max(self.now, group.now)
         self.plan = make_plan(
             message.table,
@@ -98,16 +95,16 @@ class ClockDevice:
         yield Started(self.plan.computed_prompt_tokens)
 
     def iterate(self) -> Iterator[FromWorker]:
-        assert self.piece is not None
+        assert self.assigned is not None
         batch = self.scheduler.step()
         if batch is None:
             assert self.scheduler.pool.used_blocks == 0
-            self.piece = None
+            self.assigned = None
             yield Ended()
             return
         self.now += batch_time(batch, self.group.costs).seconds
         request = self.plan.sequence_request[batch.sample_sequences]
-        numbers = self.piece.requests[request]
+        numbers = self.assigned.requests[request]
         finished = batch.sample_positions + 1 >= self.group.lengths[numbers]
         tokens = np.zeros(len(numbers), dtype=np.int32)
         self.scheduler.commit(batch, tokens, finished)
@@ -138,15 +135,20 @@ class ClockGroup:
         self.options = EngineOptions(devices=devices)
         self.lengths, self.costs = lengths, costs
         self.token_budget, self.num_blocks = token_budget, num_blocks
-        self.workers = [ClockDevice(self, number) for number in range(devices)]
+        self.workers = {number: f"clock:{number}" for number in range(devices)}
+        self.devices = [ClockDevice(self, number) for number in self.workers]
         self.ready = set(range(devices))
         self.now = 0.0
         self.closed = False
         self.starting: list[int] = []
 
-    def start(self, device: int) -> None:
-        self.workers[device].alive = True
-        self.starting.append(device)
+    def send(self, worker: int, message: ToWorker) -> None:
+        if self.devices[worker].alive:
+            self.devices[worker].inbox.append(message)
+
+    def start(self, worker: int) -> None:
+        self.devices[worker].alive = True
+        self.starting.append(worker)
 
     def close(self) -> None:
         self.closed = True
@@ -155,22 +157,22 @@ class ClockGroup:
         """What the device says that is furthest behind."""
         while self.starting:
             device = self.starting.pop()
-            self.workers[device].now = self.now
+            self.devices[device].now = self.now
             yield device, Ready(self.num_blocks, self.token_budget, self.costs)
             return
-        busy = [worker for worker in self.workers if worker.alive and not worker.waits]
-        worker = min(busy, key=lambda device: device.now)
-        self.now = max(self.now, worker.now)
-        for message in worker.advance():
-            yield worker.number, message
+        busy = [device for device in self.devices if device.alive and not device.waits]
+        behind = min(busy, key=lambda device: device.now)
+        self.now = max(self.now, behind.now)
+        for message in behind.advance():
+            yield behind.number, message
 
     @property
     def seconds(self) -> float:
         """When the last device ended."""
-        return max(worker.now for worker in self.workers)
+        return max(device.now for device in self.devices)
 
 
 def run(group: ClockGroup, table: RequestTable) -> tuple[DeviceRun, list[int]]:
     """Run a table on the group; the run, and the requests in the order of completion."""
-    run = DeviceRun(group, table)  # type: ignore[arg-type]
+    run = DeviceRun(group, table)
     return run, [c.request_index for completions in run for c in completions]
