@@ -42,7 +42,6 @@ class ClockDevice:
         self.inbox: deque[ToWorker] = deque()
         self.assigned: Assign | None = None
         self.alive = True
-        self.assigneds = 0
         self.dies_at = float("inf")
 
     @property
@@ -79,7 +78,7 @@ class ClockDevice:
             yield given
             return
         assert isinstance(message, Assign)
-        self.assigned, self.assigneds = message, self.assigneds + 1
+        self.assigned = message
         self.now = max(self.now, group.now)
         self.plan = make_plan(
             message.table,
