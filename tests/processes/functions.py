@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from typing import Any
 
 from shoal.processes import Parent
@@ -35,7 +36,10 @@ def fail(parent: Parent) -> int:
 
 
 class Spoilt:
-    """Cannot be unpickled."""
+    """Cannot be unpickled: calling `function` raises."""
+
+    def __init__(self, function: Callable[[str], object], argument: str) -> None:
+        self.call = function, (argument,)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return os.stat, ("/no/such/file",)
+        return self.call

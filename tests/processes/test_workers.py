@@ -61,7 +61,12 @@ def test_one_that_is_killed_is_started_again(processes: WorkerProcesses) -> None
 
 
 @pytest.mark.parametrize(
-    ("arguments", "last"), [((fail,), "ZeroDivisionError"), ((echo, Spoilt()), "FileNotFound")]
+    ("arguments", "last"),
+    [
+        ((fail,), "ZeroDivisionError"),
+        ((echo, Spoilt(os.stat, "/no/such/file")), "FileNotFoundError"),
+        ((echo, Spoilt(int, "x")), "ValueError"),
+    ],
 )
 def test_one_that_fails_says_why(
     processes: WorkerProcesses, arguments: tuple[Any, ...], last: str
