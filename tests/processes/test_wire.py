@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.processes.wire import LARGE_BYTES, decode, encode, receive_frames, send_frames
@@ -29,6 +29,7 @@ def sent(message: object) -> Any:
     return received
 
 
+@settings(deadline=None)
 @given(st.lists(SIZES, max_size=3))
 def test_arrays_arrive_as_they_were(sizes: list[int]) -> None:
     arrays = [np.arange(size).astype(np.uint8) for size in sizes]
