@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from shoal.config import EngineOptions
-from shoal.devices import AnyRun, make_engine
+from shoal.devices import RunProtocol, make_engine
 from shoal.errors import GenerationInterrupted, InvalidRequestError, OptionError
 from shoal.model.description import ModelDescription
 from shoal.progress import ProgressState, make_reporter
@@ -192,7 +192,7 @@ class LLM:
         return [completion for completion in done if completion is not None]
 
     def _summary(
-        self, run: AnyRun, done: Sequence[Completion | None], began: float, planned: float
+        self, run: RunProtocol, done: Sequence[Completion | None], began: float, planned: float
     ) -> RunSummary:
         ended = time.perf_counter()
         errors = [c.error is not None for c in done if c is not None]
@@ -229,7 +229,9 @@ class LLM:
         return columns.table(params, self._rules, job_seed=secrets.randbits(62))
 
 
-def _drive(run: AnyRun, table: RequestTable, done: list[Completion | None], progress: bool) -> None:
+def _drive(
+    run: RunProtocol, table: RequestTable, done: list[Completion | None], progress: bool
+) -> None:
     """Drive a run to its end and put its completions where their prompts are.
 
     Ctrl-C lets the iteration under way finish, a second one does not.

@@ -21,6 +21,7 @@ FLOORS = {
     "progress": 0,
     "signals": 0,
     "kernels": 1,
+    "processes": 1,
     "planner": 1,
     "prompts": 1,
     "diagnose": 2,

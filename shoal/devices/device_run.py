@@ -1,4 +1,4 @@
-"""A run on several devices: deals requests out, and again when a device is idle or gone."""
+"""A run on several devices: assigns requests, and again when a device is idle or gone."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from shoal.costs import Machine
-from shoal.devices.book import Book
+from shoal.devices.assignments import Assignments
 from shoal.devices.merged import added, merged, one_after_another
 from shoal.devices.messages import (
-    Died,
+    Assign,
     Ended,
-    Failed,
     FromWorker,
-    Gave,
-    Piece,
     Ready,
-    Spare,
+    Release,
+    Released,
     Started,
     Update,
+    WorkerDied,
+    WorkerFailed,
 )
+from shoal.devices.protocols import Transport
 from shoal.engine.engine import RunStats
 from shoal.engine.trace import TRACE_COLUMNS, IterationTrace
 from shoal.errors import DeviceLostError, InternalError, ShoalError
@@ -33,9 +33,6 @@ from shoal.planner import Plan
 from shoal.planning import Dealt, deal, divide_job, part_of, plan_of, plan_run
 from shoal.simulate import part_seconds
 from shoal.types import Completion, Int64Array, PlanFigures, RequestTable
-
-if TYPE_CHECKING:
-    from shoal.devices.group import DeviceGroup
 
 MOST_DEATHS = 3
 """Of a device that completes nothing in between, before it is given up; and of all devices together
@@ -47,7 +44,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass
-class _Piece:
+class _Assigned:
     """What a device has been given.
 
     Attributes:
@@ -69,20 +66,20 @@ class _Device:
     retired: bool = False
     deaths: int = 0
     """Since it last completed a request."""
-    piece: _Piece | None = None
-    given_at: float = 0.0
+    assigned: _Assigned | None = None
+    assigned_at: float = 0.0
     started_at: float = 0.0
     """Seconds of the run."""
     busy_seconds: float = 0.0
     before: RunStats = field(default_factory=RunStats)
-    """Of the pieces before this one."""
+    """Of what was assigned before."""
     now: RunStats = field(default_factory=RunStats)
     trace: list[npt.NDArray[np.float64]] = field(default_factory=list)
 
     def end(self, seconds: float) -> None:
-        """The piece is over, finished or not."""
+        """What was assigned is over, finished or not."""
         if self.busy:
-            self.busy_seconds += seconds - self.given_at
+            self.busy_seconds += seconds - self.assigned_at
         self.before, self.now = one_after_another(self.before, self.now), RunStats()
         self.before.running_sequences = self.before.kv_bytes_in_use = 0
         self.busy = False
@@ -97,20 +94,18 @@ class DeviceRun:
     first. Breaking the iteration off ends the processes.
     """
 
-    def __init__(self, group: DeviceGroup, table: RequestTable) -> None:
+    def __init__(self, group: Transport, table: RequestTable) -> None:
         self.prompt_lengths = table.lengths
         self._device = group.machine
         self._group, self._table = group, table
-        self._devices = [
-            _Device(ready=number in group.ready) for number in range(len(group.workers))
-        ]
+        self._devices = {number: _Device(ready=number in group.ready) for number in group.workers}
         division = divide_job(table, group.options, self._device)
         self.plan: Plan = division.spread
         """Of the whole table, not in the order of any device."""
         seconds = part_seconds(table, self.plan, self._device)
-        self._book = Book(seconds.of_requests(self.plan, len(table)), len(group.workers))
+        self._assignments = Assignments(seconds.of_requests(self.plan, len(table)))
         self._dealt = division.dealt
-        self._first: list[_Piece] = []
+        self._first: list[_Assigned] = []
         """The parts of the division, when they are handed out."""
         self._deaths: list[int] = []
         self._began = time.perf_counter()
@@ -132,17 +127,17 @@ class DeviceRun:
             return PlanFigures.together([_estimate(dealt.plan) for dealt in self._dealt])
         return PlanFigures.together(
             [
-                piece.planned or _estimate(plan_of(self.plan, piece.requests, self._table))
-                for piece in self._first
+                assigned.planned or _estimate(plan_of(self.plan, assigned.requests, self._table))
+                for assigned in self._first
             ]
         )
 
     @property
     def stats(self) -> RunStats:
         """Counts of all devices together."""
-        stats = added(one_after_another(d.before, d.now) for d in self._devices)
-        stats.device_seconds = [device.busy_seconds for device in self._devices]
-        if not self._book.unfinished:
+        stats = added(one_after_another(d.before, d.now) for d in self._devices.values())
+        stats.device_seconds = [device.busy_seconds for device in self._devices.values()]
+        if not self._assignments.unfinished:
             once = stats.prompt_tokens_computed - stats.prompt_tokens_recomputed
             beyond = once - self.planned.computed_prompt_tokens
             stats.prompt_tokens_recomputed += max(0, beyond)
@@ -152,7 +147,7 @@ class DeviceRun:
     def trace(self) -> IterationTrace:
         """The iterations of all devices."""
         none = np.zeros((0, len(TRACE_COLUMNS)))
-        return merged([np.concatenate([none, *device.trace]) for device in self._devices])
+        return merged([np.concatenate([none, *device.trace]) for device in self._devices.values()])
 
     def __iter__(self) -> Iterator[list[Completion]]:
         """Lists of finished requests, possibly empty, several times a second.
@@ -164,7 +159,7 @@ class DeviceRun:
         self._began = time.perf_counter()
         try:
             while self._under_way:
-                self._hand_out()
+                self._assign_waiting()
                 completions: list[Completion] = []
                 error: ShoalError | None = None
                 try:
@@ -182,27 +177,27 @@ class DeviceRun:
     @property
     def _under_way(self) -> bool:
         """Whether a request is unfinished, or a device has something to say about this run."""
-        answers = self._book.asked is not None or any(device.busy for device in self._devices)
-        return answers or self._book.unfinished > 0
+        busy = any(device.busy for device in self._devices.values())
+        return busy or self._assignments.asked is not None or self._assignments.unfinished > 0
 
-    # Dealing out.
+    # Assigning.
 
-    def _hand_out(self) -> None:
-        """Give idle devices what waits; where nothing does, ask a busy one for some."""
-        idle = [n for n, device in enumerate(self._devices) if device.ready and not device.busy]
+    def _assign_waiting(self) -> None:
+        """Give idle devices what waits; where nothing does, ask a busy one to release some."""
+        idle = [n for n, device in self._devices.items() if device.ready and not device.busy]
         if not idle:
             return
-        waiting = self._book.waiting
+        waiting = self._assignments.waiting
         if len(waiting):
             first = not self._first
             for number, dealt in zip(idle, self._dealt_to(len(idle), waiting), strict=True):
                 if len(dealt.requests):
-                    self._give(number, _Piece(dealt.requests, first))
+                    self._assign(number, _Assigned(dealt.requests, first))
             return
-        busy = [number for number, device in enumerate(self._devices) if device.busy]
-        asked = self._book.ask(busy)
+        busy = [number for number, device in self._devices.items() if device.busy]
+        asked = self._assignments.ask(busy)
         if asked is not None:
-            self._group.workers[asked].send(Spare(len(idle)))
+            self._group.send(asked, Release(len(idle)))
 
     def _dealt_to(self, devices: int, waiting: Int64Array) -> list[Dealt]:
         """What waits, dealt out; for the first time that was done already."""
@@ -212,15 +207,15 @@ class DeviceRun:
             dealt = deal(self._table, plan, self._device, devices)
         return dealt
 
-    def _give(self, number: int, piece: _Piece) -> None:
+    def _assign(self, number: int, assigned: _Assigned) -> None:
         device = self._devices[number]
-        device.busy, device.piece = True, piece
-        device.given_at = device.started_at = self._now()
-        if piece.first:
-            self._first.append(piece)
-        self._book.give(number, piece.requests)
-        table = part_of(self._table, piece.requests)
-        self._group.workers[number].send(Piece(table, piece.requests))
+        device.busy, device.assigned = True, assigned
+        device.assigned_at = device.started_at = self._now()
+        if assigned.first:
+            self._first.append(assigned)
+        self._assignments.assign(number, assigned.requests)
+        table = part_of(self._table, assigned.requests)
+        self._group.send(number, Assign(table, assigned.requests))
 
     def _now(self) -> float:
         return time.perf_counter() - self._began
@@ -233,28 +228,28 @@ class DeviceRun:
         match message:
             case Started(planned):
                 device.started_at = self._now()
-                if device.piece is not None:
-                    device.piece.planned = planned
+                if device.assigned is not None:
+                    device.assigned.planned = planned
             case Update():
                 return self._update(number, message)
             case Ended():
-                if len(self._book.held(number)):
+                if len(self._assignments.of(number)):
                     raise InternalError("a device ended before its requests were completed")
                 device.end(self._now())
-            case Gave(requests):
-                self._book.gave(number, requests)
+            case Released(requests):
+                self._assignments.released(number, requests)
             case Ready():
                 device.ready = True
-            case Failed(error):
+            case WorkerFailed(error):
                 self._failed(number, error)
-            case Died(reason):
+            case WorkerDied(reason):
                 self._died(number, reason)
         return []
 
     def _update(self, number: int, update: Update) -> list[Completion]:
         device = self._devices[number]
         for completion in update.completions:
-            self._book.finished(number, completion.request_index)
+            self._assignments.complete(number, completion.request_index)
         if update.completions:
             device.deaths = 0
             self._deaths.clear()
@@ -270,7 +265,7 @@ class DeviceRun:
         self._retire(number, f"cannot be started again: {error}")
 
     def _died(self, number: int, reason: str) -> None:
-        device, name = self._devices[number], self._group.workers[number].name
+        device, name = self._devices[number], self._group.workers[number]
         if device.retired:
             return
         again = self._lost(number)
@@ -280,7 +275,7 @@ class DeviceRun:
         self._deaths.append(number)
         what = f"{len(again):,} requests that it had not finished are run again"
         _log.warning("the process of %s %s; %s", name, reason, what)
-        left = {n for n, other in enumerate(self._devices) if not other.retired}
+        left = {n for n, other in self._devices.items() if not other.retired}
         if len(self._deaths) >= MOST_DEATHS and left <= set(self._deaths):
             raise DeviceLostError(
                 f"processes died {len(self._deaths)} times without completing a request, the last "
@@ -294,11 +289,11 @@ class DeviceRun:
 
     def _lost(self, number: int) -> Int64Array:
         """Take back what a device has; a plan that it had no time to tell is made here."""
-        piece, self._devices[number].piece = self._devices[number].piece, None
-        if piece is not None and piece.first and piece.planned is None:
-            table = part_of(self._table, piece.requests)
-            piece.planned = plan_run(table, self._group.options, self._device).figures
-        return self._book.lost(number)
+        assigned, self._devices[number].assigned = self._devices[number].assigned, None
+        if assigned is not None and assigned.first and assigned.planned is None:
+            table = part_of(self._table, assigned.requests)
+            assigned.planned = plan_run(table, self._group.options, self._device).figures
+        return self._assignments.take_back(number)
 
     def _retire(self, number: int, why: str) -> None:
         """Go on without a device.
@@ -306,9 +301,9 @@ class DeviceRun:
         Raises:
             DeviceLostError: it was the last one.
         """
-        device, name = self._devices[number], self._group.workers[number].name
+        device, name = self._devices[number], self._group.workers[number]
         device.ready, device.retired = False, True
-        if all(device.retired for device in self._devices):
+        if all(device.retired for device in self._devices.values()):
             raise DeviceLostError(
                 f"no device is left: {name} {why}. What has finished is saved; when the cause is "
                 "mended, run the same command again."

@@ -17,7 +17,7 @@ _SHARES = ("within_10", "within_50", "within_90")
 
 
 def added(parts: Iterable[RunStats]) -> RunStats:
-    """Counts of pieces that ran one after another, or of devices side by side.
+    """Counts of runs one after another, or of devices side by side.
 
     Peaks are added too: what devices held at most, whenever each of them did.
     """
@@ -32,7 +32,7 @@ def added(parts: Iterable[RunStats]) -> RunStats:
 
 
 def one_after_another(before: RunStats, after: RunStats) -> RunStats:
-    """Counts of one device that runs two pieces in turn: the present is the second's."""
+    """Counts of one device that makes two runs in turn: the present is the second's."""
     total = added((before, after))
     total.running_sequences = after.running_sequences
     total.kv_bytes_in_use = after.kv_bytes_in_use

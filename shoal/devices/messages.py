@@ -1,4 +1,4 @@
-"""What the front and its workers say to each other."""
+"""What a job's parent process and its workers say to each other."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from shoal.engine.engine import RunStats
 from shoal.model.description import ModelDescription
 from shoal.types import Completion, Int64Array, PlanFigures, RequestTable
 
-# From the front to a worker.
+# To a worker.
 
 
 @dataclass(frozen=True)
-class Prepare:
-    """Which model to run, and how; answered by `Prepared`. May be said again before `Load`."""
+class Configure:
+    """Which model to run, and how; answered by `Configured`. May be said again before `Load`."""
 
     description: ModelDescription
     options: EngineOptions
@@ -30,12 +30,12 @@ class Load:
 
 
 @dataclass(frozen=True)
-class Piece:
+class Assign:
     """Requests to run; answered by `Started`, `Update`s and `Ended`.
 
     Attributes:
         table: the requests.
-        requests: int64 [R], their numbers in the front's table.
+        requests: int64 [R], their numbers in the table of the whole job.
     """
 
     table: RequestTable
@@ -43,13 +43,16 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Spare:
-    """Give up what has not begun, so that `parts` idle devices can run it; answered by `Gave`."""
+class Release:
+    """Give up what has not begun, so that `parts` idle devices can run it.
+
+    Answered by `Released`, with requests as in `Assign`; there may be none.
+    """
 
     parts: int
 
 
-# From a worker to the front.
+# From a worker.
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Hello:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class Configured:
     """Whether the model's speed is known (`measured`), or loading it will measure it."""
 
     measured: bool
@@ -73,18 +76,18 @@ class Ready:
 
 @dataclass(frozen=True)
 class Started:
-    """A piece is planned."""
+    """What was assigned is planned."""
 
     planned: PlanFigures
 
 
 @dataclass(frozen=True)
 class Update:
-    """What a piece did since the last update.
+    """What was done since the last update.
 
     Attributes:
-        completions: the requests finished, under the front's numbers.
-        stats: of the whole piece so far.
+        completions: the requests finished, numbered as in `Assign`.
+        stats: of all that was assigned last, so far.
         trace: float64 [iterations, columns], the new rows of its `IterationTrace`.
     """
 
@@ -95,29 +98,31 @@ class Update:
 
 @dataclass(frozen=True)
 class Ended:
-    """All requests of the piece that were not given up are finished."""
+    """All requests that were assigned and not released are finished."""
 
 
 @dataclass(frozen=True)
-class Gave:
+class Released:
     """Requests given up before they began, int64 [R], ascending. There may be none."""
 
     requests: Int64Array
 
 
 @dataclass(frozen=True)
-class Failed:
+class WorkerFailed:
     """An error that ends the run, or the loading."""
 
     error: Exception
 
 
 @dataclass(frozen=True)
-class Died:
-    """The process has ended; never sent, but seen by the front."""
+class WorkerDied:
+    """The worker has ended; it never sends this, its transport does."""
 
     reason: str
 
 
-FromWorker = Hello | Prepared | Ready | Started | Update | Ended | Gave | Failed | Died
-ToWorker = Prepare | Load | Piece | Spare
+FromWorker = (
+    Hello | Configured | Ready | Started | Update | Ended | Released | WorkerFailed | WorkerDied
+)
+ToWorker = Configure | Load | Assign | Release

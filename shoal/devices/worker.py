@@ -4,115 +4,146 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
-import signal
+import queue
+import threading
 import time
 import traceback
 from dataclasses import replace
-from multiprocessing.connection import Connection
+from typing import NoReturn
 
 import numpy as np
-import torch
 
-from shoal.devices.channel import Channel
 from shoal.devices.messages import (
+    Assign,
+    Configure,
+    Configured,
     Ended,
-    Failed,
-    Gave,
+    FromWorker,
     Hello,
     Load,
-    Piece,
-    Prepare,
-    Prepared,
     Ready,
-    Spare,
+    Release,
+    Released,
     Started,
+    ToWorker,
     Update,
+    WorkerFailed,
 )
 from shoal.engine.engine import Engine, Run
 from shoal.errors import DeviceLostError, InternalError, ShoalError
 from shoal.machine.calibration_cache import remembered
+from shoal.processes import EXIT_FAILED, Parent
 from shoal.types import Completion
 
 UPDATE_SECONDS = 0.05
 """Between two updates, at least."""
-EXIT_FAILED, EXIT_LOST = 1, 75
+EXIT_LOST = 75
+"""The exit code of a worker whose device is lost."""
 
 _log = logging.getLogger(__name__)
 
 
-def main(fd: int, threads: int, name: str) -> None:
-    """Serve the front until it is gone.
+def main(parent: Parent, name: str) -> int:
+    """Do what the parent says; the exit code after an error.
 
     Args:
-        fd: the worker's end of the pipe.
-        threads: for what is computed on the CPU.
         name: of the device, for messages.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the front decides what Ctrl-C does
     logging.basicConfig(format=f"{name}: %(message)s")
-    torch.set_num_threads(threads)
-    channel = Channel(Connection(fd))
+    channel = Channel(parent)
     channel.send(Hello())
+    code = EXIT_FAILED
     try:
         Worker(channel).serve()
     except DeviceLostError as error:
         _log.warning("%s", error)
         code = EXIT_LOST
     except Exception as error:
-        channel.send(Failed(_portable(error)))
-        code = EXIT_FAILED
+        channel.send(WorkerFailed(_portable(error)))
     channel.flush()
-    os._exit(code)
+    return code
+
+
+class Channel:
+    """Messages from and to the parent; a thread sends, so that an iteration never waits for it."""
+
+    def __init__(self, parent: Parent) -> None:
+        self._parent = parent
+        self._outbox: queue.SimpleQueue[FromWorker | None] = queue.SimpleQueue()
+        self._sender = threading.Thread(target=self._send, daemon=True)
+        self._sender.start()
+
+    def send(self, message: FromWorker) -> None:
+        """Queue a message; what it holds must not change any more."""
+        self._outbox.put(message)
+
+    def receive(self) -> ToWorker:
+        """Wait for a message."""
+        message: ToWorker = self._parent.receive()
+        return message
+
+    def poll(self) -> ToWorker | None:
+        """A message if one has come."""
+        message: ToWorker | None = self._parent.poll()
+        return message
+
+    def flush(self) -> None:
+        """Wait until everything is sent; nothing can be sent afterwards."""
+        self._outbox.put(None)
+        self._sender.join()
+
+    def _send(self) -> None:
+        while (message := self._outbox.get()) is not None:
+            self._parent.send(message)
 
 
 class Worker:
-    """Runs pieces one after another."""
+    """Runs what it is assigned, one table after another."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
 
-    def serve(self) -> None:
+    def serve(self) -> NoReturn:
         """Answer messages for ever; raises what the engine raises."""
-        prepare: Prepare | None = None
+        configure: Configure | None = None
         engine: Engine | None = None
         while True:
             match self._channel.receive():
-                case Prepare() as prepare:
-                    self._channel.send(Prepared(_measured(prepare)))
-                case Load() if prepare is not None:
-                    engine = Engine(prepare.description, prepare.options)
+                case Configure() as configure:
+                    self._channel.send(Configured(_measured(configure)))
+                case Load() if configure is not None:
+                    engine = Engine(configure.description, configure.options)
                     self._channel.send(Ready(engine.machine))
-                case Piece() as piece if engine is not None:
-                    self._run(engine, piece)
-                case Spare():
-                    # It crossed the end of the piece.
-                    self._channel.send(Gave(np.zeros(0, dtype=np.int64)))
+                case Assign() as assigned if engine is not None:
+                    self._run(engine, assigned)
+                case Release():
+                    # It crossed the end of what was assigned.
+                    self._channel.send(Released(np.zeros(0, dtype=np.int64)))
                 case message:
                     raise InternalError(f"{type(message).__name__} came too early")
 
-    def _run(self, engine: Engine, piece: Piece) -> None:
-        run = engine.run(piece.table)
+    def _run(self, engine: Engine, assigned: Assign) -> None:
+        run = engine.run(assigned.table)
         self._channel.send(Started(run.planned))
-        updates = _Updates(self._channel, run, piece)
+        updates = _Updates(self._channel, run, assigned)
         for completions in run:
             updates.add(completions)
             match self._channel.poll():
-                case Spare(parts):
-                    self._channel.send(Gave(piece.requests[run.release(parts)]))
+                case Release(parts):
+                    self._channel.send(Released(assigned.requests[run.release(parts)]))
                 case None:
                     pass
                 case message:
-                    raise InternalError(f"{type(message).__name__} came during a piece")
+                    raise InternalError(f"{type(message).__name__} came during a run")
         updates.send()
         self._channel.send(Ended())
 
 
 class _Updates:
-    """Tells the front what a run does, not too often."""
+    """Tells the parent what a run does, not too often."""
 
-    def __init__(self, channel: Channel, run: Run, piece: Piece) -> None:
-        self._channel, self._run, self._piece = channel, run, piece
+    def __init__(self, channel: Channel, run: Run, assigned: Assign) -> None:
+        self._channel, self._run, self._assigned = channel, run, assigned
         self._completions: list[Completion] = []
         self._traced = 0
         self._sent_at = time.monotonic()
@@ -120,7 +151,7 @@ class _Updates:
     def add(self, completions: list[Completion]) -> None:
         """Take what an iteration finished."""
         for completion in completions:
-            number = int(self._piece.requests[completion.request_index])
+            number = int(self._assigned.requests[completion.request_index])
             self._completions.append(replace(completion, request_index=number))
         if time.monotonic() - self._sent_at >= UPDATE_SECONDS:
             self.send()
@@ -134,9 +165,11 @@ class _Updates:
         self._sent_at = time.monotonic()
 
 
-def _measured(prepare: Prepare) -> bool:
+def _measured(configure: Configure) -> bool:
     """Whether loading measures nothing."""
-    return prepare.options.token_budget is not None or remembered(prepare.description) is not None
+    return (
+        configure.options.token_budget is not None or remembered(configure.description) is not None
+    )
 
 
 def _portable(error: Exception) -> Exception:

@@ -28,7 +28,7 @@ from shoal.sampling.results import PromptScores, StepResult
 from shoal.sampling.sampler import needs_history
 from shoal.scheduler import BlockPool, Launched, Scheduler, TokenBatch
 from shoal.simulate import part_seconds
-from shoal.tensor_parallel.leader import load
+from shoal.tensor_parallel.sharded_model import load
 from shoal.types import (
     Completion,
     Int64Array,

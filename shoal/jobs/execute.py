@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from shoal.answers.detokenize import Detokenizer
 from shoal.config import EngineOptions
 from shoal.costs import BLOCK_SIZE
-from shoal.devices import AnyEngine, AnyRun
+from shoal.devices import EngineProtocol, RunProtocol
 from shoal.errors import InternalError, InvalidRequestError, JobChangedError
 from shoal.jobs.collect import Collector
 from shoal.jobs.finish import finish_job
@@ -26,7 +26,7 @@ from shoal.progress import ProgressState, Reporter
 from shoal.signals import Interruption
 from shoal.types import Completion, RunSummary
 
-EngineFactory = Callable[[ModelDescription, EngineOptions], AnyEngine]
+EngineFactory = Callable[[ModelDescription, EngineOptions], EngineProtocol]
 """Makes the engine of a run, which closes it."""
 
 
@@ -54,11 +54,11 @@ class JobRun:
     reporter: Reporter
     interruption: Interruption
     summary: RunSummary = field(default_factory=RunSummary)
-    engine_run: AnyRun | None = None
+    engine_run: RunProtocol | None = None
 
     def __post_init__(self) -> None:
         detokenizer = Detokenizer(self.description.tokenizer)
-        self._engine: AnyEngine | None = None
+        self._engine: EngineProtocol | None = None
         self._records = RecordWriter(self.header.job_id, self.description.name, detokenizer)
 
     def run(self, names: Collection[str], make_engine: EngineFactory) -> RunSummary:
@@ -94,7 +94,7 @@ class JobRun:
         if self._engine is not None:
             self._engine.close()
 
-    def _load(self, make_engine: EngineFactory) -> AnyEngine:
+    def _load(self, make_engine: EngineFactory) -> EngineProtocol:
         if self._engine is None:
             began = time.perf_counter()
             self._engine = make_engine(self.description, self.options)
@@ -140,7 +140,7 @@ class JobRun:
         seconds.run = time.perf_counter() - planned
         run.stats.summarise(run.planned, self.summary)
 
-    def _announce(self, job: JobInput, run: AnyRun) -> None:
+    def _announce(self, job: JobInput, run: RunProtocol) -> None:
         plan = run.planned
         share = 1 - plan.computed_prompt_tokens / max(plan.prompt_tokens, 1)
         rejected = f", {job.rejected:,} lines rejected" if job.rejected else ""
@@ -149,7 +149,7 @@ class JobRun:
             f"{share:.1%} of them shared and computed once"
         )
 
-    def _drive(self, run: AnyRun, job: JobInput) -> None:
+    def _drive(self, run: RunProtocol, job: JobInput) -> None:
         """Every iteration of the run; a signal stops it between two of them."""
         collector = Collector(job.table, run.planned.computed_prompt_tokens)
         began = time.perf_counter()

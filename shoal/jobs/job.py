@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from shoal.devices import AnyRun, make_engine
+from shoal.devices import RunProtocol, make_engine
 from shoal.errors import JobChangedError, OutputExistsError
 from shoal.jobs.disk import NewFile
 from shoal.jobs.execute import EngineFactory, JobRun
@@ -46,7 +46,7 @@ class JobResult:
     output: Path
     errors: Path | None
     already_finished: bool
-    run: AnyRun | None = None
+    run: RunProtocol | None = None
 
     @property
     def exit_code(self) -> int:
@@ -207,7 +207,7 @@ class _JobStart:
         journal: Journal,
         *,
         already_finished: bool,
-        run: AnyRun | None = None,
+        run: RunProtocol | None = None,
     ) -> JobResult:
         paths, failed = self.paths, summary.requests.failed
         if self.spool is not None and not self.spool.kept and journal.header is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import orjson
 
-from shoal.devices import AnyRun
+from shoal.devices import RunProtocol
 from shoal.errors import OutputWriteError
 from shoal.report.figures import plan_figure, svg, token_batches_figure
 from shoal.report.summary import summary_rows
@@ -52,7 +52,7 @@ REPORT_FILES = ("index.html", "plan.svg", "token_batches.svg", "summary.json")
 """What `write_report` writes into its folder."""
 
 
-def write_report(folder: Path, *, title: str, summary: RunSummary, run: AnyRun) -> Path:
+def write_report(folder: Path, *, title: str, summary: RunSummary, run: RunProtocol) -> Path:
     """Write index.html, which needs no other file, and what it shows as files beside it.
 
     These are plan.svg, token_batches.svg and summary.json, the same as `--summary` writes. The

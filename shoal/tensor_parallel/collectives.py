@@ -4,7 +4,7 @@ In a forward every process takes part in the same sums and gathers, in the same 
 raises in the middle (out of memory, say) would leave the others waiting for ever. So it takes its
 part in those that are left with zeros: the modules that exchange something are called in their
 order, on inputs of the right shape. What the others compute from that is worthless. It is thrown
-away, since the first process learns from each how its forward went.
+away, since rank 0 learns from each rank how its forward went.
 """
 
 from __future__ import annotations

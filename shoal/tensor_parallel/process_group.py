@@ -13,18 +13,18 @@ import torch
 import torch.distributed as dist
 
 from shoal.errors import OptionError
+from shoal.processes import PATIENCE_SECONDS
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import TCPStore
 
 HOST = "127.0.0.1"
-PATIENCE = timedelta(minutes=30)
-"""How long a process waits for another that is alive but does not answer: large models take minutes
-to load, and not the same in each process. One that dies is noticed at once."""
+PATIENCE = timedelta(seconds=PATIENCE_SECONDS)
+"""How long a rank waits for another in an exchange. A process that dies is noticed at once."""
 
 
 def make_store(world: int) -> TCPStore:
-    """Where the processes find each other, on a port the system chooses; the first process owns it.
+    """Where the ranks find each other, on a port the system chooses; rank 0 owns it.
 
     Raises:
         OptionError: this process is in a process group already.
@@ -39,7 +39,7 @@ def make_store(world: int) -> TCPStore:
 
 
 def find_store(port: int, world: int) -> TCPStore:
-    """The first process's store, seen from another."""
+    """Rank 0's store, seen from another rank."""
     return _store(port, world, is_master=False)
 
 

@@ -1,4 +1,4 @@
-"""One process's part of a model: loading it, and a forward in step with the others."""
+"""One rank's part of a model: loading it, and a forward in step with the others."""
 
 from __future__ import annotations
 

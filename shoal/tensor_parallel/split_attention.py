@@ -1,7 +1,7 @@
-"""Segment attention in several processes: each stores and attends with its own KV heads.
+"""Segment attention in several ranks: each stores and attends with its own KV heads.
 
-The first process's backend is wrapped, so that whatever drives the model there (a run, calibration,
-a memory probe) has the KV layers made in the other processes too, and the work list at hand to tell
+Rank 0's backend is wrapped, so that whatever drives the model there (a run, calibration,
+a memory probe) has the KV layers made in the other ranks too, and the work list at hand to tell
 them.
 """
 
@@ -16,13 +16,13 @@ import torch
 from shoal.attention import AttentionBackend, KVLayer, KVShape
 from shoal.errors import InternalError
 from shoal.tensor_parallel.commands import Allocate
-from shoal.tensor_parallel.followers import Followers
+from shoal.tensor_parallel.worker_group import WorkerGroup
 from shoal.work import SegmentWork
 
 
 @dataclass(frozen=True, eq=False)
 class MirroredLayer(KVLayer):
-    """The first process's part of a layer, whose other parts are known by `number`."""
+    """Rank 0's part of a layer, whose other parts are known by `number`."""
 
     part: KVLayer
     number: int
@@ -30,39 +30,39 @@ class MirroredLayer(KVLayer):
 
 @dataclass(frozen=True)
 class MirroredWork:
-    """A work list, and what the first process's backend made of it."""
+    """A work list, and what rank 0's backend made of it."""
 
     work: SegmentWork
     prepared: object
 
 
 class MirroredAttention:
-    """An `AttentionBackend` that has its allocations repeated by the other processes."""
+    """An `AttentionBackend` that has its allocations repeated by the other ranks."""
 
-    def __init__(self, backend: AttentionBackend, followers: Followers) -> None:
+    def __init__(self, backend: AttentionBackend, workers: WorkerGroup) -> None:
         self.name = backend.name
-        self._backend, self._followers = backend, followers
+        self._backend, self._workers = backend, workers
         self._numbers = count()
 
     def allocate(self, shape: KVShape) -> MirroredLayer:
         """See `AttentionBackend`; the others give their memory back when this layer is garbage.
 
         Raises:
-            torch.OutOfMemoryError: here or in another process.
+            torch.OutOfMemoryError: here or in another rank.
         """
         number = next(self._numbers)
         sizes = (shape.kv_heads, shape.key_dim, shape.value_dim, shape.num_blocks, shape.block_size)
-        self._followers.tell(Allocate(number, sizes))
+        self._workers.tell(Allocate(number, sizes))
         try:
             try:
                 part = self._backend.allocate(shape)
             finally:
-                self._followers.agree()
+                self._workers.agree()
         except Exception:
-            self._followers.free(number)
+            self._workers.free(number)
             raise
         layer = MirroredLayer(part.shape, part.keys, part.values, part, number)
-        weakref.finalize(layer, self._followers.free, number).atexit = False
+        weakref.finalize(layer, self._workers.free, number).atexit = False
         return layer
 
     def store(

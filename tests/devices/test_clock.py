@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.costs import Costs
-from shoal.devices.book import Book
+from shoal.devices.assignments import Assignments
 from shoal.errors import DeviceLostError, InternalError
 from shoal.planning import divide_job
 from shoal.types import Int64Array, PlanFigures, RequestTable
@@ -62,7 +62,7 @@ def test_idle_devices_take_over(monkeypatch: pytest.MonkeyPatch) -> None:
     table = families(2, 110)
     lengths = skewed(table)
     alone, together = timed(1, table, lengths, 60), timed(2, table, lengths, 60)
-    monkeypatch.setattr(Book, "ask", lambda self, busy: None)
+    monkeypatch.setattr(Assignments, "ask", lambda self, busy: None)
     static = timed(2, table, lengths, 60)
     assert static > 1.7 * alone / 2
     assert together < 1.25 * alone / 2
@@ -84,8 +84,8 @@ def test_each_request_is_completed_once(
     blocks = -(-int(table.lengths.max() + job.max_new) // 32) + data.draw(st.integers(0, 4))
     group = ClockGroup(devices, lengths, COSTS, token_budget=16, num_blocks=blocks)
     for device, seconds in deaths[: 2 if devices > 1 else 1]:
-        group.workers[device % devices].dies_at = seconds
-    dying = any(worker.dies_at < 1 for worker in group.workers)
+        group.devices[device % devices].dies_at = seconds
+    dying = any(worker.dies_at < 1 for worker in group.devices)
     divided = divide_job(table, group.options, group.machine)
     result, done = run(group, table)
     assert sorted(done) == list(range(size))
@@ -119,7 +119,7 @@ def test_a_death_costs_what_was_under_way(caplog: pytest.LogCaptureFixture) -> N
     lengths = np.full(len(table), 30)
     group = ClockGroup(2, lengths, COSTS)
     calm = timed(2, table, lengths, 400)
-    group.workers[1].dies_at = calm / 2
+    group.devices[1].dies_at = calm / 2
     with caplog.at_level(logging.WARNING):
         result, done = run(group, table)
     assert sorted(done) == list(range(len(table)))
@@ -135,15 +135,15 @@ class Dying(ClockGroup):
 
     dying: tuple[int, ...] = ()
 
-    def start(self, device: int) -> None:
-        super().start(device)
-        self.workers[device].dies_at = 0.0
+    def start(self, worker: int) -> None:
+        super().start(worker)
+        self.devices[worker].dies_at = 0.0
 
 
 def test_a_device_that_keeps_dying_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
     table = families(4, 40)
     group = Dying(2, np.full(len(table), 30), COSTS)
-    group.workers[0].dies_at = 0.0
+    group.devices[0].dies_at = 0.0
     with caplog.at_level(logging.WARNING):
         _, done = run(group, table)
     assert sorted(done) == list(range(len(table)))
@@ -152,13 +152,13 @@ def test_a_device_that_keeps_dying_is_given_up(caplog: pytest.LogCaptureFixture)
 
 def test_a_device_that_dies_now_and_then_is_kept(caplog: pytest.LogCaptureFixture) -> None:
     class Frail(ClockGroup):
-        def start(self, device: int) -> None:
-            super().start(device)
-            self.workers[device].dies_at = self.now + 0.7
+        def start(self, worker: int) -> None:
+            super().start(worker)
+            self.devices[worker].dies_at = self.now + 0.7
 
     table = families(2, 150)
     group = Frail(2, np.full(len(table), 30), COSTS, num_blocks=40)
-    group.workers[0].dies_at = 0.7
+    group.devices[0].dies_at = 0.7
     with caplog.at_level(logging.WARNING):
         _, done = run(group, table)
     assert sorted(done) == list(range(len(table)))
@@ -169,7 +169,7 @@ def test_a_device_that_dies_now_and_then_is_kept(caplog: pytest.LogCaptureFixtur
 def test_a_run_whose_devices_all_keep_dying_ends() -> None:
     table = families(4, 40)
     group = Dying(2, np.full(len(table), 30), COSTS)
-    for worker in group.workers:
+    for worker in group.devices:
         worker.dies_at = 0.0
     with pytest.raises(DeviceLostError, match=r"died \d times .* run the same command again"):
         run(group, table)
@@ -178,7 +178,7 @@ def test_a_run_whose_devices_all_keep_dying_ends() -> None:
 
 def test_the_only_device_is_not_given_up_silently() -> None:
     group = Dying(1, np.full(3, 2), COSTS)
-    group.workers[0].dies_at = 0.0
+    group.devices[0].dies_at = 0.0
     with pytest.raises(DeviceLostError):
         run(group, Job([[1], [2], [3]]).table)
 
@@ -188,39 +188,39 @@ def test_breaking_off_ends_the_processes() -> None:
     group = ClockGroup(2, np.full(len(table), 30), COSTS)
     from shoal.devices.device_run import DeviceRun
 
-    for completions in DeviceRun(group, table):  # type: ignore[arg-type]
+    for completions in DeviceRun(group, table):
         if completions:
             break
     assert group.closed
 
 
-def test_the_book_refuses_what_cannot_be() -> None:
-    book = Book(np.ones(4), 2)
-    book.give(0, np.array([0, 1]))
+def test_assignments_refuse_what_cannot_be() -> None:
+    ledger = Assignments(np.ones(4))
+    ledger.assign(0, np.array([0, 1]))
     with pytest.raises(InternalError, match="two devices"):
-        book.give(1, np.array([1, 2]))
+        ledger.assign(1, np.array([1, 2]))
     with pytest.raises(InternalError, match="has it not"):
-        book.finished(1, 0)
+        ledger.complete(1, 0)
     with pytest.raises(InternalError, match="it has not"):
-        book.gave(0, np.array([2]))
-    book.finished(0, 0)
+        ledger.released(0, np.array([2]))
+    ledger.complete(0, 0)
     with pytest.raises(InternalError, match="has it not"):
-        book.finished(0, 0)
+        ledger.complete(0, 0)
 
 
 def test_whom_to_ask() -> None:
-    book = Book(np.array([1.0, 5.0, 2.0, 2.0, 3.0]), 3)
-    book.give(0, np.array([0]))
-    book.give(1, np.array([1, 2]))
-    book.give(2, np.array([3, 4]))
-    assert book.ask([0, 1, 2]) == 1
-    assert book.ask([0, 1, 2]) is None, "one is asked already"
-    book.gave(1, np.array([], dtype=np.int64))
-    assert book.ask([0, 1, 2]) == 2, "the first had nothing to give"
-    book.gave(2, np.array([4]))
-    assert book.waiting.tolist() == [4]
-    assert book.ask([0, 2]) == 2
-    assert book.lost(2).tolist() == [3]
-    assert book.asked is None
-    book.give(1, np.array([3]))
-    assert book.ask([1]) == 1, "it has got new requests"
+    ledger = Assignments(np.array([1.0, 5.0, 2.0, 2.0, 3.0]))
+    ledger.assign(0, np.array([0]))
+    ledger.assign(1, np.array([1, 2]))
+    ledger.assign(2, np.array([3, 4]))
+    assert ledger.ask([0, 1, 2]) == 1
+    assert ledger.ask([0, 1, 2]) is None, "one is asked already"
+    ledger.released(1, np.array([], dtype=np.int64))
+    assert ledger.ask([0, 1, 2]) == 2, "the first had nothing to give"
+    ledger.released(2, np.array([4]))
+    assert ledger.waiting.tolist() == [4]
+    assert ledger.ask([0, 2]) == 2
+    assert ledger.take_back(2).tolist() == [3]
+    assert ledger.asked is None
+    ledger.assign(1, np.array([3]))
+    assert ledger.ask([1]) == 1, "it has got new requests"

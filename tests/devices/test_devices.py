@@ -1,9 +1,7 @@
-"""Small parts: options, environments, merged counts, messages through a pipe."""
+"""Small parts: options, environments, merged counts."""
 
 from __future__ import annotations
 
-import threading
-from multiprocessing import Pipe
 from typing import Any
 
 import numpy as np
@@ -12,18 +10,14 @@ import torch
 
 from shoal.config import EngineOptions
 from shoal.cuda.lost import raise_if_lost
+from shoal.devices.group import visible_device
 from shoal.devices.merged import added, merged, one_after_another
-from shoal.devices.messages import Hello, Piece
-from shoal.devices.process import ended_how, worker_environment, worker_processes
-from shoal.devices.wire import receive, send
-from shoal.devices.worker import EXIT_LOST, _portable
+from shoal.devices.worker import _portable
 from shoal.engine.engine import RunStats
 from shoal.engine.trace import IterationTrace
 from shoal.errors import DeviceLostError, InternalError, OptionError, UnsupportedModelError
 from shoal.model.description import ModelDescription
-from shoal.planning.part import part_of
 from shoal.types import LengthCounts
-from tests.helpers.planner_jobs import Job
 
 
 @pytest.mark.parametrize("devices", [0, -1, 1.5, "2", True])
@@ -48,28 +42,11 @@ def test_more_devices_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_each_worker_sees_its_own_device() -> None:
-    cuda = [worker_environment("cuda", n, 8, {})["CUDA_VISIBLE_DEVICES"] for n in range(2)]
+    cuda = [visible_device("cuda", n, {})["CUDA_VISIBLE_DEVICES"] for n in range(2)]
     assert cuda == ["0", "1"]
-    some = worker_environment("cuda", 1, 8, {"CUDA_VISIBLE_DEVICES": "3, GPU-ab12,5"})
-    assert some == {"CUDA_VISIBLE_DEVICES": "GPU-ab12", "OMP_NUM_THREADS": "8"}
-    assert worker_environment("cpu", 1, 4, {}) == {"OMP_NUM_THREADS": "4"}
-
-
-def test_workers_share_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
-    for count, threads in ((2, 3), (3, 2), (9, 1)):
-        workers = worker_processes(torch.device("cpu"), count)
-        assert [worker._threads for worker in workers] == [threads] * count
-    assert [worker._threads for worker in worker_processes(torch.device("cuda"), 2)] == [3, 3]
-    assert not any(worker.alive for worker in workers)
-
-
-def test_how_a_process_ended() -> None:
-    assert ended_how(-9) == ("was killed by SIGKILL, as the kernel does where memory runs out")
-    assert ended_how(-11) == "was killed by SIGSEGV"
-    assert ended_how(3) == "ended with exit code 3"
-    assert ended_how(EXIT_LOST) == "lost its device"
-    assert ended_how(-77) == "was killed by signal 77"
+    some = visible_device("cuda", 1, {"CUDA_VISIBLE_DEVICES": "3, GPU-ab12,5"})
+    assert some == {"CUDA_VISIBLE_DEVICES": "GPU-ab12"}
+    assert visible_device("cpu", 1, {}) == {}
 
 
 def test_errors_travel() -> None:
@@ -85,28 +62,6 @@ def test_errors_travel() -> None:
     assert isinstance(found, InternalError)
     assert "by nought" in str(found)
     assert "test_devices.py" in str(found)
-
-
-def test_tables_travel_as_they_are() -> None:
-    table = part_of(Job([[1, 2], [3], [4, 5, 6]], choices=[1, 2, 1]).table, np.array([0, 2]))
-    here, there = Pipe()
-    sender = threading.Thread(
-        target=lambda: [send(here, Hello()), send(here, Piece(table, requests))]
-    )
-    requests = np.array([10, 12])
-    sender.start()
-    assert receive(there) == Hello()
-    piece = receive(there)
-    sender.join()
-    assert piece.requests.tolist() == [10, 12]
-    assert piece.table.params == table.params
-    for name, value in vars(table).items():
-        if isinstance(value, np.ndarray):
-            found = getattr(piece.table, name)
-            assert (found.dtype, found.tolist()) == (value.dtype, value.tolist())
-    here.close()
-    with pytest.raises(EOFError):
-        receive(there)
 
 
 def test_counts_are_added() -> None:

@@ -15,7 +15,15 @@ import pytest
 
 from shoal.config import EngineOptions
 from shoal.devices import DeviceGroup, make_engine
-from shoal.devices.messages import Died, FromWorker, Gave, Load, Prepared, Ready, Started
+from shoal.devices.messages import (
+    Configured,
+    FromWorker,
+    Load,
+    Ready,
+    Released,
+    Started,
+    WorkerDied,
+)
 from shoal.engine.engine import Engine
 from shoal.errors import InternalError, ModelLoadError
 from shoal.model.description import ModelDescription
@@ -161,7 +169,7 @@ def test_an_idle_device_takes_over(
     table = replace(table, expected_new_tokens=np.full(len(table), 3, dtype=np.int32))
     listening = Listening(group, monkeypatch)
     same(ordered(group.run(table)), ordered(engine.run(table)))
-    assert any(len(gave.requests) for gave in listening.of(Gave))
+    assert any(len(released.requests) for released in listening.of(Released))
 
 
 def test_kill_9_of_a_worker(
@@ -177,18 +185,17 @@ def test_kill_9_of_a_worker(
     for completions in group.run(table):
         done += completions
         if done and killed is None:
-            killed = group.workers[1].pid
-            assert killed is not None
+            killed = group.processes.running[1].pid
             os.kill(killed, signal.SIGKILL)
     assert len(done) == len(table)
     same(sorted(done, key=lambda c: c.request_index), ordered(engine.run(table)))
-    assert len(listening.of(Died)) == 1
+    assert len(listening.of(WorkerDied)) == 1
     assert "the process of cpu:1 was killed by SIGKILL" in caplog.text
     began = time.monotonic()
     while 1 not in group.ready and time.monotonic() < began + 60:
         for _ in group.events(0.5):
             pass
-    assert group.workers[1].pid != killed
+    assert group.processes.running[1].pid != killed
     small = mixed(20, seed=4)
     same(ordered(group.run(small)), ordered(engine.run(small)))
 
@@ -199,14 +206,14 @@ def test_an_error_in_a_worker_ends_the_run_and_the_next_begins_anew(
     table = mixed(200, seed=5)
     run = iter(group.run(table))
     next(run)
-    # A message that no front sends: the worker raises, as it would for a bug.
-    group.workers[0].send(Started(PlanFigures()))  # type: ignore[arg-type]
+    # A message that nobody sends: the worker raises, as it would for a bug.
+    pids = [process.pid for process in group.processes.running.values()]
+    group.send(0, Started(PlanFigures()))  # type: ignore[arg-type]
     with pytest.raises(InternalError, match="Started came"):
         list(run)
-    for worker in group.workers:
-        assert worker.pid is not None
+    for pid in pids:
         with pytest.raises(ProcessLookupError):
-            os.kill(worker.pid, 0)
+            os.kill(pid, 0)
     loads: list[DeviceGroup] = []
     monkeypatch.setattr(DeviceGroup, "_load", lambda self: loads.append(self))
     with monkeypatch.context() as patch:
@@ -222,34 +229,20 @@ def test_what_is_not_measured_is_measured_by_one_alone(
     said: list[tuple[int, str]] = []
     known = False
 
-    class Deaf:
-        """A worker that notes what it is told."""
-
-        alive, connection = True, None
-
-        def __init__(self, number: int) -> None:
-            self.number, self.name = number, f"deaf:{number}"
-
-        def send(self, message: object) -> None:
-            said.append((self.number, type(message).__name__))
-
-        def close(self) -> None:
-            pass
+    def send(group: DeviceGroup, device: int, message: object) -> None:
+        said.append((device, type(message).__name__))
 
     monkeypatch.setattr(DeviceGroup, "_load", lambda self: None)
-    monkeypatch.setattr(
-        "shoal.devices.group.worker_processes",
-        lambda device, count: [Deaf(n) for n in range(count)],
-    )
+    monkeypatch.setattr(DeviceGroup, "send", send)
     group = DeviceGroup(description, replace(OPTIONS, devices=3))
     ready = Ready(None)  # type: ignore[arg-type]
     for number in range(3):
-        assert group._answer(number, Prepared(measured=known))
+        assert group._answer(number, Configured(measured=known))
     assert said == [(0, "Load")]
     assert not group._answer(0, ready)
-    assert said[1:] == [(1, "Prepare"), (2, "Prepare")]
+    assert said[1:] == [(1, "Configure"), (2, "Configure")]
     for number in (1, 2):
-        group._answer(number, Prepared(measured=True))
+        group._answer(number, Configured(measured=True))
     assert said[3:] == [(1, Load.__name__), (2, Load.__name__)]
 
 

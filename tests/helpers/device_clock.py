@@ -1,7 +1,7 @@
-"""A stand-in for `DeviceGroup` without processes: schedulers against a clock.
+"""A `Transport` without processes: schedulers against a clock.
 
-The run on top of it, the division, the book, the scheduler and what is given up are the real ones;
-an iteration takes what `batch_time` says, and answers have the lengths the test says.
+The run on top of it, the division, the assignments, the scheduler and what is released are the real
+ones; an iteration takes what `batch_time` says, and answers have the lengths the test says.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from shoal.config import EngineOptions
 from shoal.costs import BLOCK_SIZE, Costs, Machine
 from shoal.devices.device_run import DeviceRun
 from shoal.devices.messages import (
-    Died,
+    Assign,
     Ended,
     FromWorker,
-    Gave,
-    Piece,
     Ready,
-    Spare,
+    Release,
+    Released,
     Started,
     ToWorker,
     Update,
+    WorkerDied,
 )
 from shoal.engine.engine import RunStats
 from shoal.engine.release import release_from
@@ -38,28 +38,23 @@ class ClockDevice:
     """A device with its own time."""
 
     def __init__(self, group: ClockGroup, number: int) -> None:
-        self.group, self.name, self.number = group, f"clock:{number}", number
+        self.group, self.number = group, number
         self.now = 0.0
         self.inbox: deque[ToWorker] = deque()
-        self.piece: Piece | None = None
+        self.assigned: Assign | None = None
         self.alive = True
-        self.pieces = 0
         self.dies_at = float("inf")
-
-    def send(self, message: ToWorker) -> None:
-        if self.alive:
-            self.inbox.append(message)
 
     @property
     def waits(self) -> bool:
-        return self.piece is None and not self.inbox
+        return self.assigned is None and not self.inbox
 
     def advance(self) -> Iterator[FromWorker]:
-        """One message from the front, or one iteration."""
+        """One message from the run, or one iteration."""
         if self.now >= self.dies_at:
-            self.dies_at, self.alive, self.piece = float("inf"), False, None
+            self.dies_at, self.alive, self.assigned = float("inf"), False, None
             self.inbox.clear()
-            yield Died("was killed by the test")
+            yield WorkerDied("was killed by the test")
         elif self.inbox:
             yield from self.answer(self.inbox.popleft())
         else:
@@ -67,10 +62,10 @@ class ClockDevice:
 
     def answer(self, message: ToWorker) -> Iterator[FromWorker]:
         group = self.group
-        if isinstance(message, Spare):
+        if isinstance(message, Release):
             given = np.zeros(0, dtype=np.int64)
-            if self.piece is not None:
-                seconds = part_seconds(self.piece.table, self.plan, group.machine)
+            if self.assigned is not None:
+                seconds = part_seconds(self.assigned.table, self.plan, group.machine)
                 begun = self.scheduler.begun
                 first = release_from(self.plan, seconds, begun, self.end, message.parts)
                 if first is not None:
@@ -78,10 +73,10 @@ class ClockDevice:
                         self.scheduler.cancel(sequence)
                     given = np.unique(self.plan.sequence_request[first : self.end])
                     self.end = first
-            yield Gave(given if self.piece is None else self.piece.requests[given])
+            yield Released(given if self.assigned is None else self.assigned.requests[given])
             return
-        assert isinstance(message, Piece)
-        self.piece, self.pieces = message, self.pieces + 1
+        assert isinstance(message, Assign)
+        self.assigned = message
         self.now = max(self.now, group.now)
         planned = plan_run(message.table, group.options, group.machine)
         self.plan = planned.plan
@@ -93,16 +88,16 @@ class ClockDevice:
         yield Started(planned.figures)
 
     def iterate(self) -> Iterator[FromWorker]:
-        assert self.piece is not None
+        assert self.assigned is not None
         batch = self.scheduler.step()
         if batch is None:
             assert self.scheduler.pool.used_blocks == 0
-            self.piece = None
+            self.assigned = None
             yield Ended()
             return
         self.now += batch_time(batch, self.group.machine.costs).seconds
         request = self.plan.sequence_request[batch.sample_sequences]
-        numbers = self.piece.requests[request]
+        numbers = self.assigned.requests[request]
         finished = batch.sample_positions + 1 >= self.group.lengths[numbers]
         tokens = np.zeros(len(numbers), dtype=np.int32)
         self.scheduler.commit(batch, tokens, finished)
@@ -134,15 +129,20 @@ class ClockGroup:
         self.options = EngineOptions(devices=devices)
         self.lengths = lengths
         self.machine = Machine(costs, token_budget, num_blocks * BLOCK_SIZE)
-        self.workers = [ClockDevice(self, number) for number in range(devices)]
+        self.workers = {number: f"clock:{number}" for number in range(devices)}
+        self.devices = [ClockDevice(self, number) for number in self.workers]
         self.ready = set(range(devices))
         self.now = 0.0
         self.closed = False
         self.starting: list[int] = []
 
-    def start(self, device: int) -> None:
-        self.workers[device].alive = True
-        self.starting.append(device)
+    def send(self, worker: int, message: ToWorker) -> None:
+        if self.devices[worker].alive:
+            self.devices[worker].inbox.append(message)
+
+    def start(self, worker: int) -> None:
+        self.devices[worker].alive = True
+        self.starting.append(worker)
 
     def close(self) -> None:
         self.closed = True
@@ -151,22 +151,22 @@ class ClockGroup:
         """What the device says that is furthest behind."""
         while self.starting:
             device = self.starting.pop()
-            self.workers[device].now = self.now
+            self.devices[device].now = self.now
             yield device, Ready(self.machine)
             return
-        busy = [worker for worker in self.workers if worker.alive and not worker.waits]
-        worker = min(busy, key=lambda device: device.now)
-        self.now = max(self.now, worker.now)
-        for message in worker.advance():
-            yield worker.number, message
+        busy = [device for device in self.devices if device.alive and not device.waits]
+        behind = min(busy, key=lambda device: device.now)
+        self.now = max(self.now, behind.now)
+        for message in behind.advance():
+            yield behind.number, message
 
     @property
     def seconds(self) -> float:
         """When the last device ended."""
-        return max(worker.now for worker in self.workers)
+        return max(device.now for device in self.devices)
 
 
 def run(group: ClockGroup, table: RequestTable) -> tuple[DeviceRun, list[int]]:
     """Run a table on the group; the run, and the requests in the order of completion."""
-    run = DeviceRun(group, table)  # type: ignore[arg-type]
+    run = DeviceRun(group, table)
     return run, [c.request_index for completions in run for c in completions]

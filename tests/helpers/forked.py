@@ -1,6 +1,6 @@
-"""Followers started from a fork server that has imported everything: a tenth of a second each.
+"""Worker processes started from a fork server that has imported everything, in a tenth of a second.
 
-The product starts a new Python (`workers.launch_python`), which takes seconds to import torch; one
+The product starts a new Python (`shoal.processes.spawn`), which takes seconds to import torch; one
 test in `tests/e2e` does it that way.
 """
 
@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from multiprocessing import connection
 from multiprocessing.connection import Connection
@@ -23,7 +24,8 @@ from transformers.utils.import_utils import is_accelerate_available
 
 from shoal.errors import UnsupportedModelError
 from shoal.model.description import ModelDescription
-from shoal.tensor_parallel import follower
+from shoal.processes import parent
+from shoal.tensor_parallel import rank_worker
 from shoal.tensor_parallel.shard import Shard
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -31,7 +33,7 @@ CONTEXT.set_forkserver_preload(["shoal.cli", "shoal.jobs", "shoal.engine.engine"
 
 
 class Forked:
-    """What `workers.Process` asks for, of a forked process."""
+    """What `spawn.Process` asks for, of a forked process."""
 
     def __init__(self, process: ForkServerProcess | ForkProcess) -> None:
         assert process.pid is not None
@@ -39,7 +41,7 @@ class Forked:
 
     def wait(self, timeout: float | None = None) -> int:
         if not connection.wait([self._process.sentinel], timeout):
-            raise TimeoutError
+            raise subprocess.TimeoutExpired(str(self.pid), timeout or 0.0)
         with self._lock:  # The fork server tells the exit code once.
             self._process.join()
             assert self._process.exitcode is not None
@@ -55,20 +57,24 @@ def as_if_accelerate_were_installed(patch: pytest.MonkeyPatch) -> None:
     With this the tests run without it too; where it is installed nothing is changed.
     """
     if not is_accelerate_available():
-        for place in ("transformers.integrations.accelerate", "shoal.tensor_parallel.leader"):
+        for place in (
+            "transformers.integrations.accelerate",
+            "shoal.tensor_parallel.sharded_model",
+        ):
             patch.setattr(f"{place}.is_accelerate_available", lambda: True)
 
 
 def launch(
     control: Connection,
-    watched: int,
-    output: BinaryIO,
-    environment: dict[str, str],
+    lifeline: int,
+    output: BinaryIO | None,
+    variables: Mapping[str, str],
     prepare: Callable[[], object] | None = None,
 ) -> Forked:
-    """In place of `workers.launch_python`; `prepare` is called in the process first."""
-    pipes = (control, Connection(os.dup(watched)), Connection(os.dup(output.fileno())))
-    threads = int(environment["OMP_NUM_THREADS"])
+    """In place of `processes.spawn.spawn`; `prepare` is called in the process first."""
+    assert output is not None
+    pipes = (control, Connection(os.dup(lifeline)), Connection(os.dup(output.fileno())))
+    threads = int(variables["OMP_NUM_THREADS"])
     process = CONTEXT.Process(target=_child, args=(*pipes, threads, prepare), daemon=True)
     process.start()
     for pipe in pipes[1:]:
@@ -77,17 +83,19 @@ def launch(
 
 
 def launch_in_a_child(
-    control: Connection, watched: int, output: BinaryIO, environment: dict[str, str]
+    control: Connection, lifeline: int, output: BinaryIO | None, variables: Mapping[str, str]
 ) -> Forked:
     """As `launch`, by a fork: for a process that came from the fork server and computed nothing."""
-    kept = {0, 1, 2, control.fileno(), watched, output.fileno()}
+    assert output is not None
+    printed = output.fileno()
+    kept = {0, 1, 2, control.fileno(), lifeline, printed}
 
     def run() -> None:
         for name in os.listdir("/proc/self/fd"):
             if int(name) not in kept:
                 with contextlib.suppress(OSError):
                     os.close(int(name))
-        _child(control, Connection(watched), Connection(output.fileno()), 1, None)
+        _child(control, Connection(lifeline), Connection(printed), 1, None)
 
     process = multiprocessing.get_context("fork").Process(target=run, daemon=True)
     process.start()
@@ -101,7 +109,7 @@ def spoilt(poison: int) -> Callable[..., Forked]:
 
 def _child(
     control: Connection,
-    watched: Connection,
+    lifeline: Connection,
     output: Connection,
     threads: int,
     prepare: Callable[[], object] | None,
@@ -113,11 +121,11 @@ def _child(
     as_if_accelerate_were_installed(pytest.MonkeyPatch())
     if prepare is not None:
         prepare()
-    follower.main([str(control.fileno()), str(watched.fileno())])
+    parent.main(control.fileno(), lifeline.fileno())
 
 
 def _spoil(poison: int) -> None:
-    load_shard = follower.load_shard
+    load_shard = rank_worker.load_shard
 
     def load_spoilt(description: ModelDescription, rank: int) -> Shard:
         shard = load_shard(description, rank)
@@ -135,14 +143,14 @@ def _spoil(poison: int) -> None:
         shard.model.module.model.layers[1].mlp.register_forward_pre_hook(fail)
         return shard
 
-    follower.load_shard = load_spoilt
+    rank_worker.load_shard = load_spoilt
 
 
 def _lose_the_model() -> None:
     def load(description: ModelDescription, rank: int) -> Shard:
         raise OSError("no such weights")
 
-    follower.load_shard = load
+    rank_worker.load_shard = load
 
 
 launch_without_a_model = partial(launch, prepare=_lose_the_model)

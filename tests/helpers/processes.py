@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from shoal import LLM
-from shoal.tensor_parallel.leader import ShardedModel
+from shoal.tensor_parallel.sharded_model import ShardedModel
 
 
 def sharded(llm: LLM) -> ShardedModel:
@@ -15,10 +15,10 @@ def sharded(llm: LLM) -> ShardedModel:
     return model
 
 
-def follower_of(llm: LLM) -> int:
+def rank_1_of(llm: LLM) -> int:
     """The process id of the only other process of a model."""
-    (worker,) = sharded(llm).followers._workers
-    return worker.process.pid
+    (process,) = sharded(llm).workers.processes.running.values()
+    return process.pid
 
 
 def lives(pid: int) -> bool:

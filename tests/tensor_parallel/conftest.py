@@ -4,14 +4,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from shoal.tensor_parallel import workers
+from shoal.processes import workers
 from tests.helpers.forked import as_if_accelerate_were_installed, launch
 
 
 @pytest.fixture(autouse=True, scope="session")
-def forked_followers() -> Iterator[None]:
+def forked_ranks() -> Iterator[None]:
     patch = pytest.MonkeyPatch()
-    patch.setattr(workers, "launch_python", launch)
+    patch.setattr(workers, "spawn", launch)
     as_if_accelerate_were_installed(patch)
     yield
     patch.undo()

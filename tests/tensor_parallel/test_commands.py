@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import astuple, fields
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.errors import InternalError
-from shoal.tensor_parallel.commands import Allocate, Forward, Free, Kind, Stop, decode, encode
-from shoal.tensor_parallel.replies import Answer, Outcome
+from shoal.processes.wire import decode, encode
+from shoal.tensor_parallel.commands import Allocate, Answer, ForwardBatch, Free, Outcome
 from shoal.work import SegmentWork
 
 NUMBERS = st.integers(0, 2**31 - 1)
@@ -40,9 +38,9 @@ def works(draw: st.DrawFn) -> SegmentWork:
 def test_a_batch_arrives_as_it_was(
     work: SegmentWork, tokens: int, rows: int | None, layers: list[int]
 ) -> None:
-    sent = Forward(tokens, rows, np.array(layers, dtype=np.int64), work)
+    sent = ForwardBatch(tokens, rows, np.array(layers, dtype=np.int64), work)
     got = decode(encode(sent))
-    assert isinstance(got, Forward)
+    assert isinstance(got, ForwardBatch)
     assert (got.tokens, got.rows, got.layers.tolist()) == (tokens, rows, layers)
     for field in fields(SegmentWork):
         ours, theirs = getattr(work, field.name), getattr(got.work, field.name)
@@ -56,10 +54,10 @@ def test_a_batch_arrives_as_it_was(
 
 
 @given(st.lists(NUMBERS, max_size=4), NUMBERS, st.tuples(*[NUMBERS] * 5))
-def test_other_orders_arrive_as_they_were(
+def test_other_commands_arrive_as_they_were(
     freed: list[int], number: int, shape: tuple[int, int, int, int, int]
 ) -> None:
-    for message in (Stop(), Free(tuple(freed)), Allocate(number, shape)):
+    for message in (Free(tuple(freed)), Allocate(number, shape)):
         got = decode(encode(message))
         assert type(got) is type(message)
         assert astuple(got) == astuple(message)
@@ -68,15 +66,10 @@ def test_other_orders_arrive_as_they_were(
 def test_columns_of_a_batch() -> None:
     work = SegmentWork(2, *[np.zeros(0, np.int32)] * 3, np.zeros(0, np.bool_),
                        np.zeros(1, np.int64), np.zeros(0, np.int32), 32)  # fmt: skip
-    assert Forward(5, 2, np.zeros(0, np.int64), work).num_columns == 17
-    assert Forward(5, None, np.zeros(0, np.int64), work).num_columns == 15
-
-
-def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(InternalError, match="no kind"):
-        decode(np.array([len(Kind)], dtype=np.int64).tobytes())
+    assert ForwardBatch(5, 2, np.zeros(0, np.int64), work).num_columns == 17
+    assert ForwardBatch(5, None, np.zeros(0, np.int64), work).num_columns == 15
 
 
 @given(st.sampled_from(Outcome), st.text())
 def test_answers_arrive_as_they_were(outcome: Outcome, text: str) -> None:
-    assert Answer.decode(Answer(outcome, text).encode()) == Answer(outcome, text)
+    assert decode(encode(Answer(outcome, text))) == Answer(outcome, text)

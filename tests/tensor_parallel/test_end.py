@@ -1,10 +1,9 @@
-"""The other processes end with the first, however it ends."""
+"""The other ranks end with rank 0, however it ends."""
 
 from __future__ import annotations
 
 import os
 import signal
-import time
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -12,21 +11,21 @@ from pathlib import Path
 import pytest
 
 from shoal import LLM, SamplingParams
-from shoal.tensor_parallel import follower, workers
+from shoal.processes import workers
 from tests.helpers.forked import CONTEXT, as_if_accelerate_were_installed, launch_in_a_child
 from tests.helpers.models import forest_of_prompts, save_model
-from tests.helpers.processes import ends, follower_of, lives
+from tests.helpers.processes import ends, lives, rank_1_of
 
 
 def lead(folder: str, how: str, report: Connection) -> None:
-    """A first process: opens a model in two processes, then runs, ends or fails."""
+    """A rank 0: opens a model in two processes, then runs, ends or fails."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(workers, "launch_python", launch_in_a_child)
+    patch.setattr(workers, "spawn", launch_in_a_child)
     as_if_accelerate_were_installed(patch)
     os.close(2)
     os.open(os.devnull, os.O_WRONLY)
     llm = LLM(folder, dtype="float32", device="cpu", kv_memory="4MiB", tensor_parallel=2)
-    report.send(follower_of(llm))
+    report.send(rank_1_of(llm))
     prompts, params = forest_of_prompts(0), SamplingParams(temperature=0.0, max_tokens=8)
     while how == "killed at work":
         llm.generate(prompts, params, progress=False)
@@ -59,21 +58,3 @@ def test_the_first_process(tmp_path: Path, how: str) -> None:
         assert ends(pid)
     finally:
         leader.kill()
-
-
-def stuck(watched: Connection) -> None:
-    """A follower that will never ask its control again, as one in a device that waits for ever."""
-    follower.watch(watched.fileno())
-    while True:
-        time.sleep(60)
-
-
-def test_a_process_that_is_stuck_ends_all_the_same() -> None:
-    watched, lifeline = Pipe(duplex=False)
-    process = CONTEXT.Process(target=stuck, args=(watched,), daemon=True)
-    process.start()
-    process.join(0.2)
-    assert process.exitcode is None
-    lifeline.close()
-    process.join(20)
-    assert process.exitcode == 1

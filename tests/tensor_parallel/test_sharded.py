@@ -25,12 +25,12 @@ from shoal import LLM, SamplingParams
 from shoal.config import Sharing
 from shoal.errors import DeviceLostError, ModelLoadError, OptionError, UnsupportedModelError
 from shoal.model.load import LoadedModel
-from shoal.tensor_parallel import workers
-from shoal.tensor_parallel.workers import limit_sending
+from shoal.processes import workers
+from shoal.processes.workers import limit_waiting
 from tests.helpers import forked
 from tests.helpers.ahead import run_ahead
 from tests.helpers.models import forest_of_prompts, greedy, save_model
-from tests.helpers.processes import ends, follower_of, sharded
+from tests.helpers.processes import ends, rank_1_of, sharded
 
 MAX_NEW_TOKENS = 8
 GREEDY = SamplingParams(temperature=0.0, max_tokens=MAX_NEW_TOKENS)
@@ -174,9 +174,9 @@ class TestLlama:
             backend.allocate(huge)
         layer = backend.allocate(shape)
         del layer
-        assert sharded(llm).followers._freed != []
+        assert sharded(llm).workers._freed != []
         tokens(llm, PROMPTS[:2])
-        assert sharded(llm).followers._freed == []
+        assert sharded(llm).workers._freed == []
 
     def test_a_second_model_in_this_process_is_refused(self, llm: LLM, folder: Path) -> None:
         with pytest.raises(OptionError, match="Only one tensor parallel model"):
@@ -185,7 +185,7 @@ class TestLlama:
 
     def test_its_process_dies(self, llm: LLM, folder: Path) -> None:
         """Killed in the middle of a run: it ends at once, says why and how to go on."""
-        pid, calls = follower_of(llm), iter(range(10_000))
+        pid, calls = rank_1_of(llm), iter(range(10_000))
 
         def kill() -> None:
             if next(calls) == 3:
@@ -194,7 +194,7 @@ class TestLlama:
         began = time.monotonic()
         with (
             before_each_forward(llm, kill),
-            pytest.raises(DeviceLostError, match=r"process 2 of 2 ended by SIGKILL.*run the same"),
+            pytest.raises(DeviceLostError, match=r"2 of 2 was killed by SIGKILL.*run the same"),
         ):
             llm.generate(PROMPTS, GREEDY, progress=False)
         assert time.monotonic() - began < 10
@@ -210,7 +210,7 @@ def test_another_process_fails_at_one_request(
     seen = {token for prompt in PROMPTS for token in prompt}
     seen |= {token for out in expected(folder, PROMPTS) for token in out[0]}
     poison = next(token for token in range(2, 256) if token not in seen)
-    monkeypatch.setattr(workers, "launch_python", forked.spoilt(poison))
+    monkeypatch.setattr(workers, "spawn", forked.spoilt(poison))
     with two_processes(folder) as llm:
         bad = [*PROMPTS[3], poison, 5]
         outputs = llm.generate([*PROMPTS, bad], GREEDY, progress=False)
@@ -224,7 +224,7 @@ def test_another_process_fails_at_one_request(
 def test_ctrl_c_in_the_middle_of_a_forward(tmp_path: Path) -> None:
     folder = save_model(tmp_path, "llama")
     with two_processes(folder) as llm:
-        pid, layer = follower_of(llm), sharded(llm).module.model.layers[1]
+        pid, layer = rank_1_of(llm), sharded(llm).module.model.layers[1]
 
         def interrupt(*call: object) -> None:
             raise KeyboardInterrupt
@@ -242,22 +242,21 @@ def test_a_process_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, w
     """It is given up after a while, wherever the first process waits for it."""
     folder = save_model(tmp_path, "llama")
     with two_processes(folder) as llm:
-        followers, pid = sharded(llm).followers, follower_of(llm)
-        monkeypatch.setattr("shoal.tensor_parallel.followers._GRACE_SECONDS", 0.2)
+        group, pid = sharded(llm).workers, rank_1_of(llm)
+        monkeypatch.setattr("shoal.tensor_parallel.worker_group._NOTICE_SECONDS", 0.2)
+        monkeypatch.setattr(workers, "GRACE_SECONDS", 0.2)
         match where:
             case "exchange":
                 dist.distributed_c10d._set_pg_timeout(timedelta(seconds=1))
             case "answer":
-                monkeypatch.setattr(followers, "_patience", 0.5)
+                monkeypatch.setattr(group, "_patience", 0.5)
                 monkeypatch.setattr(dist, "broadcast", lambda columns, src: None)
                 monkeypatch.setattr(LoadedModel, "logits", lambda *call: torch.zeros(1))
             case "order":
-                limit_sending(followers._workers[0].control, 0.5)
+                limit_waiting(group.processes.running[1].connection, 0.5)
                 monkeypatch.setattr(dist, "broadcast", lambda columns, src: None)
                 monkeypatch.setattr(LoadedModel, "logits", lambda *call: torch.zeros(1))
-                monkeypatch.setattr(
-                    "shoal.tensor_parallel.followers.encode", lambda message: b"x" * 2**24
-                )
+                monkeypatch.setattr(workers, "encode", lambda message: [b"x" * 2**24])
         os.kill(pid, signal.SIGSTOP)
         began = time.monotonic()
         with pytest.raises(DeviceLostError, match="2 processes that hold the model is gone"):
@@ -268,7 +267,7 @@ def test_a_process_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, w
 
 def test_a_part_that_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = save_model(tmp_path, "llama")
-    monkeypatch.setattr(workers, "launch_python", forked.launch_without_a_model)
+    monkeypatch.setattr(workers, "spawn", forked.launch_without_a_model)
     began = time.monotonic()
     with pytest.raises(ModelLoadError, match=r"in 2 processes: process 2 of 2 .*no such weights"):
         LLM(str(folder), tensor_parallel=2, **OPTIONS)
@@ -279,13 +278,15 @@ def test_a_part_that_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_model_that_no_process_can_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What all find out alike is told once, as it would be of one process."""
     folder = save_model(tmp_path, "llama")
-    monkeypatch.setattr(workers, "launch_python", forked.launch_with_an_unknown_feature)
+    monkeypatch.setattr(workers, "spawn", forked.launch_with_an_unknown_feature)
     monkeypatch.setattr("shoal.model.load._probe", forked.refuse)
     with pytest.raises(UnsupportedModelError, match=r"^an unknown feature$"):
         LLM(str(folder), tensor_parallel=2, **OPTIONS)
 
 
 def test_accelerate_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shoal.tensor_parallel.leader.is_accelerate_available", lambda: False)
+    monkeypatch.setattr(
+        "shoal.tensor_parallel.sharded_model.is_accelerate_available", lambda: False
+    )
     with pytest.raises(ModelLoadError, match="pip install accelerate"):
         LLM(str(save_model(tmp_path, "llama")), tensor_parallel=2, **OPTIONS)

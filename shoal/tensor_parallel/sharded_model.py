@@ -1,8 +1,7 @@
-"""The first process's part of a model, which has the others run every forward with it."""
+"""Rank 0's part of a model, which has the other ranks run every forward with it."""
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass, field, fields
 
 import numpy as np
@@ -20,14 +19,14 @@ from shoal.errors import (
 from shoal.model.description import ModelDescription
 from shoal.model.hook import current_step
 from shoal.model.load import LoadedModel, load_model
+from shoal.processes import PATIENCE_SECONDS
+from shoal.tensor_parallel import rank_worker
 from shoal.tensor_parallel.collectives import CollectiveCalls, OutOfStepError
-from shoal.tensor_parallel.commands import Forward
-from shoal.tensor_parallel.followers import Followers
-from shoal.tensor_parallel.process_group import PATIENCE, abort, join, leave, make_store
+from shoal.tensor_parallel.commands import ForwardBatch
+from shoal.tensor_parallel.process_group import abort, join, leave, make_store
 from shoal.tensor_parallel.shard import load_shard
 from shoal.tensor_parallel.split_attention import MirroredAttention, MirroredLayer, MirroredWork
-from shoal.tensor_parallel.start import Start
-from shoal.tensor_parallel.workers import start_worker
+from shoal.tensor_parallel.worker_group import WorkerGroup
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class ShardedModel(LoadedModel):
     A failed forward leaves all processes in step, so the batch can be tried again.
     """
 
-    followers: Followers = field(kw_only=True)
+    workers: WorkerGroup = field(kw_only=True)
     calls: CollectiveCalls = field(kw_only=True)
 
     def logits(
@@ -55,20 +54,20 @@ class ShardedModel(LoadedModel):
         numbers = [layer.number for layer in layers if isinstance(layer, MirroredLayer)]
         tokens, wanted = len(token_ids), None if rows is None else len(rows)
         columns = torch.cat([token_ids, positions, step.slots, *([] if rows is None else [rows])])
-        order = Forward(tokens, wanted, np.array(numbers, dtype=np.int64), step.prepared.work)
+        batch = ForwardBatch(tokens, wanted, np.array(numbers, dtype=np.int64), step.prepared.work)
         try:
-            self.followers.tell(order)
-            return self._together(order, columns, token_ids, positions, rows)
+            self.workers.tell(batch)
+            return self._together(batch, columns, token_ids, positions, rows)
         except Exception:
             raise
         except BaseException:
             # Ctrl-C in the middle: nobody knows where the others are.
-            self.followers.close()
+            self.workers.close()
             raise
 
     def _together(
         self,
-        order: Forward,
+        batch: ForwardBatch,
         columns: torch.Tensor,
         token_ids: torch.Tensor,
         positions: torch.Tensor,
@@ -77,26 +76,26 @@ class ShardedModel(LoadedModel):
         try:
             dist.broadcast(columns, src=0)
         except RuntimeError as error:
-            raise self.followers.lost(str(error)) from error
-        wanted = order.tokens if order.rows is None else order.rows
+            raise self.workers.lost(str(error)) from error
+        wanted = batch.tokens if batch.rows is None else batch.rows
         try:
             logits = self.calls.run(
-                order.tokens,
+                batch.tokens,
                 wanted,
                 lambda: LoadedModel.logits(self, token_ids, positions, rows),
             )
         except OutOfStepError as error:
-            raise self.followers.lost(str(error)) from error
+            raise self.workers.lost(str(error)) from error
         except Exception as error:
             self._agree_despite(error)
             raise
-        self.followers.agree()
+        self.workers.agree()
         return logits
 
     def _agree_despite(self, error: Exception) -> None:
         """Take the others' answers after a failure here; theirs only count if one is gone."""
         try:
-            self.followers.agree()
+            self.workers.agree()
         except DeviceLostError:
             raise
         except RuntimeError as other:
@@ -104,15 +103,15 @@ class ShardedModel(LoadedModel):
 
     def mirrored(self, backend: AttentionBackend) -> AttentionBackend:
         """See `LoadedModel.mirrored`."""
-        return MirroredAttention(backend, self.followers)
+        return MirroredAttention(backend, self.workers)
 
     def check(self) -> None:
         """See `LoadedModel.check`."""
-        self.followers.check()
+        self.workers.check()
 
     def close(self) -> None:
         """See `LoadedModel.close`."""
-        self.followers.close()
+        self.workers.close()
 
 
 def load(description: ModelDescription) -> LoadedModel:
@@ -121,7 +120,7 @@ def load(description: ModelDescription) -> LoadedModel:
 
 
 def load_sharded(description: ModelDescription) -> ShardedModel:
-    """Start the other processes, and load a part of the model in each and in this one.
+    """Start the other ranks' processes, and load a part of the model in each and in this one.
 
     Raises:
         OptionError: another tensor parallel model is open in this process.
@@ -136,26 +135,17 @@ def load_sharded(description: ModelDescription) -> ShardedModel:
     world = description.tensor_parallel
     store = make_store(world)
     threads = max(1, torch.get_num_threads() // world)
-    patience = PATIENCE.total_seconds()
-    workers = [start_worker(rank, threads, patience) for rank in range(1, world)]
-    followers = Followers(
-        workers,
-        patience=patience,
-        abort=abort,
-        leave=leave,
-    )
+    workers = WorkerGroup(world, patience=PATIENCE_SECONDS, abort=abort, leave=leave)
     try:
-        for worker in workers:
-            start = Start(worker.rank, store.port, description)
-            worker.control.send_bytes(pickle.dumps(start))
-        followers.agree()  # They are there.
+        workers.start(rank_worker.main, store.port, description, threads=threads)
+        workers.agree()  # They are there.
         join(store, 0, world, description.device)
         shard = load_shard(description, 0)
-        followers.agree()  # Each has its part.
+        workers.agree()  # Each has its part.
     except Exception as error:
         # A failure of one shows in the others as a closed connection: both are told.
-        here, there = f"{type(error).__name__}: {error}", followers.cause()
-        followers.close()
+        here, there = f"{type(error).__name__}: {error}", workers.cause()
+        workers.close()
         if isinstance(error, ShoalError) and (there is None or here in there):
             raise
         reasons = here if there is None else f"{there}; here: {here}"
@@ -163,4 +153,4 @@ def load_sharded(description: ModelDescription) -> ShardedModel:
             f"cannot load {description.id!r} in {world} processes: {reasons}"
         ) from error
     parts = {each.name: getattr(shard.model, each.name) for each in fields(LoadedModel)}
-    return ShardedModel(**parts, followers=followers, calls=shard.calls)
+    return ShardedModel(**parts, workers=workers, calls=shard.calls)
