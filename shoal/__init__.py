@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from shoal.prompts.token_columns import TokenColumns
-from shoal.types import Choice, Completion, RunSummary, SamplingParams, TokenLogprob
+from shoal.types import Choice, Completion, RequestParams, RunSummary, TokenLogprob
+
+SamplingParams = RequestParams
 
 if TYPE_CHECKING:
     from shoal.llm import LLM

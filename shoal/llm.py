@@ -34,12 +34,12 @@ from shoal.types import (
     Completion,
     PhaseSeconds,
     RequestCounts,
+    RequestParams,
     RequestTable,
     RunSummary,
-    SamplingParams,
 )
 
-Params = SamplingParams | Sequence[SamplingParams] | None
+Params = RequestParams | Sequence[RequestParams] | None
 Prompts = Sequence[str | Sequence[int]]
 
 _BUSY = threading.Lock()
@@ -207,12 +207,12 @@ class LLM:
         run.stats.summarise(run.planned, summary)
         return summary
 
-    def _params(self, params: Params, count: int) -> list[SamplingParams]:
+    def _params(self, params: Params, count: int) -> list[RequestParams]:
         """One for all prompts, or one for each; they fit the model."""
         if params is None:
-            params = SamplingParams.create(self._description.generation_defaults)
-        wanted = [params] if isinstance(params, SamplingParams) else list(params)
-        if not isinstance(params, SamplingParams) and len(wanted) != count:
+            params = RequestParams.create(self._description.generation_defaults)
+        wanted = [params] if isinstance(params, RequestParams) else list(params)
+        if not isinstance(params, RequestParams) and len(wanted) != count:
             raise OptionError(f"{len(wanted)} sampling parameters for {count} prompts")
         for index, distinct in {id(p): (i, p) for i, p in enumerate(wanted)}.values():
             check_vocabulary(distinct, self._description.vocab_size, f"params[{index}].")
@@ -222,9 +222,7 @@ class LLM:
     def _rules(self) -> LengthRules:
         return LengthRules(self._description.max_model_len, self._engine.machine.kv_tokens)
 
-    def _column_table(
-        self, columns: TokenColumns, params: Sequence[SamplingParams]
-    ) -> RequestTable:
+    def _column_table(self, columns: TokenColumns, params: Sequence[RequestParams]) -> RequestTable:
         columns.check_vocabulary(self._description.vocab_size)
         return columns.table(params, self._rules, job_seed=secrets.randbits(62))
 

@@ -49,7 +49,7 @@ NonEmptyString = Annotated[str, Field(min_length=1)]
 TokenId = Annotated[int, Field(ge=0)]
 
 
-class SamplingParams(BaseModel):
+class RequestParams(BaseModel):
     """How to sample one request: the body parameters of the Batch API under the same names.
 
     Immutable and hashable, so that requests alike share one object. Defaults are OpenAI's.
@@ -101,7 +101,7 @@ class SamplingParams(BaseModel):
     skip_special_tokens: bool = True
 
     @model_validator(mode="after")
-    def _consistent(self) -> SamplingParams:
+    def _consistent(self) -> RequestParams:
         if self.max_tokens is not None and self.max_completion_tokens is not None:
             raise ValueError("max_completion_tokens: give it or max_tokens, not both")
         if self.top_logprobs is not None and self.logprobs in (None, False):
@@ -111,7 +111,7 @@ class SamplingParams(BaseModel):
         return self
 
     @classmethod
-    def create(cls, values: Mapping[str, Any], prefix: str = "") -> SamplingParams:
+    def create(cls, values: Mapping[str, Any], prefix: str = "") -> RequestParams:
         """Parameters from a mapping.
 
         Raises:
@@ -185,7 +185,7 @@ class RequestTable:
 
     tokens: Int32Array
     offsets: Int64Array
-    params: Sequence[SamplingParams]
+    params: Sequence[RequestParams]
     params_index: Int32Array
     max_new_tokens: Int32Array
     expected_new_tokens: Int32Array
@@ -202,7 +202,7 @@ class RequestTable:
         """The prompt's token ids, a view."""
         return self.tokens[self.offsets[request] : self.offsets[request + 1]]
 
-    def sampling(self, request: int) -> SamplingParams:
+    def sampling(self, request: int) -> RequestParams:
         """The request's sampling parameters."""
         return self.params[int(self.params_index[request])]
 

@@ -17,8 +17,8 @@ from shoal.types import (
     Completion,
     FinishReason,
     Int32Array,
+    RequestParams,
     RequestTable,
-    SamplingParams,
     TokenLogprob,
 )
 
@@ -29,7 +29,7 @@ class _Sequence:
 
     request: int
     choice: int
-    params: SamplingParams
+    params: RequestParams
     limit: int
     end_ids: frozenset[int]
     """Tokens that end it."""

@@ -57,7 +57,7 @@ class ModelDescription:
         id: the path or Hub id as given.
         name: its last part, one of the names `body.model` may use.
         generation_defaults: sampling defaults of its generation_config.json, under the names of
-            `SamplingParams`.
+            `RequestParams`.
         eos_token_ids: tokens that end a sequence.
         max_model_len: most tokens of prompt and output together.
         kv_bytes_per_token: bytes of K and V of one token over all layers, on one device.

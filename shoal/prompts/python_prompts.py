@@ -14,7 +14,7 @@ from shoal.prompts.refusals import empty_prompt, wrong_value
 from shoal.prompts.render import Renderer
 from shoal.prompts.table_builder import TableBuilder
 from shoal.prompts.token_columns import TokenColumns, arrow_chunks, has_pyarrow, is_arrow
-from shoal.types import Completion, RequestTable, SamplingParams
+from shoal.types import Completion, RequestParams, RequestTable
 
 CheckedPrompt = str | Sequence[int] | InvalidRequestError
 """What a prompt turned out to be: text, token ids, or wrong."""
@@ -92,7 +92,7 @@ class PromptReader:
     def table(
         self,
         prompts: Sequence[CheckedPrompt],
-        params: Sequence[SamplingParams],
+        params: Sequence[RequestParams],
         rules: LengthRules,
     ) -> tuple[RequestTable, dict[int, Completion]]:
         """The requests, line i of prompt i, and the completions of those that are wrong.
@@ -121,7 +121,7 @@ class PromptReader:
         return builder.build(job_seed=secrets.randbits(62), without_lines=nothing), refused
 
     def _length(
-        self, ids: Sequence[int], wanted: SamplingParams, rules: LengthRules, where: str
+        self, ids: Sequence[int], wanted: RequestParams, rules: LengthRules, where: str
     ) -> OutputLength:
         if len(ids) == 0:
             raise empty_prompt(where)

@@ -15,7 +15,7 @@ from shoal.executor.executor import TorchExecutor
 from shoal.sampling.device_sampling import DeviceSampler, rest_for
 from shoal.sampling.draw import CANDIDATES
 from shoal.sampling.rows import LogitRows
-from shoal.types import SamplingParams as Params
+from shoal.types import RequestParams as Params
 from tests.engine.test_run_ahead import FEATURES
 from tests.helpers.models import forest_of_prompts, greedy, save_model
 from tests.sampling.test_device_sampling import PARAMS, batch_of, samplers
