@@ -4,30 +4,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from shoal.llm.request_output import CompletionOutput, Logprob, RequestOutput
+from shoal.llm.sampling_params import SamplingParams
 from shoal.prompts.token_columns import TokenColumns
-from shoal.types import Choice, Completion, RequestParams, RunSummary, TokenLogprob
-
-SamplingParams = RequestParams
+from shoal.types import RunSummary
 
 if TYPE_CHECKING:
-    from shoal.llm import LLM
+    from shoal.llm.llm import LLM
 
 __version__ = "0.1.0"
 __all__ = [
     "LLM",
-    "Choice",
-    "Completion",
+    "CompletionOutput",
+    "Logprob",
+    "RequestOutput",
     "RunSummary",
     "SamplingParams",
     "TokenColumns",
-    "TokenLogprob",
 ]
 
 
 def __getattr__(name: str) -> Any:
     # Importing the engine takes seconds (torch, transformers); only who asks for it waits.
     if name == "LLM":
-        from shoal.llm import LLM
+        from shoal.llm.llm import LLM
 
         return LLM
     raise AttributeError(f"module 'shoal' has no attribute {name!r}")

@@ -86,6 +86,8 @@ class RequestParams(BaseModel):
     """True (chat) or the number of alternatives (completions)."""
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     """Alternatives per token; needs `logprobs`."""
+    prompt_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    """Alternatives per prompt token; files ask for them by `echo` with `logprobs`."""
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] = 1.0
@@ -137,6 +139,13 @@ class RequestParams(BaseModel):
         if self.logprobs is True:
             return self.top_logprobs or 0
         return max(self.logprobs, self.top_logprobs or 0)
+
+    @property
+    def num_prompt_logprobs(self) -> int | None:
+        """Alternatives to report beside each prompt token; None: no logprobs of the prompt."""
+        if self.prompt_logprobs is not None:
+            return self.prompt_logprobs
+        return self.num_logprobs if self.echo else None
 
     @property
     def greedy(self) -> bool:
@@ -223,7 +232,7 @@ class RequestTable:
     @property
     def scored(self) -> BoolArray:
         """Requests whose prompt logprobs are asked for, bool [N]: they compute all of it."""
-        wanted = [p.echo and p.num_logprobs is not None for p in self.params]
+        wanted = [p.num_prompt_logprobs is not None for p in self.params]
         return self.per_request(wanted).astype(np.bool_)
 
     def place_in_line(self, request: int) -> int:
@@ -237,13 +246,15 @@ class RequestTable:
 class TokenLogprob:
     """Log-probability (natural log, of the unmodified distribution) of one token.
 
-    `top` holds the most likely (token id, logprob) pairs, most likely first. `logprob` is None
-    for the first prompt token under `echo`, which nothing precedes.
+    `top` holds the most likely (token id, logprob) pairs, most likely first. `rank` is how many
+    tokens are as likely or likelier, itself included. `logprob` and `rank` are None for the first
+    prompt token, which nothing precedes.
     """
 
     token_id: int
     logprob: float | None
     top: tuple[tuple[int, float], ...] = ()
+    rank: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +267,8 @@ class Choice:
         token_ids: every generated token, including the one that completed a stop.
         finish_reason: "stop" (end of sequence or a stop) or "length".
         logprobs: one per generated token (after one per prompt token under `echo`), or None.
+        stop_reason: the stop string or the one of `stop_token_ids` that ended it; None where the
+            model's end of sequence or the length did.
     """
 
     index: int
@@ -263,16 +276,21 @@ class Choice:
     token_ids: tuple[int, ...]
     finish_reason: FinishReason
     logprobs: tuple[TokenLogprob, ...] | None = None
+    stop_reason: int | str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A finished request: its choices, or the error that ended it."""
+    """A finished request: its choices, or the error that ended it.
+
+    `prompt_logprobs` has one entry per prompt token, where they are asked for.
+    """
 
     request_index: int
     prompt_tokens: int
     choices: tuple[Choice, ...]
     error: InvalidRequestError | None = None
+    prompt_logprobs: tuple[TokenLogprob, ...] | None = None
 
     @property
     def generated_tokens(self) -> int:

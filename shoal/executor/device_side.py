@@ -19,7 +19,7 @@ from shoal.executor.forward import Forward
 from shoal.model.description import ModelDescription
 from shoal.planner import Plan
 from shoal.sampling.device_sampling import DeviceSampler, SamplingPlan, rest_for
-from shoal.sampling.logprobs import best_logprobs, listed, rows_per_chunk
+from shoal.sampling.logprobs import NUM_PARTS, best_logprobs, listed, rows_per_chunk
 from shoal.sampling.results import PromptScores, Sampled, StepResult
 from shoal.sampling.sampler import Sampler
 from shoal.scheduler import TokenBatch
@@ -95,7 +95,7 @@ class DeviceSide:
         step = rows_per_chunk(self._vocab_size)
         for wanted in batch.prompt_logits:
             request = int(plan.sequence_request[wanted.sequence])
-            num = self._table.sampling(request).num_logprobs or 0
+            num = self._table.sampling(request).num_prompt_logprobs or 0
             prompt = self._table.prompt(request)
             for skip in range(0, wanted.count, step):
                 first = wanted.first + skip
@@ -116,22 +116,15 @@ class DeviceSide:
         arrays: list[npt.NDArray[np.generic]],
     ) -> StepResult:
         tokens = arrays[0].astype(np.int32)
-        reported = 1 + 3 * len(sampling.reported)
+        reported = 1 + NUM_PARTS * len(sampling.reported)
         logprobs = self._sampler.collect(sampling, tokens, arrays[1:reported])
         parts = [
-            PromptScores(each.sequence, each.first, _logprobs(each, arrays[at : at + 3]))
-            for at, each in zip(range(reported, len(arrays), 3), scored, strict=True)
+            PromptScores(each.sequence, each.first, _logprobs(each, arrays[at : at + NUM_PARTS]))
+            for at, each in zip(range(reported, len(arrays), NUM_PARTS), scored, strict=True)
         ]
         return StepResult(Sampled(tokens, logprobs), parts)
 
 
 def _logprobs(scored: _Scored, arrays: list[npt.NDArray[np.generic]]) -> list[TokenLogprob]:
-    own, values, ids = arrays
-    nums: Int64Array = np.full(len(own), scored.num, dtype=np.int64)
-    return listed(
-        scored.next_tokens,
-        nums,
-        own.astype(np.float32, copy=False),
-        values.astype(np.float32, copy=False),
-        ids.astype(np.int64, copy=False),
-    )
+    nums: Int64Array = np.full(len(scored.next_tokens), scored.num, dtype=np.int64)
+    return listed(scored.next_tokens, nums, arrays)

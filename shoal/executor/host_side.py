@@ -54,7 +54,7 @@ class HostSide:
             request = int(plan.sequence_request[wanted.sequence])
             tokens = self._table.prompt(request)[wanted.first : wanted.first + wanted.count]
             rows = logits[wanted.place : wanted.place + wanted.count]
-            num = self._table.sampling(request).num_logprobs or 0
+            num = self._table.sampling(request).num_prompt_logprobs or 0
             found = prompt_logprobs(rows, tokens, num)
             scores.append(PromptScores(wanted.sequence, wanted.first, found))
         return scores

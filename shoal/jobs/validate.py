@@ -30,6 +30,7 @@ _SHARED = frozenset(RequestParams.model_fields) - {
     "max_completion_tokens",
     "top_logprobs",
     "echo",
+    "prompt_logprobs",
 }
 _SAMPLING = {
     CHAT_URL: _SHARED | {"max_completion_tokens", "top_logprobs"},

@@ -106,7 +106,7 @@ def test_the_tokens_are_those_of_the_other_way(data: st.DataObject) -> None:
             assert [entry is None for entry in logprobs] == [e is None for e in expected.logprobs]
             for entry, other in zip(logprobs, expected.logprobs, strict=True):
                 if entry is not None and other is not None:
-                    assert entry.token_id == other.token_id
+                    assert (entry.token_id, entry.rank) == (other.token_id, other.rank)
                     assert entry.logprob == pytest.approx(other.logprob, abs=1e-6)
                     assert [t for t, _ in entry.top] == [t for t, _ in other.top]
     finally:

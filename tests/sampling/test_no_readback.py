@@ -40,7 +40,7 @@ LONG = [
     RequestParams(temperature=temperature, top_p=0.9, seed=1, max_tokens=30, logprobs=logprobs)
     for temperature, logprobs in ((0.0, None), (1.0, None), (0.0, 2), (0.5, 3))
 ]
-PARAMS = [*FEATURES, *LONG]
+PARAMS = [*(feature.request_params() for feature in FEATURES), *LONG]
 
 
 class ShapesOnly(PlainPool):
