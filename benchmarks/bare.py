@@ -1,7 +1,7 @@
 """Lets `shoal` be imported where pydantic is not installed, as in many images for GPU machines.
 
 `import_shoal` imports the one module that needs it with a minimal stand-in, which is gone again
-afterwards. `SamplingParams` then takes values without checking them: enough for benchmarks, which
+afterwards. `RequestParams` then takes values without checking them: enough for benchmarks, which
 make no wrong ones, and for nothing else.
 """
 

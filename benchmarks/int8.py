@@ -60,9 +60,9 @@ def tickets(quantization: str) -> list[str | None]:
     bodies = [json.loads(line)["body"] for line in lines]
     llm = LLM(device="cpu", quantization=quantization)
     params = [SamplingParams(temperature=0.0, max_tokens=body["max_tokens"]) for body in bodies]
-    found = llm.chat([body["messages"] for body in bodies], params, progress=False)
+    found = llm.chat([body["messages"] for body in bodies], params, use_tqdm=False)
     llm.close()
-    return [completion.choices[0].text for completion in found]
+    return [completion.outputs[0].text for completion in found]
 
 
 def accuracy(given: list[str | None]) -> float:

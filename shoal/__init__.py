@@ -6,30 +6,32 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from shoal.config import EngineOptions
+from shoal.llm.request_output import CompletionOutput, Logprob, RequestOutput
+from shoal.llm.sampling_params import SamplingParams
 from shoal.prompts.token_columns import TokenColumns
-from shoal.types import Choice, Completion, RunSummary, SamplingParams, TokenLogprob
+from shoal.types import RunSummary
 
 if TYPE_CHECKING:
     from shoal.jobs import JobResult, JobSpec, run_job
-    from shoal.llm import LLM
+    from shoal.llm.llm import LLM
 
 __version__ = "0.1.0"
 __all__ = [
     "LLM",
-    "Choice",
-    "Completion",
+    "CompletionOutput",
     "EngineOptions",
     "JobResult",
     "JobSpec",
+    "Logprob",
+    "RequestOutput",
     "RunSummary",
     "SamplingParams",
     "TokenColumns",
-    "TokenLogprob",
     "run_job",
 ]
 
 # Importing the engine takes seconds (torch, transformers); only who asks for it waits.
-_LATER = dict.fromkeys(("JobResult", "JobSpec", "run_job"), "shoal.jobs") | {"LLM": "shoal.llm"}
+_LATER = dict.fromkeys(("JobResult", "JobSpec", "run_job"), "shoal.jobs") | {"LLM": "shoal.llm.llm"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,7 @@
 """Options: one frozen class, the single source of names, defaults and help.
 
-The command line and the Python API are generated from `EngineOptions`: a field here is
-`--field-name` there and a keyword of `shoal.LLM`.
+The command line is generated from `EngineOptions`: a field here is `--field-name` there. The
+keywords of `shoal.LLM` are vLLM's names, which `shoal/llm/options.py` maps onto the fields.
 """
 
 from __future__ import annotations

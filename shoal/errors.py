@@ -138,12 +138,12 @@ class Interrupted(KeyboardInterrupt):
 class GenerationInterrupted(Interrupted):
     """Ctrl-C stopped `LLM.generate` or `LLM.chat`; the next call begins anew.
 
-    `completions` holds one entry per prompt: its `Completion`, or None where it was not done.
+    `outputs` holds one entry per prompt: its `RequestOutput`, or None where it was not done.
     """
 
-    def __init__(self, message: str, completions: Sequence[Any]) -> None:
+    def __init__(self, message: str, outputs: Sequence[Any]) -> None:
         super().__init__(message)
-        self.completions = list(completions)
+        self.outputs = list(outputs)
 
 
 class InternalError(ShoalError):

@@ -53,7 +53,7 @@ NonEmptyString = Annotated[str, Field(min_length=1)]
 TokenId = Annotated[int, Field(ge=0)]
 
 
-class SamplingParams(BaseModel):
+class RequestParams(BaseModel):
     """How to sample one request: the body parameters of the Batch API under the same names.
 
     Immutable and hashable, so that requests alike share one object. Defaults are OpenAI's.
@@ -90,6 +90,8 @@ class SamplingParams(BaseModel):
     """True (chat) or the number of alternatives (completions)."""
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     """Alternatives per token; needs `logprobs`."""
+    prompt_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    """Alternatives per prompt token; files ask for them by `echo` with `logprobs`."""
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] = 1.0
@@ -105,7 +107,7 @@ class SamplingParams(BaseModel):
     skip_special_tokens: bool = True
 
     @model_validator(mode="after")
-    def _consistent(self) -> SamplingParams:
+    def _consistent(self) -> RequestParams:
         if self.max_tokens is not None and self.max_completion_tokens is not None:
             raise ValueError("max_completion_tokens: give it or max_tokens, not both")
         if self.top_logprobs is not None and self.logprobs in (None, False):
@@ -115,7 +117,7 @@ class SamplingParams(BaseModel):
         return self
 
     @classmethod
-    def create(cls, values: Mapping[str, Any], prefix: str = "") -> SamplingParams:
+    def create(cls, values: Mapping[str, Any], prefix: str = "") -> RequestParams:
         """Parameters from a mapping.
 
         Raises:
@@ -141,6 +143,13 @@ class SamplingParams(BaseModel):
         if self.logprobs is True:
             return self.top_logprobs or 0
         return max(self.logprobs, self.top_logprobs or 0)
+
+    @property
+    def num_prompt_logprobs(self) -> int | None:
+        """Alternatives to report beside each prompt token; None: no logprobs of the prompt."""
+        if self.prompt_logprobs is not None:
+            return self.prompt_logprobs
+        return self.num_logprobs if self.echo else None
 
     @property
     def greedy(self) -> bool:
@@ -190,7 +199,7 @@ class RequestTable:
 
     tokens: Int32Array
     offsets: Int64Array
-    params: Sequence[SamplingParams]
+    params: Sequence[RequestParams]
     params_index: Int32Array
     max_new_tokens: Int32Array
     expected_new_tokens: Int32Array
@@ -207,7 +216,7 @@ class RequestTable:
         """The prompt's token ids, a view."""
         return self.tokens[self.offsets[request] : self.offsets[request + 1]]
 
-    def sampling(self, request: int) -> SamplingParams:
+    def sampling(self, request: int) -> RequestParams:
         """The request's sampling parameters."""
         return self.params[int(self.params_index[request])]
 
@@ -228,7 +237,7 @@ class RequestTable:
     @property
     def scored(self) -> BoolArray:
         """Requests whose prompt logprobs are asked for, bool [N]: they compute all of it."""
-        wanted = [p.echo and p.num_logprobs is not None for p in self.params]
+        wanted = [p.num_prompt_logprobs is not None for p in self.params]
         return self.per_request(wanted).astype(np.bool_)
 
     def place_in_line(self, request: int) -> int:
@@ -242,13 +251,15 @@ class RequestTable:
 class TokenLogprob:
     """Log-probability (natural log, of the unmodified distribution) of one token.
 
-    `top` holds the most likely (token id, logprob) pairs, most likely first. `logprob` is None
-    for the first prompt token under `echo`, which nothing precedes.
+    `top` holds the most likely (token id, logprob) pairs, most likely first. `rank` is how many
+    tokens are as likely or likelier, itself included. `logprob` and `rank` are None for the first
+    prompt token, which nothing precedes.
     """
 
     token_id: int
     logprob: float | None
     top: tuple[tuple[int, float], ...] = ()
+    rank: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +272,8 @@ class Choice:
         token_ids: every generated token, including the one that completed a stop.
         finish_reason: "stop" (end of sequence or a stop) or "length".
         logprobs: one per generated token (after one per prompt token under `echo`), or None.
+        stop_reason: the stop string or the one of `stop_token_ids` that ended it; None where the
+            model's end of sequence or the length did.
     """
 
     index: int
@@ -268,16 +281,21 @@ class Choice:
     token_ids: tuple[int, ...]
     finish_reason: FinishReason
     logprobs: tuple[TokenLogprob, ...] | None = None
+    stop_reason: int | str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A finished request: its choices, or the error that ended it."""
+    """A finished request: its choices, or the error that ended it.
+
+    `prompt_logprobs` has one entry per prompt token, where they are asked for.
+    """
 
     request_index: int
     prompt_tokens: int
     choices: tuple[Choice, ...]
     error: InvalidRequestError | None = None
+    prompt_logprobs: tuple[TokenLogprob, ...] | None = None
 
     @property
     def generated_tokens(self) -> int:

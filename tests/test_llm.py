@@ -20,7 +20,7 @@ GREEDY = SamplingParams(max_tokens=4, temperature=0, ignore_eos=True)
 
 @pytest.fixture(scope="module")
 def llm() -> LLM:
-    return LLM(token_budget=64, kv_memory="8MiB")
+    return LLM(max_num_batched_tokens=64, kv_memory="8MiB")
 
 
 def columns(prompts: list[list[int]]) -> TokenColumns:
@@ -30,11 +30,11 @@ def columns(prompts: list[list[int]]) -> TokenColumns:
 
 
 def test_columns_and_arrow_answer_as_lists_do(llm: LLM) -> None:
-    expected = llm.generate(PROMPTS, GREEDY, progress=False)
-    assert llm.generate(columns(PROMPTS), GREEDY, progress=False) == expected
+    expected = llm.generate(PROMPTS, GREEDY, use_tqdm=False)
+    assert llm.generate(columns(PROMPTS), GREEDY, use_tqdm=False) == expected
     array = pa.array(PROMPTS, pa.list_(pa.int32()))
-    assert llm.generate(array, GREEDY, progress=False) == expected
-    assert llm.generate(pa.chunked_array([array[:1], array[1:]]), GREEDY, progress=False) == (
+    assert llm.generate(array, GREEDY, use_tqdm=False) == expected
+    assert llm.generate(pa.chunked_array([array[:1], array[1:]]), GREEDY, use_tqdm=False) == (
         expected
     )
     assert llm.last_run is not None
@@ -43,22 +43,22 @@ def test_columns_and_arrow_answer_as_lists_do(llm: LLM) -> None:
 
 def test_parameters_per_prompt(llm: LLM) -> None:
     params = [SamplingParams(max_tokens=2, seed=i, n=1 + i % 2) for i in range(len(PROMPTS))]
-    expected = llm.generate(PROMPTS, params, progress=False)
-    assert llm.generate(columns(PROMPTS), params, progress=False) == expected
+    expected = llm.generate(PROMPTS, params, use_tqdm=False)
+    assert llm.generate(columns(PROMPTS), params, use_tqdm=False) == expected
     with pytest.raises(OptionError, match="1 sampling parameters for 4 prompts"):
-        llm.generate(columns(PROMPTS), params[:1], progress=False)
+        llm.generate(columns(PROMPTS), params[:1], use_tqdm=False)
 
 
 def test_no_prompts(llm: LLM) -> None:
-    assert llm.generate(columns([]), GREEDY, progress=False) == []
-    assert llm.generate([], GREEDY, progress=False) == []
+    assert llm.generate(columns([]), GREEDY, use_tqdm=False) == []
+    assert llm.generate([], GREEDY, use_tqdm=False) == []
 
 
 def test_wrong_parameters_are_refused(llm: LLM) -> None:
     wrong = SamplingParams(max_tokens=1, logit_bias={10**6: 1.0})
     for prompts in (PROMPTS[:2], columns(PROMPTS[:2])):
-        with pytest.raises(InvalidRequestError, match=r"params\[1\]"):
-            llm.generate(prompts, [GREEDY, wrong], progress=False)
+        with pytest.raises(InvalidRequestError, match=r"^sampling_params\[1\]"):
+            llm.generate(prompts, [GREEDY, wrong], use_tqdm=False)
 
 
 def test_chat_takes_what_files_take(llm: LLM) -> None:
@@ -69,15 +69,16 @@ def test_chat_takes_what_files_take(llm: LLM) -> None:
         {"type": "text", "text": "Hello", "cache_control": None},
         {"type": "text", "text": "you"},
     ]
-    whole, joined = llm.chat([said("Hello\nyou"), said(parts, id="m1")], GREEDY, progress=False)
-    assert joined.prompt_tokens == whole.prompt_tokens
-    assert joined.choices == whole.choices
+    whole, joined = llm.chat([said("Hello\nyou"), said(parts, id="m1")], GREEDY, use_tqdm=False)
+    assert joined.prompt == whole.prompt
+    assert joined.prompt_token_ids == whole.prompt_token_ids
+    assert joined.outputs == whole.outputs
     for wrong, param in (
-        (said([{"type": "image_url"}]), "conversations[1][0].content[0].type"),
-        (said("hi", tool_calls=[{}]), "conversations[1][0].tool_calls"),
-        ([], "conversations[1]"),
+        (said([{"type": "image_url"}]), "messages[1][0].content[0].type"),
+        (said("hi", tool_calls=[{}]), "messages[1][0].tool_calls"),
+        ([], "messages[1]"),
     ):
-        fine, bad = llm.chat([said("hi"), wrong], GREEDY, progress=False)
+        fine, bad = llm.chat([said("hi"), wrong], GREEDY, use_tqdm=False)
         assert fine.error is None
         assert bad.error is not None
         assert bad.error.param == param
@@ -95,12 +96,12 @@ def test_chat_proves_that_texts_arrive_in_time(llm: LLM, monkeypatch: pytest.Mon
         ({"role": "system", "content": "Be nice"}, "chat_template_error"),
         ({"role": "user", "content": "boom"}, "chat_template_timeout"),
     ):
-        fine, bad = llm.chat([[user], [first, user]], GREEDY, progress=False)
+        fine, bad = llm.chat([[user], [first, user]], GREEDY, use_tqdm=False)
         assert fine.error is None
         assert bad.error is not None
-        assert str(bad.error).startswith("conversations[1]")
+        assert str(bad.error).startswith("messages[1]")
         assert bad.error.code == code
-    assert llm.chat([[user]], GREEDY, progress=False)[0].error is None
+    assert llm.chat([[user]], GREEDY, use_tqdm=False)[0].error is None
 
 
 TEXTS = ["see the fish", "swim", "the sea"]
@@ -139,15 +140,15 @@ class Frame:
     ],
 )
 def test_prompts_of_many_kinds(llm: LLM, prompts: object, same: list) -> None:
-    assert llm.generate(prompts, GREEDY, progress=False) == llm.generate(
-        same, GREEDY, progress=False
+    assert llm.generate(prompts, GREEDY, use_tqdm=False) == llm.generate(
+        same, GREEDY, use_tqdm=False
     )
 
 
 def test_an_arrow_column_without_pyarrow(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = llm.generate(TEXTS, GREEDY, progress=False)
+    expected = llm.generate(TEXTS, GREEDY, use_tqdm=False)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    assert llm.generate(Frame(STRINGS), GREEDY, progress=False) == expected
+    assert llm.generate(Frame(STRINGS), GREEDY, use_tqdm=False) == expected
 
 
 LONG = [5] * 10**5
@@ -168,10 +169,10 @@ LONG = [5] * 10**5
     ],
 )
 def test_a_bad_prompt_fails_alone(llm: LLM, bad: object, code: str) -> None:
-    first, last = llm.generate(["fish", "sea"], GREEDY, progress=False)
-    done = llm.generate(["fish", bad, "sea"], [GREEDY] * 3, progress=False)
-    assert [completion.request_index for completion in done] == [0, 1, 2]
-    assert [completion.choices for completion in done] == [first.choices, (), last.choices]
+    first, last = llm.generate(["fish", "sea"], GREEDY, use_tqdm=False)
+    done = llm.generate(["fish", bad, "sea"], [GREEDY] * 3, use_tqdm=False)
+    assert [output.outputs for output in done] == [first.outputs, [], last.outputs]
+    assert [output.prompt for output in done[::2]] == ["fish", "sea"]
     error = done[1].error
     assert error is not None
     assert (error.code, error.param) == (code, "prompts[1]")
@@ -191,30 +192,31 @@ def test_a_bad_prompt_fails_alone(llm: LLM, bad: object, code: str) -> None:
     ids=["vocabulary", "long", "null", "empty", "null text"],
 )
 def test_a_bad_row_fails_alone(llm: LLM, prompts: object) -> None:
-    done = llm.generate(prompts, GREEDY, progress=False)
-    assert [completion.error is None for completion in done] == [True, False, True]
+    done = llm.generate(prompts, GREEDY, use_tqdm=False)
+    assert [output.error is None for output in done] == [True, False, True]
     assert done[1].error is not None
     assert done[1].error.param == "prompts[1]"
 
 
 def test_a_conversation_that_the_template_refuses_fails_alone(llm: LLM) -> None:
     fine = [{"role": "user", "content": "fish"}]
-    done = llm.chat([fine, [{"role": "user"}], fine], GREEDY, progress=False)
-    assert [completion.error is None for completion in done] == [True, False, True]
+    done = llm.chat([fine, [{"role": "user"}], fine], GREEDY, use_tqdm=False)
+    assert [output.error is None for output in done] == [True, False, True]
     assert done[1].error is not None
-    assert done[1].error.param == "conversations[1][0].content"
-    assert done[0].choices == done[2].choices
+    assert done[1].error.param == "messages[1][0].content"
+    assert done[0].outputs == done[2].outputs
 
 
 def test_nothing_but_bad_prompts(llm: LLM) -> None:
-    assert [c.error is None for c in llm.generate(["", []], GREEDY, progress=False)] == [False] * 2
+    assert [c.error is None for c in llm.generate(["", []], GREEDY, use_tqdm=False)] == [False] * 2
 
 
 @pytest.mark.parametrize(
     "prompts",
-    ["fish", b"fish", 5, [b"fish"], [5, 6], [[5.0]], [["a"]], [{"a": 1}], [[[5]]], [[[5], [6, 7]]],
-     pa.array([1.5]), pa.array([[1.5]])],
+    [b"fish", 5, [b"fish"], [5.0], [[5.0]], {"a": 1},
+     [{"prompt": "a", "multi_modal_data": {"image": 1}}], [["a"]], [{"a": 1}],
+     [[[5]]], [[[5], [6, 7]]], pa.array([1.5]), pa.array([[1.5]])],
 )  # fmt: skip
 def test_what_is_no_prompt_is_refused(llm: LLM, prompts: object) -> None:
     with pytest.raises(OptionError):
-        llm.generate(prompts, GREEDY, progress=False)
+        llm.generate(prompts, GREEDY, use_tqdm=False)

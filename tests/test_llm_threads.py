@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from shoal import LLM, Completion, SamplingParams
+from shoal import LLM, RequestOutput, SamplingParams
 from shoal.errors import GenerationInterrupted, OptionError
 from tests.helpers.models import save_model
 
@@ -27,7 +27,7 @@ SHORT_AND_LONG = [*[GREEDY] * 3, *[LONG] * 3]
 
 
 def load(**options: object) -> LLM:
-    return LLM(**{"token_budget": 64, "kv_memory": "16MiB", **options})
+    return LLM(**{"max_num_batched_tokens": 64, "kv_memory": "16MiB", **options})
 
 
 @pytest.fixture(scope="module")
@@ -36,51 +36,53 @@ def llm() -> LLM:
 
 
 @pytest.fixture(scope="module")
-def alone(llm: LLM) -> list[list[Completion]]:
-    return [llm.generate(job, GREEDY, progress=False) for job in JOBS]
+def alone(llm: LLM) -> list[list[RequestOutput]]:
+    return [llm.generate(job, GREEDY, use_tqdm=False) for job in JOBS]
 
 
-def test_threads_get_the_answers_of_calls_alone(llm: LLM, alone: list[list[Completion]]) -> None:
+def test_threads_get_the_answers_of_calls_alone(llm: LLM, alone: list[list[RequestOutput]]) -> None:
     with ThreadPoolExecutor(4) as threads:
         for _ in range(2):
-            assert list(threads.map(lambda j: llm.generate(j, GREEDY, progress=False), JOBS)) == (
+            assert list(threads.map(lambda j: llm.generate(j, GREEDY, use_tqdm=False), JOBS)) == (
                 alone
             )
     assert llm.last_run is not None
     assert llm.last_run.requests.succeeded == len(JOBS[0])
 
 
-def test_tasks_of_asyncio_do(llm: LLM, alone: list[list[Completion]]) -> None:
-    async def together() -> list[list[Completion]]:
-        calls = [asyncio.to_thread(llm.generate, job, GREEDY, progress=False) for job in JOBS]
+def test_tasks_of_asyncio_do(llm: LLM, alone: list[list[RequestOutput]]) -> None:
+    async def together() -> list[list[RequestOutput]]:
+        calls = [asyncio.to_thread(llm.generate, job, GREEDY, use_tqdm=False) for job in JOBS]
         return await asyncio.gather(*calls)
 
     assert asyncio.run(together()) == alone
 
 
-def test_models_of_their_own_do(alone: list[list[Completion]], tmp_path: Path) -> None:
+def test_models_of_their_own_do(alone: list[list[RequestOutput]], tmp_path: Path) -> None:
     """One is loaded in another number format while others run."""
     folder = save_model(tmp_path, "llama", dtype="bfloat16")
     llms = [load() for _ in JOBS[:2]]
 
-    def call(number: int) -> list[Completion]:
+    def call(number: int) -> list[RequestOutput]:
         load(model=str(folder), dtype="bfloat16", kv_memory="1MiB").close()
-        return llms[number].generate(JOBS[number], GREEDY, progress=False)
+        return llms[number].generate(JOBS[number], GREEDY, use_tqdm=False)
 
     with ThreadPoolExecutor(2) as threads:
         assert list(threads.map(call, range(2))) == alone[:2]
 
 
-def test_a_wrong_call_lets_the_next_one_run(llm: LLM, alone: list[list[Completion]]) -> None:
+def test_a_wrong_call_lets_the_next_one_run(llm: LLM, alone: list[list[RequestOutput]]) -> None:
     with pytest.raises(OptionError):
-        llm.generate([object()], GREEDY, progress=False)
-    assert llm.generate(JOBS[0], GREEDY, progress=False) == alone[0]
+        llm.generate([object()], GREEDY, use_tqdm=False)
+    assert llm.generate(JOBS[0], GREEDY, use_tqdm=False) == alone[0]
 
 
-def test_close_waits_for_a_call_and_later_ones_are_refused(alone: list[list[Completion]]) -> None:
+def test_close_waits_for_a_call_and_later_ones_are_refused(
+    alone: list[list[RequestOutput]],
+) -> None:
     llm = load()
     with ThreadPoolExecutor(1) as threads:
-        running = threads.submit(llm.generate, JOBS[0], GREEDY, progress=False)
+        running = threads.submit(llm.generate, JOBS[0], GREEDY, use_tqdm=False)
         while not running.running():
             time.sleep(0.001)
         time.sleep(0.02)
@@ -88,10 +90,10 @@ def test_close_waits_for_a_call_and_later_ones_are_refused(alone: list[list[Comp
         assert running.result() == alone[0]
     llm.close()
     with pytest.raises(OptionError, match="closed"):
-        llm.generate(JOBS[0], GREEDY, progress=False)
+        llm.generate(JOBS[0], GREEDY, use_tqdm=False)
 
 
-def interrupted_call(llm: LLM, prompts: list[str]) -> list[Completion]:
+def interrupted_call(llm: LLM, prompts: list[str]) -> list[RequestOutput]:
     """A call whose process gets SIGINT once the short answers are completed."""
     run = llm._engine.run
 
@@ -108,7 +110,7 @@ def interrupted_call(llm: LLM, prompts: list[str]) -> list[Completion]:
 
     llm._engine.run = watched  # type: ignore[method-assign]
     try:
-        return llm.generate(prompts, SHORT_AND_LONG, progress=False)
+        return llm.generate(prompts, SHORT_AND_LONG, use_tqdm=False)
     finally:
         llm._engine.run = run  # type: ignore[method-assign]
 
@@ -119,7 +121,7 @@ def at_once(number: int, frame: object) -> None:
 
 @pytest.mark.parametrize("handler", [signal.default_int_handler, at_once])
 def test_an_interrupted_call_carries_what_is_done(
-    llm: LLM, alone: list[list[Completion]], handler: Callable[[int, object], None]
+    llm: LLM, alone: list[list[RequestOutput]], handler: Callable[[int, object], None]
 ) -> None:
     """Python's own handler waits for the iteration under way; the caller's breaks it off."""
     prompts = JOBS[0]
@@ -131,13 +133,13 @@ def test_an_interrupted_call_carries_what_is_done(
     finally:
         signal.signal(signal.SIGINT, before)
     assert isinstance(caught.value, GenerationInterrupted)
-    done = caught.value.completions
+    done = caught.value.outputs
     assert done[:3] == alone[0][:3]
     assert done[3:] == [None] * 3
     assert "3 of 6 prompts" in str(caught.value)
     assert llm.last_run is not None
     assert (llm.last_run.requests.total, llm.last_run.requests.succeeded) == (6, 3)
-    assert llm.generate(prompts, GREEDY, progress=False) == alone[0]
+    assert llm.generate(prompts, GREEDY, use_tqdm=False) == alone[0]
 
 
 def test_a_handler_of_the_callers_own_is_left_alone(llm: LLM) -> None:
@@ -147,16 +149,16 @@ def test_a_handler_of_the_callers_own_is_left_alone(llm: LLM) -> None:
         done = interrupted_call(llm, JOBS[0])
     finally:
         signal.signal(signal.SIGINT, before)
-    assert [len(completion.choices) for completion in done] == [1] * 6
+    assert [len(output.outputs) for output in done] == [1] * 6
     assert seen == [signal.SIGINT]
 
 
-def test_a_waiting_call_can_be_interrupted(llm: LLM, alone: list[list[Completion]]) -> None:
+def test_a_waiting_call_can_be_interrupted(llm: LLM, alone: list[list[RequestOutput]]) -> None:
     with ThreadPoolExecutor(1) as threads:
-        other = threads.submit(llm.generate, JOBS[0], SHORT_AND_LONG, progress=False)
+        other = threads.submit(llm.generate, JOBS[0], SHORT_AND_LONG, use_tqdm=False)
         time.sleep(0.1)
         threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
         with pytest.raises(KeyboardInterrupt):
-            llm.generate(JOBS[1], LONG, progress=False)
+            llm.generate(JOBS[1], LONG, use_tqdm=False)
         assert other.result()[:3] == alone[0][:3]
-    assert llm.generate(JOBS[1], GREEDY, progress=False) == alone[1]
+    assert llm.generate(JOBS[1], GREEDY, use_tqdm=False) == alone[1]

@@ -10,7 +10,7 @@ from shoal import progress
 from shoal.engine.engine import RunStats
 from shoal.jobs.collect import Collector
 from shoal.progress import LineReporter, ProgressState, make_reporter
-from shoal.types import Choice, Completion, RequestTable, SamplingParams
+from shoal.types import Choice, Completion, RequestParams, RequestTable
 
 STATE = ProgressState(1200, 5000, 30_000, 60_000, 10.0, 64 * 2**20)
 
@@ -69,7 +69,7 @@ def table(lines: list[int]) -> RequestTable:
     return RequestTable(
         tokens=np.zeros(count, dtype=np.int32),
         offsets=np.arange(count + 1, dtype=np.int64),
-        params=(SamplingParams(n=2),),
+        params=(RequestParams(n=2),),
         params_index=np.zeros(count, dtype=np.int32),
         max_new_tokens=np.full(count, 10, dtype=np.int32),
         expected_new_tokens=np.full(count, 10, dtype=np.int32),

@@ -14,7 +14,7 @@ from benchmarks.workloads import Workload
 from shoal.config import OrderOption, Sharing
 from shoal.engine.engine import Engine
 from shoal.scheduler import BLOCK_SIZE
-from shoal.types import Completion, RequestTable, SamplingParams
+from shoal.types import Completion, RequestParams, RequestTable
 
 OURS = "shoal"
 LRU_BUDGET = 2048
@@ -89,7 +89,7 @@ def make_table(workload: Workload) -> RequestTable:
     """The workload's requests: fixed lengths, nothing else ends an answer."""
     lengths = sorted(set(workload.outputs))
     params = [
-        SamplingParams(
+        RequestParams(
             max_tokens=length, n=workload.n, temperature=workload.temperature, ignore_eos=True
         )
         for length in lengths

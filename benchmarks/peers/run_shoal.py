@@ -40,14 +40,14 @@ class ShoalEngine:
             for output in set(outputs)
         }
         wanted = [params[output] for output in outputs]
-        return lambda: self._llm.generate(prompts, wanted, progress=False)
+        return lambda: self._llm.generate(prompts, wanted, use_tqdm=False)
 
     def token_ids(self, result: Any) -> TokenIds:
         """See `protocol.Engine`."""
         failed = next((c.error for c in result if c.error is not None), None)
         if failed is not None:
             raise failed
-        return [[list(choice.token_ids) for choice in c.choices] for c in result]
+        return [[list(choice.token_ids) for choice in c.outputs] for c in result]
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import numpy as np
 
 from shoal.planner import LengthModel, Pilot, make_plan, pilot_first
 from shoal.scheduler import BLOCK_SIZE, BlockPool, Scheduler
-from shoal.types import Int64Array, RequestTable, SamplingParams
+from shoal.types import Int64Array, RequestParams, RequestTable
 
 LIMIT = 2048
 SIGMA = 0.5
@@ -67,7 +67,7 @@ def job(name: str, requests: int, seed: int = SEED) -> tuple[RequestTable, Int64
     table = RequestTable(
         tokens=np.concatenate(prompt).astype(np.int32),
         offsets=np.append(0, np.cumsum(PREFIX + own[template])).astype(np.int64),
-        params=[SamplingParams(max_tokens=LIMIT)],
+        params=[RequestParams(max_tokens=LIMIT)],
         params_index=np.zeros(requests, dtype=np.int32),
         max_new_tokens=np.full(requests, LIMIT, dtype=np.int32),
         expected_new_tokens=np.full(requests, LIMIT, dtype=np.int32),

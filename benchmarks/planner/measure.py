@@ -17,12 +17,12 @@ from benchmarks.planner.workload import VOCABULARY, Shape, write_prompts
 from shoal.planner import make_plan
 from shoal.prompts.length_rules import LengthRules
 from shoal.prompts.token_files import open_tokens
-from shoal.types import SamplingParams
+from shoal.types import RequestParams
 
 Record = dict[str, Any]
 
 _RULES = LengthRules(max_model_len=4096, capacity_tokens=1 << 40)
-_PARAMS = SamplingParams(max_tokens=64)
+_PARAMS = RequestParams(max_tokens=64)
 _POLL_SECONDS = 0.01
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.workloads import SPECS, make_workload
-from shoal.types import RequestTable, SamplingParams
+from shoal.types import RequestParams, RequestTable
 
 _SEED = 20_260
 VOCABULARY = 32_000
@@ -97,7 +97,7 @@ def _table(prompts: list[np.ndarray], outputs: list[int], choices: int) -> Reque
     return RequestTable(
         tokens=np.concatenate(prompts),
         offsets=np.append(0, np.cumsum([len(prompt) for prompt in prompts])).astype(np.int64),
-        params=[SamplingParams(n=choices)],
+        params=[RequestParams(n=choices)],
         params_index=np.zeros(count, dtype=np.int32),
         max_new_tokens=limits,
         expected_new_tokens=limits,

@@ -17,8 +17,8 @@ from shoal.types import (
     Completion,
     FinishReason,
     Int32Array,
+    RequestParams,
     RequestTable,
-    SamplingParams,
     TokenLogprob,
 )
 
@@ -29,7 +29,7 @@ class _Sequence:
 
     request: int
     choice: int
-    params: SamplingParams
+    params: RequestParams
     limit: int
     end_ids: frozenset[int]
     """Tokens that end it."""
@@ -134,7 +134,7 @@ class OutputProcessor:
         return finished
 
     def set_prompt_logprobs(self, request: int, logprobs: Sequence[TokenLogprob]) -> None:
-        """The logprobs that `echo` shows before the output, one per prompt token.
+        """The logprobs of a request's prompt, one per token; `echo` shows them before the output.
 
         Due before the request's first choice finishes; ignored once the request is completed.
         """
@@ -192,7 +192,7 @@ class OutputProcessor:
         if len(request.choices) == state.params.n:
             del self._requests[state.request]
             choices = tuple(request.choices[index] for index in sorted(request.choices))
-            self._complete(state.request, choices, None)
+            self._complete(state.request, choices, None, request.prompt_logprobs)
 
     def _choice(
         self,
@@ -204,9 +204,9 @@ class OutputProcessor:
         if params.token_limit == 0:
             # A prompt alone still needs one iteration; the token that it samples is not output.
             state.ids, state.logprobs = [], []
-            text, taken, reason = "", 0, "length"
+            text, taken, stop, reason = "", 0, None, "length"
         else:
-            text, taken = self._text(state)
+            text, taken, stop = self._text(state)
         logprobs = tuple(state.logprobs) if params.num_logprobs is not None else None
         if params.echo:
             prompt = self._table.prompt(state.request).tolist()
@@ -216,31 +216,41 @@ class OutputProcessor:
                 if prompt_logprobs is None:
                     raise InternalError(f"request {state.request} echoes without prompt logprobs")
                 logprobs = prompt_logprobs + logprobs
-        return Choice(state.choice, text, tuple(state.ids), reason, logprobs)
+        return Choice(state.choice, text, tuple(state.ids), reason, logprobs, stop)
 
-    def _text(self, state: _Sequence) -> tuple[str, int]:
-        """The text, and how many characters the prompt's loses to it.
+    def _text(self, state: _Sequence) -> tuple[str, int, int | str | None]:
+        """The text, how many characters the prompt's loses to it, and the `stop_reason`.
 
         As in vLLM a token that ends the sequence is not shown unless the request includes stops,
         whether special tokens are shown or not.
         """
         params, ids = state.params, state.ids
         include = params.include_stop_str_in_output
-        ended = ids[-1] in state.end_ids and not include
+        by_token = ids[-1] in state.end_ids
+        ended = by_token and not include
         text, taken = self._detokenizer.continued(
             ids[:-1] if ended else ids, params.skip_special_tokens, state.context
         )
+        stop: int | str | None = None
+        if by_token:
+            eos = not params.ignore_eos and ids[-1] in self._eos
+            stop = None if eos else ids[-1]
         if state.stopped_at is not None and not ended:
             begin, end = state.stopped_at
+            stop = stop if by_token else text[begin:end]
             text = text[: end if include else begin]
-        return text, taken
+        return text, taken, stop
 
     def _complete(
-        self, request: int, choices: tuple[Choice, ...], error: InvalidRequestError | None
+        self,
+        request: int,
+        choices: tuple[Choice, ...],
+        error: InvalidRequestError | None,
+        prompt_logprobs: tuple[TokenLogprob, ...] | None = None,
     ) -> None:
         self._done[request] = True
         prompt_tokens = len(self._table.prompt(request))
-        self._ready.append(Completion(request, prompt_tokens, choices, error))
+        self._ready.append(Completion(request, prompt_tokens, choices, error, prompt_logprobs))
 
 
 def _finish_reason(state: _Sequence) -> FinishReason | None:

@@ -9,7 +9,7 @@ from shoal.errors import InvalidRequestError, JobError, OptionError
 from shoal.model.description import ModelDescription
 from shoal.prompts.length_rules import LengthRules
 from shoal.prompts.token_files import is_token_file, open_tokens
-from shoal.types import RequestTable, SamplingParams
+from shoal.types import RequestParams, RequestTable
 
 
 def check_input_options(
@@ -47,7 +47,7 @@ def read_tokens(
         OptionError: `max_tokens` is negative.
     """
     try:
-        params = SamplingParams(max_tokens=max_tokens)
+        params = RequestParams(max_tokens=max_tokens)
     except InvalidRequestError as error:
         raise OptionError(str(error)) from None
     columns = open_tokens(path)

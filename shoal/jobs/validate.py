@@ -15,7 +15,7 @@ import orjson
 from shoal.errors import InvalidRequestError
 from shoal.prompts.prompts import ChatPrompt, Prompt, parse_messages, parse_prompts
 from shoal.prompts.refusals import missing, unsupported, wrong_value
-from shoal.types import CHAT_URL, COMPLETIONS_URL, SamplingParams
+from shoal.types import CHAT_URL, COMPLETIONS_URL, RequestParams
 
 ANY_MODEL = "*"
 """A served name that accepts every `body.model`."""
@@ -24,10 +24,11 @@ DEFAULT_COMPLETION_TOKENS = 16
 """OpenAI's `max_tokens` of /v1/completions; a chat answer may fill the model's length."""
 
 _ENVELOPE = ("custom_id", "method", "url", "body")
-_SHARED = frozenset(SamplingParams.model_fields) - {
+_SHARED = frozenset(RequestParams.model_fields) - {
     "max_completion_tokens",
     "top_logprobs",
     "echo",
+    "prompt_logprobs",
 }
 _SAMPLING = {
     CHAT_URL: _SHARED | {"max_completion_tokens", "top_logprobs"},
@@ -55,7 +56,7 @@ class ParsedRequest:
     url: str
     prompts: tuple[Prompt, ...]
     params_key: bytes
-    params: SamplingParams
+    params: RequestParams
     seed: int | None
 
 
@@ -95,7 +96,7 @@ class Validator:
         self._names = frozenset(names)
         self._vocab_size = vocab_size
         self._defaults = dict(defaults)
-        self._params: dict[bytes, SamplingParams] = {}
+        self._params: dict[bytes, RequestParams] = {}
 
     def request(self, line: Mapping[str, Any]) -> ParsedRequest:
         """Check a decoded line.
@@ -154,7 +155,7 @@ class Validator:
                 param="body.model",
             )
 
-    def _sampling(self, body: Mapping[str, Any], url: str) -> tuple[bytes, SamplingParams]:
+    def _sampling(self, body: Mapping[str, Any], url: str) -> tuple[bytes, RequestParams]:
         given = {name: body[name] for name in body.keys() & _SAMPLING[url] if name != "seed"}
         values = _defaults_beside(given, self._defaults) | given
         if url == COMPLETIONS_URL:
@@ -164,7 +165,7 @@ class Validator:
         if params is None:
             _check_logprobs(values, url)
             _check_logit_bias(values)
-            params = SamplingParams.create(values, "body.")
+            params = RequestParams.create(values, "body.")
             _check_limit(params)
             _check_vocabulary(params, self._vocab_size)
             self._params[key] = params
@@ -243,13 +244,13 @@ def _check_logit_bias(values: Mapping[str, Any]) -> None:
         raise wrong_value("body.logit_bias", "must be an object {token id: number}")
 
 
-def _check_limit(params: SamplingParams) -> None:
+def _check_limit(params: RequestParams) -> None:
     if params.token_limit == 0 and not params.echo:
         name = "max_tokens" if params.max_tokens is not None else "max_completion_tokens"
         raise wrong_value(f"body.{name}", "must be at least 1 (0 only together with echo)")
 
 
-def _check_vocabulary(params: SamplingParams, vocab_size: int) -> None:
+def _check_vocabulary(params: RequestParams, vocab_size: int) -> None:
     for name, ids in (
         ("stop_token_ids", params.stop_token_ids),
         ("logit_bias", [token for token, _ in params.logit_bias]),
@@ -265,7 +266,7 @@ def _check_vocabulary(params: SamplingParams, vocab_size: int) -> None:
 def _seed(body: Mapping[str, Any]) -> int | None:
     seed = body.get("seed")
     if seed is not None:
-        SamplingParams.create({"seed": seed}, "body.")
+        RequestParams.create({"seed": seed}, "body.")
     return cast("int | None", seed)
 
 

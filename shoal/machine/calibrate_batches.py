@@ -21,7 +21,7 @@ from shoal.model.load import LoadedModel
 from shoal.model.shards import kv_shards
 from shoal.planner import Plan
 from shoal.scheduler import BlockPool, Scheduler, TokenBatch
-from shoal.types import RequestTable, SamplingParams
+from shoal.types import RequestParams, RequestTable
 from shoal.work import SegmentWork
 
 PROMPT = 512
@@ -134,7 +134,7 @@ def _table(requests: int, tokens: int) -> RequestTable:
     return RequestTable(
         tokens=np.zeros(requests * tokens, dtype=np.int32),
         offsets=np.arange(requests + 1, dtype=np.int64) * tokens,
-        params=[SamplingParams()],
+        params=[RequestParams()],
         params_index=zeros.astype(np.int32),
         max_new_tokens=np.full(requests, STEPS, dtype=np.int32),
         expected_new_tokens=np.full(requests, STEPS, dtype=np.int32),

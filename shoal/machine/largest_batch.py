@@ -16,7 +16,7 @@ from shoal.model.kv import KVPool
 from shoal.model.load import LoadedModel
 from shoal.planner import make_plan
 from shoal.scheduler import BLOCK_SIZE, SCORED_ROWS, Chunks, ScoredRange, TokenBatch
-from shoal.types import RequestTable, SamplingParams
+from shoal.types import RequestParams, RequestTable
 from shoal.work import SegmentWork
 
 CHUNK = 512
@@ -26,8 +26,8 @@ SHARED = 3
 """Segments that every row attends to besides its own: partial results to merge take memory too."""
 
 _PARAMS = (
-    SamplingParams(temperature=0.0),
-    SamplingParams(
+    RequestParams(temperature=0.0),
+    RequestParams(
         temperature=1.0,
         top_p=0.9,
         min_p=0.01,

@@ -57,7 +57,7 @@ class ModelDescription:
         id: the path or Hub id as given.
         name: its last part, one of the names `body.model` may use.
         generation_defaults: sampling defaults of its generation_config.json, under the names of
-            `SamplingParams`.
+            `RequestParams`.
         eos_token_ids: tokens that end a sequence.
         max_model_len: most tokens of prompt and output together.
         kv_bytes_per_token: bytes of K and V of one token over all layers, on one device.
@@ -84,8 +84,13 @@ class ModelDescription:
     trust_remote_code: bool = False
 
     @classmethod
-    def load(cls, model: str | None, options: EngineOptions) -> ModelDescription:
+    def load(
+        cls, model: str | None, options: EngineOptions, tokenizer_source: str | None = None
+    ) -> ModelDescription:
         """Read config and tokenizer of a local folder or Hub id; None: the bundled model.
+
+        Args:
+            tokenizer_source: a folder or Hub id where the tokenizer is, if it is another one.
 
         Raises:
             ModelLoadError: a file is missing, unreadable or holds wrong values, or the folder
@@ -103,7 +108,7 @@ class ModelDescription:
         refuse_unsplittable(config, parts)
         max_model_len = _max_model_len(config, options.max_model_len)
         refuse_unsupported_length(config, max_model_len)
-        tokenizer = _read(AutoTokenizer, source, "tokenizer", trusted)
+        tokenizer = _read(AutoTokenizer, tokenizer_source or source, "tokenizer", trusted)
         dtype = _dtype(options.dtype, config)
         generation = read_generation(source)
         device = _device(options.device, parts)

@@ -9,7 +9,7 @@ from typing import Any
 
 from shoal.errors import InvalidRequestError, ModelLoadError, UnsupportedModelError
 from shoal.model.model_files import read_object
-from shoal.types import SamplingParams
+from shoal.types import RequestParams
 
 GENERATION_CONFIG = "generation_config.json"
 
@@ -21,7 +21,7 @@ _DEFAULTS = _ONLY_SAMPLING | {
     "min_new_tokens": "min_tokens",
     "stop_strings": "stop",
 }
-"""Fields that become defaults of requests, and their names in `SamplingParams`."""
+"""Fields that become defaults of requests, and their names in `RequestParams`."""
 
 _REFUSED: dict[str, tuple[object, ...]] = {
     "bad_words_ids": ([],),
@@ -86,7 +86,7 @@ class Generation:
     """What a model's makers ask of whoever generates with it.
 
     Attributes:
-        defaults: of sampling parameters, under the names of `SamplingParams`.
+        defaults: of sampling parameters, under the names of `RequestParams`.
         eos_token_ids: tokens that end a sequence; None if not stated.
     """
 
@@ -149,7 +149,7 @@ def _defaults(stated: Mapping[str, Any], where: str) -> dict[str, Any]:
         if value is None:
             continue
         try:
-            params = SamplingParams.create({parameter: value})
+            params = RequestParams.create({parameter: value})
         except InvalidRequestError as error:
             raise ModelLoadError(
                 f"{where}: {name} has a wrong value ({error.message.rstrip('.')}). Mend the file."
@@ -157,7 +157,7 @@ def _defaults(stated: Mapping[str, Any], where: str) -> dict[str, Any]:
         if sampled or name not in _ONLY_SAMPLING:
             defaults[parameter] = getattr(params, parameter)
     try:
-        SamplingParams.create(defaults)
+        RequestParams.create(defaults)
     except InvalidRequestError as error:
         raise ModelLoadError(f"{where}: {error.message} Mend the file.") from error
     return defaults

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from functools import cached_property, partial
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ from shoal.prompts.arrival import Arrival, Text
 from shoal.prompts.forms import Forms
 from shoal.prompts.prompts import ChatPrompt, Message
 from shoal.prompts.refusals import unsupported, wrong_value
+from shoal.prompts.tools import Tools, first_vanished
 from shoal.prompts.watchdog import TimeLimitError, Watchdog
 
 RENDER_SECONDS = 10.0
@@ -22,10 +24,22 @@ _KEPT_FINDINGS = 256
 
 
 class ChatTemplate:
-    """The chat template of a tokenizer."""
+    """The chat template of a tokenizer.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._tokenizer = tokenizer
+    Args:
+        given: the text of another template, to be used in place of the tokenizer's.
+        arguments: of transformers' `apply_chat_template`, for all conversations.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        given: str | None = None,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._tokenizer, self._given = tokenizer, given
+        self._arguments = {"add_generation_prompt": True, **(arguments or {})}
+        self._unproved_tools: Tools = self._arguments.get("tools") or ()
         self._watchdog = Watchdog(RENDER_SECONDS)
         self._reserved = _parameters_of_rendering(tokenizer)
         self._findings: dict[str, tuple[Forms, Arrival]] = {}
@@ -53,6 +67,7 @@ class ChatTemplate:
         try:
             forms, arrival = self._findings_with(kwargs, where, source)
             messages = [forms.fit(message) for message in prompt.messages]
+            self._prove_tools(kwargs, where, messages)
             rendered = self._render(kwargs, where, messages)
             vanished = arrival.first_vanished(rendered, messages)
         except TimeLimitError:
@@ -67,8 +82,27 @@ class ChatTemplate:
             raise _dropped(vanished, where)
         return rendered
 
+    def _prove_tools(self, kwargs: dict[str, Any], where: str, messages: list[Message]) -> None:
+        """Raise InvalidRequestError if the template drops a text of the tools; once is enough."""
+        if not self._unproved_tools:
+            return
+        dropped = first_vanished(
+            self._unproved_tools,
+            lambda tools: self._render(kwargs | {"tools": tools}, where, messages),
+        )
+        if dropped is not None:
+            raise InvalidRequestError(
+                f"{dropped}: the model's chat template drops it, so that the model would not read "
+                "it; describe the tools in a message instead.",
+                code="chat_template_error",
+                param=dropped,
+            )
+        self._unproved_tools = ()
+
     @cached_property
     def _source(self) -> str | None:
+        if self._given is not None:
+            return self._given
         try:
             return self._tokenizer.get_chat_template() if self._tokenizer.chat_template else None
         except ValueError:  # several, and none is called "default"
@@ -94,7 +128,7 @@ class ChatTemplate:
         return self._watchdog.call(partial(self._apply, kwargs, where, messages))
 
     def _apply(self, kwargs: dict[str, Any], where: str, messages: list[Message]) -> str:
-        arguments = {"add_generation_prompt": True} | kwargs
+        arguments = {"chat_template": self._given} | self._arguments | kwargs
         try:
             rendered = self._tokenizer.apply_chat_template(messages, tokenize=False, **arguments)
         except (

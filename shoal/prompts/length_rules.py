@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shoal.errors import InvalidRequestError
-from shoal.types import SamplingParams
+from shoal.types import RequestParams
 
 UNSTATED_EXPECTED_TOKENS = 256
 """What a choice without a stated limit is expected to generate, if it may generate as much."""
@@ -32,7 +32,7 @@ class LengthRules:
     capacity_tokens: int
 
     def output_length(
-        self, prompt_tokens: int, params: SamplingParams, param: str = "body"
+        self, prompt_tokens: int, params: RequestParams, param: str = "body"
     ) -> OutputLength:
         """The output length of a request; without a stated limit, all that fits.
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from shoal.prompts.refusals import empty_prompt, wrong_value
 from shoal.prompts.render import Renderer
 from shoal.prompts.table_builder import TableBuilder
 from shoal.prompts.token_columns import TokenColumns, arrow_chunks, has_pyarrow, is_arrow
-from shoal.types import Completion, RequestTable, SamplingParams
+from shoal.types import Completion, RequestParams, RequestTable
 
 CheckedPrompt = str | Sequence[int] | InvalidRequestError
 """What a prompt turned out to be: text, token ids, or wrong."""
@@ -23,16 +22,34 @@ CheckedPrompt = str | Sequence[int] | InvalidRequestError
 def prompts_of(prompts: Any) -> TokenColumns | list[Any]:
     """All prompts; columns of token ids are viewed, others become a list of their values.
 
+    A text, a mapping or a list of whole numbers is one prompt.
+
     Raises:
-        OptionError: not several prompts, or an Arrow column of neither text nor token ids.
+        OptionError: no prompts, or an Arrow column of neither text nor token ids.
     """
     if isinstance(prompts, TokenColumns):
         return prompts
+    if isinstance(prompts, str | Mapping) or _is_token_ids(prompts):
+        return [prompts]
     if is_arrow(prompts) and has_pyarrow():
         return _of_arrow(prompts)
-    if isinstance(prompts, str | bytes) or not isinstance(prompts, Iterable):
-        raise OptionError("prompts must be a list of prompts; put a single one in a list.")
+    if isinstance(prompts, bytes) or not isinstance(prompts, Iterable):
+        raise OptionError(f"prompts must be text or token ids, or a list, not {prompts!r:.80}.")
     return list(prompts)
+
+
+def _is_token_ids(value: Any) -> bool:
+    if isinstance(value, np.ndarray):
+        return value.ndim == 1 and value.size > 0 and value.dtype.kind in "iu"
+    if not isinstance(value, list | tuple) or not value:
+        return False
+    return all(isinstance(token, int | np.integer) for token in value)
+
+
+def text_of(prompt: Any) -> str | None:
+    """The text of a prompt, if it came with one."""
+    text = prompt.get("prompt") if isinstance(prompt, Mapping) else prompt
+    return str(text) if isinstance(text, str) else None
 
 
 def _of_arrow(column: Any) -> TokenColumns | list[Any]:
@@ -62,8 +79,10 @@ def checked_prompt(prompt: Any, where: str) -> CheckedPrompt:
         where: names the prompt in errors.
 
     Raises:
-        OptionError: it is neither text nor token ids.
+        OptionError: it is neither text nor token ids, or a mapping that holds something else.
     """
+    if isinstance(prompt, Mapping):
+        prompt = _of_mapping(prompt, where)
     if isinstance(prompt, str):
         return prompt or empty_prompt(where)
     if prompt is None or (isinstance(prompt, float) and np.isnan(prompt)):
@@ -78,21 +97,33 @@ def checked_prompt(prompt: Any, where: str) -> CheckedPrompt:
     return found or empty_prompt(where)
 
 
+def _of_mapping(prompt: Mapping[str, Any], where: str) -> Any:
+    """The token ids of a `TokensPrompt`, the text of a `TextPrompt`."""
+    for name, value in prompt.items():
+        known = name in ("prompt", "prompt_token_ids", "cache_salt")
+        if not known and value is not None and value != {}:
+            raise OptionError(f"{where}: {name} is not supported; give text or token ids.")
+    ids = prompt.get("prompt_token_ids")
+    return prompt.get("prompt") if ids is None else ids
+
+
 class PromptReader:
     """Makes request tables of the prompts of one call.
 
     Args:
-        name: of the prompts in errors, "prompts" or "conversations". A chat template writes
+        name: of the prompts in errors, "prompts" or "messages". A chat template writes
             special tokens itself.
+        job_seed: see `RequestTable`.
     """
 
-    def __init__(self, renderer: Renderer, vocab_size: int, name: str) -> None:
-        self._renderer, self._vocab_size, self._name = renderer, vocab_size, name
+    def __init__(self, renderer: Renderer, vocab_size: int, name: str, job_seed: int) -> None:
+        self._renderer, self._vocab_size = renderer, vocab_size
+        self._name, self._job_seed = name, job_seed
 
     def table(
         self,
         prompts: Sequence[CheckedPrompt],
-        params: Sequence[SamplingParams],
+        params: Sequence[RequestParams],
         rules: LengthRules,
     ) -> tuple[RequestTable, dict[int, Completion]]:
         """The requests, line i of prompt i, and the completions of those that are wrong.
@@ -118,10 +149,10 @@ class PromptReader:
                 keys[id(wanted)] = seedless.model_dump_json().encode()
             builder.add(index, ids, wanted, keys[id(wanted)], wanted.seed, length)
         nothing = np.zeros(0, dtype=np.int64)
-        return builder.build(job_seed=secrets.randbits(62), without_lines=nothing), refused
+        return builder.build(job_seed=self._job_seed, without_lines=nothing), refused
 
     def _length(
-        self, ids: Sequence[int], wanted: SamplingParams, rules: LengthRules, where: str
+        self, ids: Sequence[int], wanted: RequestParams, rules: LengthRules, where: str
     ) -> OutputLength:
         if len(ids) == 0:
             raise empty_prompt(where)

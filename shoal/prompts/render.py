@@ -35,7 +35,7 @@ class Renderer:
             if self._backend is None
             else PieceTokenizer.create(self._backend, _special_tokens_of_prompts(tokenizer))
         )
-        self._chat = ChatTemplate(tokenizer)
+        self.chat = ChatTemplate(tokenizer)
 
     def text(self, prompt: Prompt, where: str = "body.messages") -> str | list[int]:
         """The prompt as the model reads it; token ids pass through.
@@ -46,7 +46,7 @@ class Renderer:
         Raises:
             InvalidRequestError: see `ChatTemplate.text`.
         """
-        return self._chat.text(prompt, where) if isinstance(prompt, ChatPrompt) else prompt
+        return self.chat.text(prompt, where) if isinstance(prompt, ChatPrompt) else prompt
 
     def tokenize(
         self, texts: Sequence[str], *, add_special_tokens: bool

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from shoal.prompts.length_rules import OutputLength
-from shoal.types import Int32Array, Int64Array, RequestTable, SamplingParams
+from shoal.types import Int32Array, Int64Array, RequestParams, RequestTable
 
 
 class TableBuilder:
@@ -21,7 +21,7 @@ class TableBuilder:
     def __init__(self) -> None:
         self._tokens = array("i")
         self._ends = array("q", [0])
-        self._params: list[SamplingParams] = []
+        self._params: list[RequestParams] = []
         self._params_of_key: dict[bytes, int] = {}
         self._params_index = array("i")
         self._max_new = array("i")
@@ -34,7 +34,7 @@ class TableBuilder:
         self,
         line: int,
         prompt: Sequence[int],
-        params: SamplingParams,
+        params: RequestParams,
         params_key: bytes,
         seed: int | None,
         length: OutputLength,

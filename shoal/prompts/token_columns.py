@@ -11,7 +11,7 @@ import numpy as np
 
 from shoal.errors import InvalidRequestError, OptionError
 from shoal.prompts.length_rules import LengthRules
-from shoal.types import Int32Array, Int64Array, RequestTable, SamplingParams
+from shoal.types import Int32Array, Int64Array, RequestParams, RequestTable
 
 _CHUNK_TOKENS = 1 << 22
 
@@ -100,7 +100,7 @@ class TokenColumns:
                 )
 
     def table(
-        self, params: Sequence[SamplingParams], rules: LengthRules, *, job_seed: int
+        self, params: Sequence[RequestParams], rules: LengthRules, *, job_seed: int
     ) -> RequestTable:
         """The request table of these prompts; line i is prompt i.
 
@@ -191,10 +191,10 @@ def _joined(parts: list[tuple[Int32Array, Int64Array]]) -> tuple[Int32Array, Int
 
 
 def _distinct(
-    params: Sequence[SamplingParams], count: int
-) -> tuple[list[SamplingParams], Int32Array]:
+    params: Sequence[RequestParams], count: int
+) -> tuple[list[RequestParams], Int32Array]:
     """The distinct parameters without their seeds, and each prompt's place among them."""
-    place: dict[SamplingParams, int] = {}
+    place: dict[RequestParams, int] = {}
     of_object: dict[int, int] = {}
     index = np.empty(len(params), dtype=np.int32)
     for i, wanted in enumerate(params):
@@ -206,7 +206,7 @@ def _distinct(
 
 
 def _output_lengths(
-    prompt: Int64Array, params: list[SamplingParams], index: Int32Array, rules: LengthRules
+    prompt: Int64Array, params: list[RequestParams], index: Int32Array, rules: LengthRules
 ) -> tuple[Int32Array, Int32Array]:
     """Limit and expectation of each prompt's output, int32 [N]: one look-up per distinct case."""
     size = int(prompt.max(initial=0)) + 1

@@ -20,7 +20,7 @@ from shoal.cuda.transfers import Stage
 from shoal.errors import InternalError
 from shoal.sampling.choose import UNSOUND
 from shoal.sampling.draw import DrawParams, Kinds, Rest, draw, sort_all
-from shoal.sampling.logprobs import best_logprobs, listed, rows_per_chunk
+from shoal.sampling.logprobs import NUM_PARTS, best_logprobs, listed, rows_per_chunk
 from shoal.sampling.processors import Change
 from shoal.sampling.sampler import Sampler, SampleTask, check_sound, chunks_of
 from shoal.scheduler import TokenBatch
@@ -184,7 +184,8 @@ class DeviceSampler:
         tokens: torch.Tensor,
         retained: Retained,
     ) -> list[torch.Tensor]:
-        """What `collect` needs for those that ask: three tensors per entry of `plan.reported`."""
+        """What `collect` needs for those that ask: `NUM_PARTS` tensors per entry of
+        `plan.reported`."""
         found: list[torch.Tensor] = []
         kept = self._kept(plan, retained) if plan.reported else None
         for reported in plan.reported:
@@ -206,16 +207,10 @@ class DeviceSampler:
         found: list[TokenLogprob | None] = [None] * len(tokens) if plan.reported else []
         for number, reported in enumerate(plan.reported):
             index = reported.index
-            own, values, ids = arrays[3 * number : 3 * number + 3]
-            entries = listed(
-                tokens[index],
-                plan.task.num_logprobs[index],
-                own.astype(np.float32, copy=False),
-                values.astype(np.float32, copy=False),
-                ids.astype(np.int64, copy=False),
-            )
-            for sample, entry in zip(index.tolist(), entries, strict=True):
-                found[sample] = entry
+            parts = arrays[NUM_PARTS * number : NUM_PARTS * (number + 1)]
+            entries = listed(tokens[index], plan.task.num_logprobs[index], parts)
+            for place, entry in zip(index.tolist(), entries, strict=True):
+                found[place] = entry
         return found
 
     def _kept(self, plan: SamplingPlan, retained: Retained) -> torch.Tensor | None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from shoal.sampling.history import Float32Array
 from shoal.types import Int32Array, Int64Array, TokenLogprob
 
+NUM_PARTS = 4
+"""What `best_logprobs` gives for some rows, in as many tensors."""
 MAX_ELEMENTS = 1 << 24
 """Most logits worked on at once: bounds the float32 and float64 copies made of them."""
 
@@ -37,42 +42,47 @@ def _chunk_logprobs(
 ) -> list[TokenLogprob]:
     index = torch.from_numpy(token_ids.astype(np.int64)).to(logits.device)
     found = best_logprobs(logits, index, int(nums.max(initial=0)))
-    own, values, ids = (part.cpu().numpy() for part in found)
-    return listed(token_ids, nums, own, values, ids)
+    return listed(token_ids, nums, [part.cpu().numpy() for part in found])
 
 
 def best_logprobs(
     logits: torch.Tensor, token_ids: torch.Tensor, num: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Logprobs where the logits are, [S, vocab], of at most `rows_per_chunk` rows.
 
     Args:
         token_ids: int64 [S], within the vocabulary.
 
     Returns:
-        The tokens' logprobs, float32 [S]; the `num` largest of each row, float32 [S, num], and
-        their ids, int64 [S, num], ties in any order.
+        `NUM_PARTS` tensors: the tokens' logprobs, float32 [S]; how many tokens are as likely or
+        likelier, int64 [S]; the `num` largest of each row, float32 [S, num], and their ids,
+        int64 [S, num], ties in any order.
     """
     logprobs = torch.log_softmax(logits.float(), dim=-1)
-    own = logprobs.gather(1, token_ids[:, None])[:, 0]
+    own = logprobs.gather(1, token_ids[:, None])
+    ranks = (logprobs >= own).sum(dim=-1)
     best = torch.topk(logprobs, min(num, logprobs.shape[1]), dim=-1)
-    return own, best.values, best.indices
+    return own[:, 0], ranks, best.values, best.indices
 
 
 def listed(
-    token_ids: Int32Array,
-    nums: Int64Array,
-    own: Float32Array,
-    values: Float32Array,
-    ids: Int64Array,
+    token_ids: Int32Array, nums: Int64Array, parts: Sequence[npt.NDArray[np.generic]]
 ) -> list[TokenLogprob]:
-    """One entry per row from what `best_logprobs` gave, largest first, ties by id."""
+    """One entry per row from the parts that `best_logprobs` gave, largest first, ties by id."""
+    own, ranks, ids = parts[0], parts[1], parts[3]
+    values: Float32Array = parts[2].astype(np.float32, copy=False)
     order = np.lexsort((ids, -values), axis=-1)
     ranked = np.take_along_axis(values, order, axis=-1).tolist()
     best = np.take_along_axis(ids, order, axis=-1).tolist()
     return [
-        TokenLogprob(token, logprob, tuple(zip(best[:num], scores[:num], strict=True)))
-        for token, logprob, num, best, scores in zip(
-            token_ids.tolist(), own.tolist(), nums.tolist(), best, ranked, strict=True
+        TokenLogprob(token, logprob, tuple(zip(best[:num], scores[:num], strict=True)), rank)
+        for token, logprob, rank, num, best, scores in zip(
+            token_ids.tolist(),
+            own.tolist(),
+            ranks.tolist(),
+            nums.tolist(),
+            best,
+            ranked,
+            strict=True,
         )
     ]

@@ -11,7 +11,7 @@ import torch
 
 from shoal.cuda.transfers import Stage
 from shoal.planner import Plan
-from shoal.sampling.logprobs import best_logprobs, listed, rows_per_chunk
+from shoal.sampling.logprobs import NUM_PARTS, best_logprobs, listed, rows_per_chunk
 from shoal.sampling.results import PromptScores
 from shoal.scheduler import ScoredRange, TokenBatch
 from shoal.types import RequestTable
@@ -46,7 +46,7 @@ class PromptScorer:
         pieces = []
         for scored in batch.scored:
             request = int(plan.sequence_request[scored.sequence])
-            num_best = self._table.sampling(request).num_logprobs or 0
+            num_best = self._table.sampling(request).num_prompt_logprobs or 0
             for skip in range(0, len(scored.targets), self._rows):
                 targets = scored.targets[skip : skip + self._rows]
                 piece = ScoredRange(
@@ -57,7 +57,7 @@ class PromptScorer:
         return pieces
 
     def score(self, pieces: Sequence[ScoringPiece], logits: torch.Tensor) -> list[torch.Tensor]:
-        """What `collect` needs: three tensors per piece, see `best_logprobs`.
+        """What `collect` needs: `NUM_PARTS` tensors per piece, see `best_logprobs`.
 
         Args:
             logits: [R, vocabulary] of the batch.
@@ -75,14 +75,9 @@ class PromptScorer:
         """The scores, in the order of the pieces, from what `score` gave."""
         scores = []
         for number, piece in enumerate(pieces):
-            own, values, ids = arrays[3 * number : 3 * number + 3]
+            parts = arrays[NUM_PARTS * number : NUM_PARTS * (number + 1)]
             targets = piece.scored.targets
-            logprobs = listed(
-                targets,
-                np.full(len(targets), piece.num_best, dtype=np.int64),
-                own.astype(np.float32, copy=False),
-                values.astype(np.float32, copy=False),
-                ids.astype(np.int64, copy=False),
-            )
+            num_best = np.full(len(targets), piece.num_best, dtype=np.int64)
+            logprobs = listed(targets, num_best, parts)
             scores.append(PromptScores(piece.scored.sequence, piece.scored.first, logprobs))
         return scores

@@ -31,7 +31,7 @@ from shoal.sampling.processors import Bias, Change, Mask, Pairs, Penalty, Put, p
 from shoal.sampling.random import uniform
 from shoal.sampling.results import Sampled
 from shoal.sampling.rows import LogitRows
-from shoal.types import BoolArray, Int32Array, Int64Array, SamplingParams, TokenLogprob
+from shoal.types import BoolArray, Int32Array, Int64Array, RequestParams, TokenLogprob
 
 _COLUMNS = np.dtype(
     [
@@ -83,12 +83,12 @@ class SampleTask:
         return np.flatnonzero(self.columns["reported"])
 
 
-def needs_history(params: SamplingParams) -> bool:
+def needs_history(params: RequestParams) -> bool:
     """Whether a token depends on those before it by more than the model: by a penalty."""
     return _penalties(params) != (1.0, 0.0, 0.0)
 
 
-def check_vocabulary(params: SamplingParams, vocab_size: int, prefix: str = "") -> None:
+def check_vocabulary(params: RequestParams, vocab_size: int, prefix: str = "") -> None:
     """Refuse parameters that name tokens the model does not have.
 
     Raises:
@@ -130,7 +130,7 @@ class Sampler:
         self._stops: dict[int, Int64Array] = {}
         self._history: dict[int, TokenHistory] = {}
 
-    def add(self, sequence: int, params: SamplingParams, key: int, prompt: Int32Array) -> None:
+    def add(self, sequence: int, params: RequestParams, key: int, prompt: Int32Array) -> None:
         """Register a sequence.
 
         Args:
@@ -241,7 +241,7 @@ class Sampler:
             history = self._history[int(task.slots[row])]
             history.record(int(task.positions[row]), int(token_ids[row]))
 
-    def _fill(self, row: np.void, params: SamplingParams, key: int) -> None:
+    def _fill(self, row: np.void, params: RequestParams, key: int) -> None:
         row["key"] = key
         row["temperature"] = params.temperature
         row["min_p"] = params.min_p
@@ -281,7 +281,7 @@ def _settings(columns: Columns, positions: Int32Array) -> Settings:
     )
 
 
-def _penalties(params: SamplingParams) -> tuple[float, float, float]:
+def _penalties(params: RequestParams) -> tuple[float, float, float]:
     return params.repetition_penalty, params.frequency_penalty, params.presence_penalty
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.bare import Values
 from benchmarks.peers.client import ROOT
-from shoal.types import SamplingParams
+from shoal.types import RequestParams
 
 _SCRIPT = """
 import json, sys
@@ -18,10 +18,10 @@ sys.modules["pydantic"] = None
 from benchmarks.bare import import_shoal
 assert import_shoal()
 assert sys.modules.get("pydantic") is None
-from shoal.types import SamplingParams
-made = SamplingParams(max_tokens=7, n=2, temperature=0.0, ignore_eos=True)
-assert made == SamplingParams(max_tokens=7, n=2, temperature=0.0, ignore_eos=True)
-assert len({made, SamplingParams(max_tokens=7), SamplingParams(max_tokens=7)}) == 2
+from shoal.types import RequestParams
+made = RequestParams(max_tokens=7, n=2, temperature=0.0, ignore_eos=True)
+assert made == RequestParams(max_tokens=7, n=2, temperature=0.0, ignore_eos=True)
+assert len({made, RequestParams(max_tokens=7), RequestParams(max_tokens=7)}) == 2
 names = json.loads(sys.argv[1])
 values = {name: getattr(made, name) for name in names}
 values |= {"token_limit": made.token_limit, "greedy": made.greedy, "logs": made.num_logprobs}
@@ -30,8 +30,8 @@ print(json.dumps(values))
 
 
 def test_sampling_parameters_without_pydantic() -> None:
-    real = SamplingParams(max_tokens=7, n=2, temperature=0.0, ignore_eos=True)
-    names = list(SamplingParams.model_fields)
+    real = RequestParams(max_tokens=7, n=2, temperature=0.0, ignore_eos=True)
+    names = list(RequestParams.model_fields)
     done = subprocess.run(
         [sys.executable, "-c", _SCRIPT, json.dumps(names)],
         capture_output=True,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import shoal.engine.engine as engine_module
@@ -19,6 +18,7 @@ from shoal.model.load import LoadedModel
 from tests.cuda.test_readback import load
 from tests.helpers.ahead import stand_in_transfers
 from tests.helpers.cuda_standins import FixedReference, MadeUpMemory, TapeRecorder
+from tests.helpers.logprobs import same_logprobs
 from tests.helpers.models import forest_of_prompts, greedy, save_model
 
 SIZES = (1, 2, 4, 8, 16, 24)
@@ -43,16 +43,16 @@ def llm(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(engine_module, "place", place)
     monkeypatch.setattr(engine_module, "load", lambda _: load(folder)[0])
     monkeypatch.setattr(Engine, "executor", executor)
-    return LLM(str(folder), dtype="float32", kv_memory="200KiB", token_budget=40)
+    return LLM(str(folder), dtype="float32", kv_memory="200KiB", max_num_batched_tokens=40)
 
 
 def test_answers_are_those_of_transformers(llm: LLM) -> None:
     prompts = forest_of_prompts(3)
     params = SamplingParams(temperature=0.0, max_tokens=9)
-    outputs = llm.generate(prompts, params, progress=False)
+    outputs = llm.generate(prompts, params, use_tqdm=False)
     folder = Path(llm._description.id)
     for prompt, output in zip(prompts, outputs, strict=True):
-        assert list(output.choices[0].token_ids) == greedy(folder, prompt, 9)
+        assert list(output.outputs[0].token_ids) == greedy(folder, prompt, 9)
     graphs = llm._engine._graphs
     assert graphs is not None
     assert set(graphs.captured) > {2, 24}  # more than the trial had captured
@@ -60,19 +60,17 @@ def test_answers_are_those_of_transformers(llm: LLM) -> None:
     assert llm.last_run.preemptions or llm.last_run.peak_kv_bytes <= 200 * 1024
 
 
-def test_seeds_logprobs_and_echo_go_through_graphs(llm: LLM) -> None:
+def test_seeds_and_logprobs_go_through_graphs(llm: LLM) -> None:
     prompts = forest_of_prompts(4)[:6]
-    params = SamplingParams(seed=5, max_tokens=6, logprobs=2, echo=True, n=2)
-    replayed = llm.generate(prompts, params, progress=False)
+    params = SamplingParams(seed=5, max_tokens=6, logprobs=2, prompt_logprobs=2, n=2)
+    replayed = llm.generate(prompts, params, use_tqdm=False)
     engine = llm._engine
     graphs, engine._graphs = engine._graphs, None
-    eager = llm.generate(prompts, params, progress=False)
+    eager = llm.generate(prompts, params, use_tqdm=False)
     assert graphs is not None
     for ours, theirs in zip(replayed, eager, strict=True):
-        for one, other in zip(ours.choices, theirs.choices, strict=True):
+        for one, other in zip(ours.outputs, theirs.outputs, strict=True):
             assert one.token_ids == other.token_ids
-            ours_and_theirs = (
-                [token.logprob or 0.0 for token in choice.logprobs or ()] for choice in (one, other)
-            )
-            assert len(one.logprobs or ()) > 6
-            assert np.allclose(*ours_and_theirs, atol=1e-4)
+            same_logprobs(one.logprobs, other.logprobs)
+        assert len(ours.prompt_logprobs or ()) > 6
+        same_logprobs(ours.prompt_logprobs, theirs.prompt_logprobs)

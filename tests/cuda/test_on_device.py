@@ -19,11 +19,13 @@ pytestmark = pytest.mark.skipif(not on_hardware(), reason="needs a CUDA device")
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
 def test_float32_answers_are_those_of_transformers(architecture: str, tmp_path: Path) -> None:
     folder = save_model(tmp_path / architecture, architecture)
-    llm = LLM(str(folder), dtype="float32", device="cuda", kv_memory="4MiB", token_budget=64)
+    llm = LLM(
+        str(folder), dtype="float32", device="cuda", kv_memory="4MiB", max_num_batched_tokens=64
+    )
     prompts = forest_of_prompts(3)
     params = SamplingParams(temperature=0.0, max_tokens=9)
-    for prompt, output in zip(prompts, llm.generate(prompts, params, progress=False), strict=True):
-        assert list(output.choices[0].token_ids) == greedy(folder, prompt, 9)
+    for prompt, output in zip(prompts, llm.generate(prompts, params, use_tqdm=False), strict=True):
+        assert list(output.outputs[0].token_ids) == greedy(folder, prompt, 9)
     graphs = llm._engine._graphs
     assert graphs is not None
     assert graphs.captured
@@ -31,17 +33,17 @@ def test_float32_answers_are_those_of_transformers(architecture: str, tmp_path: 
 
 def test_auto_takes_what_is_left_and_no_more(tmp_path: Path) -> None:
     folder = save_model(tmp_path / "llama", "llama")
-    llm = LLM(str(folder), device="cuda", token_budget=512, memory_fraction=0.3)
+    llm = LLM(str(folder), device="cuda", max_num_batched_tokens=512, gpu_memory_utilization=0.3)
     memory = CudaMemory(torch.device("cuda"))
     used = memory.total() - memory.free()
     assert 0.2 < used / memory.total() < 0.31
-    assert len(llm.generate([[5, 6, 7]], SamplingParams(max_tokens=4), progress=False)) == 1
+    assert len(llm.generate([[5, 6, 7]], SamplingParams(max_tokens=4), use_tqdm=False)) == 1
 
 
 def test_more_than_there_is_is_refused(tmp_path: Path) -> None:
     folder = save_model(tmp_path / "llama", "llama")
     with pytest.raises(OptionError, match="does not fit"):
-        LLM(str(folder), device="cuda", kv_memory="100TiB", token_budget=512)
+        LLM(str(folder), device="cuda", kv_memory="100TiB", max_num_batched_tokens=512)
 
 
 def test_the_allocator_is_read() -> None:

@@ -27,7 +27,7 @@ from shoal.devices.messages import (
 from shoal.engine.engine import Engine
 from shoal.errors import InternalError, ModelLoadError
 from shoal.model.description import ModelDescription
-from shoal.types import Completion, PlanFigures, RequestTable, SamplingParams
+from shoal.types import Completion, PlanFigures, RequestParams, RequestTable
 from tests.helpers.models import forest_of_prompts, save_model
 from tests.helpers.request_tables import table as make_table
 
@@ -74,7 +74,7 @@ def mixed(count: int, seed: int, family: int = 0) -> RequestTable:
     requests = []
     for number, prompt in enumerate(prompts):
         limit = 40 if number % 5 == 0 else 6
-        params = SamplingParams(max_tokens=limit, **kinds[number % len(kinds)])
+        params = RequestParams(max_tokens=limit, **kinds[number % len(kinds)])
         requests.append((stem + prompt[:80], params, limit))
     lines = [number * 2 // 3 for number in range(len(requests))]
     return make_table(requests, job_seed=99, lines=lines)
@@ -159,8 +159,8 @@ def test_an_idle_device_takes_over(
 ) -> None:
     """One family answers at great length, and nobody knew: `expected_new_tokens` says 6."""
     stems = [[5] * 60, [6] * 60]
-    long = SamplingParams(temperature=0.0, max_tokens=90, ignore_eos=True)
-    short = SamplingParams(temperature=0.0, max_tokens=3, ignore_eos=True)
+    long = RequestParams(temperature=0.0, max_tokens=90, ignore_eos=True)
+    short = RequestParams(temperature=0.0, max_tokens=3, ignore_eos=True)
     requests = [
         (stems[i % 2] + [10 + i, 20 + i], long if i % 2 else short, 90 if i % 2 else 3)
         for i in range(120)

@@ -20,7 +20,7 @@ from shoal.diagnose.sample import Prompts, take
 from shoal.diagnose.spelling import _as_words
 from shoal.diagnose.tokens import token_texts
 from shoal.planner import build_forest, forest_of, make_plan
-from shoal.types import RequestTable, SamplingParams
+from shoal.types import RequestParams, RequestTable
 from tests.helpers.planner_jobs import Job, jobs
 
 ROOT = Path(__file__).parents[2]
@@ -306,7 +306,7 @@ def test_requests_kept_out_of_sharing_are_not_looked_at() -> None:
     rng = random.Random(0)
     rule = prose(rng, 30)
     table = as_job([f"{rng.randrange(10**6):06}\n{rule}" for _ in range(50)]).table
-    table = replace(table, params=[SamplingParams(echo=True, logprobs=0)])
+    table = replace(table, params=[RequestParams(echo=True, logprobs=0)])
     forest = forest_of(table)
     plan = make_plan(table, forest=forest)
     found = diagnose(table, plan, forest, lambda t: chr(t).encode())
@@ -395,7 +395,7 @@ def test_words_agree_exactly_where_the_texts_do(texts: list[str], folded: bool) 
 
 def with_limits(limit: int | None, length: int, requests: int = 100) -> RequestTable:
     table = Job([[i] * 50 for i in range(requests)], max_new=length).table
-    params = [SamplingParams(max_tokens=limit)]
+    params = [RequestParams(max_tokens=limit)]
     return replace(table, params=params)
 
 

@@ -73,10 +73,12 @@ def test_answers_read_on_from_their_prompts(
     bodies = [{"prompt": prompt, "echo": echo} for echo in (False, True) for prompt in PROMPTS]
     found = [choice["text"] for choice in completions(folder, tmp_path, bodies)]
     assert found == texts + both
-    llm = LLM(str(folder), dtype="float32", device="cpu", kv_memory="1MiB", token_budget=64)
+    llm = LLM(
+        str(folder), dtype="float32", device="cpu", kv_memory="1MiB", max_num_batched_tokens=64
+    )
     params = SamplingParams(temperature=0, max_tokens=COUNT, ignore_eos=True)
-    python = llm.generate(PROMPTS, params, progress=False)
-    assert [completion.choices[0].text for completion in python] == texts
+    python = llm.generate(PROMPTS, params, use_tqdm=False)
+    assert [completion.outputs[0].text for completion in python] == texts
 
 
 @pytest.mark.parametrize("skip", [True, False])

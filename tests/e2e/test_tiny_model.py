@@ -55,7 +55,7 @@ def test_answers_equal_transformers(requests: list[dict]) -> None:
     sample = requests[::20]
     llm = LLM(dtype="float32", device="cpu")
     params = SamplingParams(temperature=0.0, max_tokens=sample[0]["max_tokens"])
-    outputs = llm.chat([body["messages"] for body in sample], params, progress=False)
+    outputs = llm.chat([body["messages"] for body in sample], params, use_tqdm=False)
     tokenizer = AutoTokenizer.from_pretrained(bundled_model_path())
     oracle = AutoModelForCausalLM.from_pretrained(bundled_model_path(), dtype=torch.float32)
     for body, out in zip(sample, outputs, strict=True):
@@ -67,4 +67,4 @@ def test_answers_equal_transformers(requests: list[dict]) -> None:
             expected = oracle.generate(
                 ids, max_new_tokens=params.max_tokens, do_sample=False
             )  # fmt: skip
-        assert list(out.choices[0].token_ids) == expected[0, ids.shape[1] :].tolist()
+        assert list(out.outputs[0].token_ids) == expected[0, ids.shape[1] :].tolist()

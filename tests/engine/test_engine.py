@@ -1,5 +1,6 @@
-"""The loop: failures inside the model, choices, echo, seeds; on a real tiny random model."""
+"""The loop: failures in the model, choices, prompt logprobs, seeds; on a tiny random model."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,7 +58,7 @@ def failing(llm: LLM, should_fail: Any) -> Iterator[list[int]]:
 
 
 def texts(outputs: Any) -> list[Any]:
-    return [[c.token_ids for c in out.choices] for out in outputs]
+    return [[tuple(c.token_ids) for c in out.outputs] for out in outputs]
 
 
 def test_a_request_the_model_fails_on_takes_no_other_down(llm: LLM, folder: Path) -> None:
@@ -67,10 +68,10 @@ def test_a_request_the_model_fails_on_takes_no_other_down(llm: LLM, folder: Path
     poison = next(token for token in range(2, 256) if token not in seen)
     bad = [*prompts[3], poison, 5]
     with failing(llm, lambda ids: (ids == poison).any()) as failures:
-        outputs = llm.generate([*prompts, bad], GREEDY, progress=False)
+        outputs = llm.generate([*prompts, bad], GREEDY, use_tqdm=False)
     assert len(failures) == 2
     assert failures[1] < failures[0]
-    assert [out.choices[0].token_ids for out in outputs[:-1]] == expected
+    assert [tuple(out.outputs[0].token_ids) for out in outputs[:-1]] == expected
     error = outputs[-1].error
     assert error is not None
     assert error.status_code == 500
@@ -83,7 +84,7 @@ def test_a_passing_failure_costs_no_request(llm: LLM, folder: Path) -> None:
     prompts = forest_of_prompts(3)
     calls = iter(range(10_000))
     with failing(llm, lambda ids: next(calls) == 4) as failures:
-        outputs = llm.generate(prompts, GREEDY, progress=False)
+        outputs = llm.generate(prompts, GREEDY, use_tqdm=False)
     assert len(failures) == 1
     assert texts(outputs) == [[tuple(greedy(folder, p, 8))] for p in prompts]
 
@@ -91,8 +92,8 @@ def test_a_passing_failure_costs_no_request(llm: LLM, folder: Path) -> None:
 def test_a_model_that_always_fails_fails_every_request_once(llm: LLM) -> None:
     prompts = forest_of_prompts(4)
     with failing(llm, lambda ids: True):
-        outputs = llm.generate(prompts, SamplingParams(max_tokens=4, n=2), progress=False)
-    assert [out.request_index for out in outputs] == list(range(len(prompts)))
+        outputs = llm.generate(prompts, SamplingParams(max_tokens=4, n=2), use_tqdm=False)
+    assert [out.prompt_token_ids for out in outputs] == prompts
     assert all(out.error is not None for out in outputs)
 
 
@@ -103,7 +104,7 @@ def test_a_dead_device_ends_the_run(llm: LLM, monkeypatch: pytest.MonkeyPatch) -
         failing(llm, lambda ids: True),
         pytest.raises(ModelFailedError, match=r"5 requests in a row.*caught fire"),
     ):
-        llm.generate(forest_of_prompts(4), GREEDY, progress=False)
+        llm.generate(forest_of_prompts(4), GREEDY, use_tqdm=False)
 
 
 def test_logits_that_are_not_numbers_fail_only_their_request(llm: LLM, folder: Path) -> None:
@@ -115,7 +116,7 @@ def test_logits_that_are_not_numbers_fail_only_their_request(llm: LLM, folder: P
 
     handle = head.register_forward_hook(spoil)
     try:
-        outputs = llm.generate(prompts, GREEDY, progress=False)
+        outputs = llm.generate(prompts, GREEDY, use_tqdm=False)
     finally:
         handle.remove()
     assert len(outputs) == len(prompts)
@@ -126,11 +127,11 @@ def test_logits_that_are_not_numbers_fail_only_their_request(llm: LLM, folder: P
 def test_seeded_choices_do_not_depend_on_the_schedule(folder: Path, sharing: str) -> None:
     prompts = forest_of_prompts(6)
     params = SamplingParams(temperature=1.0, top_p=0.9, n=3, seed=11, max_tokens=8)
-    whole = make_llm(folder, sharing=sharing).generate(prompts, params, progress=False)
-    small = make_llm(folder, token_budget=9, kv_memory="64KiB", order="input")
-    backwards = small.generate(prompts[::-1], params, progress=False)
+    whole = make_llm(folder, sharing=sharing).generate(prompts, params, use_tqdm=False)
+    small = make_llm(folder, max_num_batched_tokens=9, kv_memory="64KiB", order="input")
+    backwards = small.generate(prompts[::-1], params, use_tqdm=False)
     assert texts(whole) == texts(backwards)[::-1]
-    alone = [small.generate([prompt], params, progress=False)[0] for prompt in prompts[:4]]
+    alone = [small.generate([prompt], params, use_tqdm=False)[0] for prompt in prompts[:4]]
     assert texts(alone) == texts(whole[:4])
     choices = texts(whole)
     assert all(len(set(each)) > 1 for each in choices)
@@ -140,7 +141,7 @@ def test_seeded_choices_do_not_depend_on_the_schedule(folder: Path, sharing: str
 
 def test_identical_prompts_share_everything(llm: LLM, folder: Path) -> None:
     prompt = forest_of_prompts(7)[-1] + list(range(2, 40))
-    outputs = llm.generate([prompt] * 5, GREEDY, progress=False)
+    outputs = llm.generate([prompt] * 5, GREEDY, use_tqdm=False)
     assert texts(outputs) == [[tuple(greedy(folder, prompt, 8))]] * 5
     assert llm.last_run is not None
     assert llm.last_run.tokens.prompt_computed == len(prompt)
@@ -150,9 +151,9 @@ def test_choices_share_their_prompt_and_wait_for_memory(folder: Path) -> None:
     """Choices that are admitted late sample from logits kept since the prompt was computed."""
     prompt = list(range(2, 82))
     params = SamplingParams(temperature=1.0, seed=5, n=40, max_tokens=30)
-    ample = make_llm(folder).generate([prompt], params, progress=False)
+    ample = make_llm(folder).generate([prompt], params, use_tqdm=False)
     llm = make_llm(folder, kv_memory="48KiB")
-    tight = llm.generate([prompt], params, progress=False)
+    tight = llm.generate([prompt], params, use_tqdm=False)
     assert texts(tight) == texts(ample)
     assert llm.last_run is not None
     assert llm.last_run.tokens.prompt_computed == len(prompt)
@@ -160,33 +161,37 @@ def test_choices_share_their_prompt_and_wait_for_memory(folder: Path) -> None:
 
 def test_prompt_logprobs_equal_the_models(llm: LLM, folder: Path) -> None:
     prompts = [list(range(2, 2 + n)) for n in (1, 2, 20, 150)]
-    params = SamplingParams(temperature=0.0, max_tokens=2, echo=True, logprobs=3)
+    params = SamplingParams(temperature=0.0, max_tokens=2, prompt_logprobs=3, logprobs=3)
     module = llm._engine._model.module
-    outputs = llm.generate(prompts, params, progress=False)
+    outputs = llm.generate(prompts, params, use_tqdm=False)
     from transformers import AutoModelForCausalLM
 
     oracle = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     assert module is not oracle
     for prompt, out in zip(prompts, outputs, strict=True):
-        choice = out.choices[0]
+        choice = out.outputs[0]
         ids = prompt + list(choice.token_ids)
         with torch.inference_mode():
             logprobs = torch.log_softmax(oracle(torch.tensor([ids])).logits[0], dim=-1)
+        assert out.prompt_logprobs is not None
+        assert out.prompt_logprobs[0] is None
+        assert len(out.prompt_logprobs) == len(prompt)
         assert choice.logprobs is not None
-        assert [entry.token_id for entry in choice.logprobs] == ids
-        assert choice.logprobs[0].logprob is None
-        for position, entry in enumerate(choice.logprobs[1:], start=1):
-            row = logprobs[position - 1]
-            assert entry.logprob == pytest.approx(float(row[ids[position]]), abs=1e-4)
-            assert [token for token, _ in entry.top] == row.topk(3).indices.tolist()
+        for position, entries in enumerate([*out.prompt_logprobs[1:], *choice.logprobs], start=1):
+            row, token = logprobs[position - 1], ids[position]
+            assert entries is not None
+            assert entries[token].logprob == pytest.approx(float(row[token]), abs=1e-4)
+            best = row.topk(3).indices.tolist()
+            assert set(entries) == {*best, token}
+            assert [entries[each].rank for each in best] == [1, 2, 3]
+            assert entries[token].rank == int((row >= row[token]).sum())
 
 
-def test_a_prompt_alone_can_be_scored(llm: LLM) -> None:
-    params = SamplingParams(max_tokens=0, echo=True, logprobs=0)
-    out = llm.generate([[5, 6, 7]], params, progress=False)[0].choices[0]
-    assert (out.token_ids, out.finish_reason) == ((), "length")
-    assert out.logprobs is not None
-    assert len(out.logprobs) == 3
+def test_the_prompt_may_be_scored_without_the_answer(llm: LLM) -> None:
+    params = SamplingParams(max_tokens=1, prompt_logprobs=0)
+    (out,) = llm.generate([[5, 6, 7]], params, use_tqdm=False)
+    assert [list(entries or ()) for entries in out.prompt_logprobs or ()] == [[], [6], [7]]
+    assert out.outputs[0].logprobs is None
 
 
 def test_wrong_requests_are_named(llm: LLM) -> None:
@@ -194,26 +199,26 @@ def test_wrong_requests_are_named(llm: LLM) -> None:
         ([[]], None, r"prompts\[0\] is empty"),
         ([[5], [256]], None, r"prompts\[1\] holds a token id outside"),
         ([[5] * 300], None, "at most 256"),
-        ([[5]], SamplingParams(logit_bias={"999": 1.0}), "not in the model's vocabulary"),
     ]:
-        with pytest.raises(InvalidRequestError, match=message):
-            llm.generate(prompts, params, progress=False)
-    for call, wrong in [(llm.generate, "one prompt"), (llm.chat, [{"role": "user"}])]:
-        with pytest.raises(OptionError, match="put this one in a list"):
-            call(wrong)
-    with pytest.raises(InvalidRequestError, match=r"conversations\[0\].*no chat template"):
-        llm.chat([[{"role": "user", "content": "x"}]])
+        error = llm.generate(prompts, params, use_tqdm=False)[-1].error
+        assert error is not None
+        assert re.search(message, str(error))
+    wrong = SamplingParams(logit_bias={999: 1.0})
+    with pytest.raises(InvalidRequestError, match="not in the model's vocabulary"):
+        llm.generate([[5]], wrong, use_tqdm=False)
+    error = llm.chat([{"role": "user", "content": "x"}], use_tqdm=False)[0].error
+    assert re.match(r"messages\[0\].*no chat template", str(error))
     with pytest.raises(InvalidRequestError, match="temperature: input should be less") as caught:
         SamplingParams(temperature=3)
     assert caught.value.param == "temperature"
     with pytest.raises(OptionError, match="2 sampling parameters for 1 prompts"):
-        llm.generate([[5]], [GREEDY, GREEDY], progress=False)
+        llm.generate([[5]], [GREEDY, GREEDY], use_tqdm=False)
 
 
 def test_parameters_may_differ_by_prompt(llm: LLM) -> None:
     params = [SamplingParams(temperature=0.0, max_tokens=n, ignore_eos=True) for n in (1, 5, 3)]
-    outputs = llm.generate(["a", "b", "c"], params, progress=False)
-    assert [len(out.choices[0].token_ids) for out in outputs] == [1, 5, 3]
+    outputs = llm.generate(["a", "b", "c"], params, use_tqdm=False)
+    assert [len(out.outputs[0].token_ids) for out in outputs] == [1, 5, 3]
 
 
 def test_no_prompts_no_completions(llm: LLM) -> None:

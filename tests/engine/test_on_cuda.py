@@ -15,7 +15,7 @@ from shoal.executor.executor import PendingResult, TorchExecutor
 from shoal.sampling.device_sampling import DeviceSampler, rest_for
 from shoal.sampling.draw import CANDIDATES
 from shoal.sampling.rows import LogitRows
-from shoal.types import SamplingParams as Params
+from shoal.types import RequestParams as Params
 from tests.engine.test_run_ahead import FEATURES
 from tests.helpers.models import forest_of_prompts, greedy, save_model
 from tests.sampling.test_device_sampling import PARAMS, batch_of, samplers
@@ -45,22 +45,28 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_greedy_is_that_of_transformers(tmp_path: Path, architecture: str) -> None:
     folder = save_model(tmp_path, architecture, hidden_size=64, head_dim=16)
     prompts = forest_of_prompts(3)
-    llm = LLM(str(folder), device="cuda", dtype="float32", kv_memory="16MiB", token_budget=128)
+    llm = LLM(
+        str(folder), device="cuda", dtype="float32", kv_memory="16MiB", max_num_batched_tokens=128
+    )
     params = SamplingParams(temperature=0.0, max_tokens=24)
-    outputs = llm.generate(prompts, params, progress=False)
+    outputs = llm.generate(prompts, params, use_tqdm=False)
     expected = [tuple(greedy(folder, prompt, 24)) for prompt in prompts]
-    assert [out.choices[0].token_ids for out in outputs] == expected
+    assert [tuple(out.outputs[0].token_ids) for out in outputs] == expected
 
 
 @pytest.mark.usefixtures("watched")
 def test_every_feature_runs(tmp_path: Path) -> None:
     folder = save_model(tmp_path, "llama", hidden_size=64, head_dim=16)
-    options: dict[str, Any] = {"dtype": "float32", "kv_memory": "16MiB", "token_budget": 64}
+    options: dict[str, Any] = {
+        "dtype": "float32",
+        "kv_memory": "16MiB",
+        "max_num_batched_tokens": 64,
+    }
     prompts = forest_of_prompts(9)[: len(FEATURES)]
-    there = LLM(str(folder), device="cuda", **options).generate(prompts, FEATURES, progress=False)
-    here = LLM(str(folder), device="cpu", **options).generate(prompts, FEATURES, progress=False)
+    there = LLM(str(folder), device="cuda", **options).generate(prompts, FEATURES, use_tqdm=False)
+    here = LLM(str(folder), device="cpu", **options).generate(prompts, FEATURES, use_tqdm=False)
     for out, other in zip(there, here, strict=True):
-        assert [c.token_ids for c in out.choices] == [c.token_ids for c in other.choices]
+        assert [c.token_ids for c in out.outputs] == [c.token_ids for c in other.outputs]
 
 
 def test_tokens_are_those_of_the_cpu() -> None:

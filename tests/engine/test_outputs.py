@@ -131,6 +131,23 @@ def test_stop_string_at_the_limit_and_in_the_end_of_sequence():
     assert generate([*HELLO, EOS], **shown).text == "naïve 🐟 fish"
 
 
+@pytest.mark.parametrize(
+    ("ids", "params", "reason"),
+    [
+        ([*HELLO, EOS], {}, None),
+        ([*HELLO, EOS], {"stop_token_ids": [EOS]}, None),
+        ([*HELLO, EOS], {"stop_token_ids": [EOS], "ignore_eos": True}, EOS),
+        (HELLO, {"stop_token_ids": HELLO[3:4]}, HELLO[3]),
+        (HELLO, {"stop": ["fish", " 🐟"]}, " 🐟"),
+        (HELLO, {"stop": ["fish", " 🐟"], "include_stop_str_in_output": True}, " 🐟"),
+        (HELLO, {"limit": 2}, None),
+        (HELLO, {"max_tokens": 0, "echo": True, "limit": 1}, None),
+    ],
+)
+def test_what_stopped_it(ids, params, reason):
+    assert generate(ids, **params).stop_reason == reason
+
+
 @settings(max_examples=60, deadline=None)
 @given(token_lists("byte-level"), st.integers(0, 5), st.booleans())
 def test_text_is_cut_where_decoding_everything_says(ids, min_tokens, include):

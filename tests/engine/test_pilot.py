@@ -24,11 +24,13 @@ def test_a_pilot_changes_no_answer_and_what_is_computed_is_what_was_planned(fold
     eos = SamplingParams(temperature=1.0, seed=3, max_tokens=64, stop_token_ids=tuple(range(2, 40)))
     runs = {}
     for order in ("ratio", "input"):
-        llm = LLM(str(folder), dtype="float32", kv_memory="1MiB", token_budget=256, order=order)
-        outputs = llm.generate(prompts, eos, progress=False)
+        llm = LLM(
+            str(folder), dtype="float32", kv_memory="1MiB", max_num_batched_tokens=256, order=order
+        )
+        outputs = llm.generate(prompts, eos, use_tqdm=False)
         assert llm.last_run is not None
         runs[order] = llm.last_run
-        texts = [out.choices[0].token_ids for out in outputs]
+        texts = [tuple(out.outputs[0].token_ids) for out in outputs]
         if order == "ratio":
             expected = texts
     assert texts == expected

@@ -19,6 +19,7 @@ from shoal.model.memory import out_of_memory
 from shoal.sampling.results import StepResult
 from shoal.scheduler import TokenBatch
 from tests.helpers.ahead import run_ahead
+from tests.helpers.logprobs import same_logprobs
 from tests.helpers.models import forest_of_prompts, greedy, save_model
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=10)
@@ -30,10 +31,10 @@ FEATURES = [
     SamplingParams(temperature=0.0, max_tokens=9, repetition_penalty=1.3, frequency_penalty=0.5),
     SamplingParams(temperature=1.0, seed=6, presence_penalty=1.5, max_tokens=8),
     SamplingParams(temperature=0.0, max_tokens=8, logprobs=4),
-    SamplingParams(temperature=0.0, max_tokens=5, echo=True, logprobs=1),
-    SamplingParams(temperature=0.0, max_tokens=0, echo=True, logprobs=0),
-    SamplingParams(temperature=0.0, max_tokens=9, min_tokens=5, logit_bias={"1": 30.0}),
-    SamplingParams(temperature=1.0, seed=7, max_tokens=9, logit_bias={"7": 3.0, "9": 2.0}),
+    SamplingParams(temperature=0.0, max_tokens=5, prompt_logprobs=1, logprobs=1),
+    SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0),
+    SamplingParams(temperature=0.0, max_tokens=9, min_tokens=5, logit_bias={1: 30.0}),
+    SamplingParams(temperature=1.0, seed=7, max_tokens=9, logit_bias={7: 3.0, 9: 2.0}),
     SamplingParams(temperature=0.0, max_tokens=9, stop_token_ids=[5, 6, 7, 8, 9, 10, 11, 12]),
 ]
 
@@ -53,7 +54,7 @@ def make_llm(folder: Path, **options: Any) -> LLM:
 
 
 def tokens(outputs: Any) -> list[Any]:
-    return [[choice.token_ids for choice in out.choices] for out in outputs]
+    return [[tuple(choice.token_ids) for choice in out.outputs] for out in outputs]
 
 
 @pytest.mark.parametrize("sharing", ["forest", "single", "paper", "none"])
@@ -65,29 +66,28 @@ def test_it_generates_what_transformers_does(
     folder = save_model(tmp_path, architecture)
     prompts = forest_of_prompts(8)[:10]
     expected = [[tuple(greedy(folder, prompt, 10))] for prompt in prompts]
-    for options in ({}, {"token_budget": 13, "kv_memory": "96KiB"}):
+    for options in ({}, {"max_num_batched_tokens": 13, "kv_memory": "96KiB"}):
         llm = make_llm(folder, sharing=sharing, **options)
-        assert tokens(llm.generate(prompts, GREEDY, progress=False)) == expected
+        assert tokens(llm.generate(prompts, GREEDY, use_tqdm=False)) == expected
 
 
-@pytest.mark.parametrize("options", [{}, {"token_budget": 24, "kv_memory": "96KiB"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"max_num_batched_tokens": 24, "kv_memory": "96KiB"}], ids=str
+)
 def test_every_feature_gives_what_it_gives_in_step(
     folder: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts = forest_of_prompts(9)[: len(FEATURES)]
-    expected = make_llm(folder, **options).generate(prompts, FEATURES, progress=False)
+    expected = make_llm(folder, **options).generate(prompts, FEATURES, use_tqdm=False)
     run_ahead(monkeypatch)
     llm = make_llm(folder, **options)
-    for out, wanted in zip(llm.generate(prompts, FEATURES, progress=False), expected, strict=True):
+    for out, wanted in zip(llm.generate(prompts, FEATURES, use_tqdm=False), expected, strict=True):
         assert out.error is None
-        for choice, other in zip(out.choices, wanted.choices, strict=True):
+        for choice, other in zip(out.outputs, wanted.outputs, strict=True):
             assert choice.token_ids == other.token_ids
             assert (choice.text, choice.finish_reason) == (other.text, other.finish_reason)
-            assert (choice.logprobs is None) == (other.logprobs is None)
-            for entry, same in zip(choice.logprobs or (), other.logprobs or (), strict=True):
-                assert entry.token_id == same.token_id
-                assert entry.logprob == pytest.approx(same.logprob, abs=1e-4)
-                assert [t for t, _ in entry.top] == [t for t, _ in same.top]
+            same_logprobs(choice.logprobs, other.logprobs)
+        same_logprobs(out.prompt_logprobs, wanted.prompt_logprobs)
 
 
 def test_two_batches_are_under_way_unless_penalties_need_the_last_token(
@@ -100,7 +100,7 @@ def test_two_batches_are_under_way_unless_penalties_need_the_last_token(
 
     def watched(params: SamplingParams) -> int:
         most.clear()
-        llm.generate(forest_of_prompts(2)[:4], params, progress=False)
+        llm.generate(forest_of_prompts(2)[:4], params, use_tqdm=False)
         assert not under_way
         return max(most)
 
@@ -147,9 +147,9 @@ def test_out_of_memory_shrinks_the_batches_and_goes_on(
     if mode == "ahead":
         run_ahead(monkeypatch)
     prompts = [[2 + i, 3, 4] for i in range(60)]
-    llm = make_llm(folder, token_budget=256)
+    llm = make_llm(folder, max_num_batched_tokens=256)
     with short_of_memory(llm, 20) as failures, caplog.at_level(logging.WARNING):
-        outputs = llm.generate(prompts, GREEDY, progress=False)
+        outputs = llm.generate(prompts, GREEDY, use_tqdm=False)
     assert tokens(outputs) == [[tuple(greedy(folder, p, 10))] for p in prompts]
     assert len(failures) == len(caplog.records) == 4  # 180 tokens, 90, 45, 22; then 16 at most
     assert "at most 16 from now on" in caplog.records[-1].getMessage()
@@ -166,10 +166,10 @@ def test_a_request_that_runs_out_alone_fails_alone(
     expected = [tuple(greedy(folder, p, 10)) for p in prompts]
     seen = {token for ids in [*prompts, *expected] for token in ids}
     poison = next(token for token in range(2, 256) if token not in seen)
-    llm = make_llm(folder, token_budget=64)
+    llm = make_llm(folder, max_num_batched_tokens=64)
     with short_of_memory(llm, 10**6, poison) as failures:
-        outputs = llm.generate([*prompts, [poison, 5]], GREEDY, progress=False)
-    assert [out.choices[0].token_ids for out in outputs[:-1]] == expected
+        outputs = llm.generate([*prompts, [poison, 5]], GREEDY, use_tqdm=False)
+    assert [tuple(out.outputs[0].token_ids) for out in outputs[:-1]] == expected
     assert outputs[-1].error is not None
     assert outputs[-1].error.status_code == 500
     assert failures[-1] <= LEAST_BUDGET
@@ -202,8 +202,8 @@ def test_failing_at_a_time_of_every_kind_costs_no_answer(
     monkeypatch.setattr(TorchExecutor, "launch", failing_launch)
     monkeypatch.setattr(TorchExecutor, "collect", failing_collect)
     prompts = forest_of_prompts(4)
-    llm = make_llm(folder, kv_memory="128KiB", token_budget=64)
-    outputs = llm.generate(prompts, GREEDY, progress=False)
+    llm = make_llm(folder, kv_memory="128KiB", max_num_batched_tokens=64)
+    outputs = llm.generate(prompts, GREEDY, use_tqdm=False)
     assert tokens(outputs) == [[tuple(greedy(folder, p, 10))] for p in prompts]
     assert llm.last_run is not None
     assert llm.last_run.tokens.generated == sum(len(c) for out in tokens(outputs) for c in out)
@@ -213,7 +213,7 @@ def test_failing_at_a_time_of_every_kind_costs_no_answer(
 
 def test_a_suspect_that_runs_out_of_memory_is_tried_in_smaller_batches(folder: Path) -> None:
     prompts = [list(range(2, 62)), list(range(70, 130))]
-    llm = make_llm(folder, token_budget=256)
+    llm = make_llm(folder, max_num_batched_tokens=256)
     calls = iter(range(1000))
 
     def check(module: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
@@ -224,7 +224,7 @@ def test_a_suspect_that_runs_out_of_memory_is_tried_in_smaller_batches(folder: P
 
     handle = llm._engine._model.module.register_forward_pre_hook(check, with_kwargs=True)
     try:
-        outputs = llm.generate(prompts, GREEDY, progress=False)
+        outputs = llm.generate(prompts, GREEDY, use_tqdm=False)
     finally:
         handle.remove()
     assert tokens(outputs) == [[tuple(greedy(folder, p, 10))] for p in prompts]
@@ -247,7 +247,7 @@ def test_a_lost_device_ends_the_run_at_once(
 
     monkeypatch.setattr(TorchExecutor, where, lost)
     with pytest.raises(DeviceLostError, match="gone"):
-        make_llm(folder).generate(forest_of_prompts(4), GREEDY, progress=False)
+        make_llm(folder).generate(forest_of_prompts(4), GREEDY, use_tqdm=False)
     assert next(calls) == 5
 
 

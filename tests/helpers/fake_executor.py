@@ -13,7 +13,7 @@ import numpy as np
 
 from shoal.planner import Plan
 from shoal.scheduler import TokenBatch
-from shoal.types import BoolArray, Int32Array, RequestTable, SamplingParams
+from shoal.types import BoolArray, Int32Array, RequestParams, RequestTable
 
 
 def make_table(
@@ -21,7 +21,7 @@ def make_table(
 ) -> RequestTable:
     """A request table from lists."""
     count = len(prompts)
-    params = [SamplingParams(n=n) for n in range(1, max(choices) + 1)]
+    params = [RequestParams(n=n) for n in range(1, max(choices) + 1)]
     return RequestTable(
         tokens=np.array([t for prompt in prompts for t in prompt], dtype=np.int32),
         offsets=np.cumsum([0] + [len(p) for p in prompts]).astype(np.int64),

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from hypothesis import strategies as st
 
-from shoal.types import RequestTable, SamplingParams
+from shoal.types import RequestParams, RequestTable
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Job:
         return RequestTable(
             tokens=np.array([t for p in self.prompts for t in p], dtype=np.int32),
             offsets=np.cumsum([0, *map(len, self.prompts)]).astype(np.int64),
-            params=[SamplingParams(n=c) for c in distinct],
+            params=[RequestParams(n=c) for c in distinct],
             params_index=np.array([distinct.index(c) for c in self.choices], dtype=np.int32),
             max_new_tokens=np.full(n, self.max_new, dtype=np.int32),
             expected_new_tokens=np.array(self.expected, dtype=np.int32),

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from shoal.types import RequestTable, SamplingParams
+from shoal.types import RequestParams, RequestTable
 
 
 def table(requests, job_seed=0, lines=None):
@@ -27,4 +27,4 @@ def table(requests, job_seed=0, lines=None):
 
 def one(prompt, max_new_tokens=16, **params):
     """A single request, for `table`."""
-    return prompt, SamplingParams(**params), max_new_tokens
+    return prompt, RequestParams(**params), max_new_tokens

@@ -7,12 +7,12 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from shoal.types import SamplingParams
+from shoal.types import RequestParams
 from tests.helpers.job_files import chat, completion
 
 ENVELOPE = ["custom_id", "method", "url", "body", "extra"]
 BODY = [
-    *SamplingParams.model_fields,
+    *RequestParams.model_fields,
     *("messages", "prompt", "model", "stream", "user", "metadata", "response_format", "best_of"),
     *("chat_template_kwargs", "tools", "no_such_field"),
 ]

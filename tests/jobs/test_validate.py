@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from shoal.errors import InvalidRequestError
 from shoal.jobs.validate import ParsedRequest, Validator, custom_id_of, decode_line
 from shoal.prompts.prompts import ChatPrompt
-from shoal.types import SamplingParams
+from shoal.types import RequestParams
 from tests.helpers.job_files import chat, completion
 
 VALIDATOR = Validator({"toy"}, vocab_size=100, defaults={})
@@ -39,7 +39,7 @@ def test_chat_request() -> None:
     assert request.custom_id == "a"
     assert request.url == "/v1/chat/completions"
     assert request.seed == 7
-    assert request.params == SamplingParams(max_tokens=8, temperature=0.0, stop=("x",))
+    assert request.params == RequestParams(max_tokens=8, temperature=0.0, stop=("x",))
     assert request.prompts == (
         ChatPrompt(
             [
@@ -82,7 +82,7 @@ def test_prompts(prompt: object, parsed: tuple) -> None:
 
 def test_null_means_absent() -> None:
     line = chat("a", top_p=None, tools=None, stop=None, stream=None, response_format=None)
-    assert parse(line).params == SamplingParams(max_tokens=8)
+    assert parse(line).params == RequestParams(max_tokens=8)
 
 
 def test_defaults_are_the_requests_then_the_models_then_openais() -> None:
@@ -304,7 +304,7 @@ JSON = st.recursive(
     ),
     max_leaves=6,
 )
-FIELDS = [*SamplingParams.model_fields, "messages", "prompt", "stream", "model", "user", "best_of"]
+FIELDS = [*RequestParams.model_fields, "messages", "prompt", "stream", "model", "user", "best_of"]
 
 
 @settings(max_examples=400, deadline=None)

@@ -80,13 +80,16 @@ def test_is_measured_once_and_remembered(
     description = ModelDescription.load(folder, EngineOptions())
     assert remembered(description) is None
     first = LLM(folder, dtype="float32", kv_memory="16MiB")
-    assert first.token_budget in CANDIDATES
+    assert first.max_num_batched_tokens in CANDIDATES
     assert cache_path(description).is_relative_to(cache)
     known = remembered(description)
     assert known is not None
-    assert known.token_budget == first.token_budget
+    assert known.max_num_batched_tokens == first.max_num_batched_tokens
     monkeypatch.setattr(calibrate, "choose", pytest.fail)
-    assert LLM(folder, dtype="float32", kv_memory="16MiB").token_budget == first.token_budget
+    assert (
+        LLM(folder, dtype="float32", kv_memory="16MiB").max_num_batched_tokens
+        == first.max_num_batched_tokens
+    )
 
 
 def test_a_cpu_is_asked_for_its_own_worth(
@@ -101,7 +104,9 @@ def test_a_cpu_is_asked_for_its_own_worth(
 
     monkeypatch.setattr(calibrate, "choose", note)
     folder = str(save_model(tmp_path, "llama"))
-    assert LLM(folder, dtype="float32", kv_memory="16MiB", device="cpu").token_budget == 512
+    assert (
+        LLM(folder, dtype="float32", kv_memory="16MiB", device="cpu").max_num_batched_tokens == 512
+    )
     assert asked == [WORTH["cpu"]]
 
 
@@ -149,7 +154,7 @@ def test_a_damaged_memory_is_measured_anew(tmp_path: Path, cache: Path, damage: 
     path = cache_path(description)
     path.parent.mkdir(parents=True)
     path.write_text(damage)
-    assert LLM(folder, dtype="float32", kv_memory="16MiB").token_budget in CANDIDATES
+    assert LLM(folder, dtype="float32", kv_memory="16MiB").max_num_batched_tokens in CANDIDATES
     assert path.read_text() != damage
     assert remembered(description) is not None
 
@@ -175,7 +180,7 @@ def test_a_cache_that_cannot_be_written_stops_nothing(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     folder = str(save_model(tmp_path, "llama"))
-    assert LLM(folder, dtype="float32", kv_memory="16MiB").token_budget in CANDIDATES
+    assert LLM(folder, dtype="float32", kv_memory="16MiB").max_num_batched_tokens in CANDIDATES
 
 
 def test_small_pools_and_given_budgets_are_not_measured(
@@ -184,5 +189,5 @@ def test_small_pools_and_given_budgets_are_not_measured(
     monkeypatch.setattr(calibrate, "choose", pytest.fail)
     folder = str(save_model(tmp_path, "llama"))
     small = LLM(folder, dtype="float32", kv_memory="1MiB")
-    assert small.token_budget == DEFAULT_TOKEN_BUDGET
-    assert LLM(folder, dtype="float32", token_budget=33).token_budget == 33
+    assert small.max_num_batched_tokens == DEFAULT_TOKEN_BUDGET
+    assert LLM(folder, dtype="float32", max_num_batched_tokens=33).max_num_batched_tokens == 33

@@ -164,9 +164,9 @@ def test_a_scale_by_row_is_right_up_to_where_it_sets_in(tmp_path: Path) -> None:
         load_model(description_of(tmp_path))
     llm = LLM(str(tmp_path), dtype="float32", max_model_len=63)
     prompts = [list(range(2, 2 + length)) for length in (3, 40, 52)]
-    out = llm.generate(prompts, SamplingParams(temperature=0.0, max_tokens=11), progress=False)
+    out = llm.generate(prompts, SamplingParams(temperature=0.0, max_tokens=11), use_tqdm=False)
     for prompt, found in zip(prompts, out, strict=True):
-        assert list(found.choices[0].token_ids) == greedy(tmp_path, prompt, 11)
+        assert list(found.outputs[0].token_ids) == greedy(tmp_path, prompt, 11)
 
 
 def test_an_encoder_is_refused(tmp_path: Path) -> None:

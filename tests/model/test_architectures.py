@@ -11,11 +11,11 @@ from tests.helpers.models import ARCHITECTURES, FAMILIES, forest_of_prompts, gre
 
 MAX_NEW_TOKENS = 12
 SETTINGS = [
-    {"sharing": "forest", "token_budget": 2048},
-    {"sharing": "forest", "token_budget": 7},
-    {"sharing": "single", "token_budget": 33, "order": "input"},
-    {"sharing": "paper", "token_budget": 65},
-    {"sharing": "none", "token_budget": 48},
+    {"sharing": "forest", "max_num_batched_tokens": 2048},
+    {"sharing": "forest", "max_num_batched_tokens": 7},
+    {"sharing": "single", "max_num_batched_tokens": 33, "order": "input"},
+    {"sharing": "paper", "max_num_batched_tokens": 65},
+    {"sharing": "none", "max_num_batched_tokens": 48},
 ]
 
 
@@ -30,8 +30,8 @@ def test_equals_generate(model: Path) -> None:
     params = SamplingParams(temperature=0.0, max_tokens=MAX_NEW_TOKENS)
     for settings in SETTINGS:
         llm = LLM(str(model), dtype="float32", device="cpu", kv_memory="4MiB", **settings)
-        outputs = llm.generate(prompts, params, progress=False)
-        assert [list(out.choices[0].token_ids) for out in outputs] == expected, settings
+        outputs = llm.generate(prompts, params, use_tqdm=False)
+        assert [list(out.outputs[0].token_ids) for out in outputs] == expected, settings
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -41,9 +41,11 @@ def test_equals_generate_past_every_threshold(tmp_path: Path, family: str) -> No
     assert max(map(len, prompts)) > 64
     expected = [greedy(model, prompt, MAX_NEW_TOKENS) for prompt in prompts]
     params = SamplingParams(temperature=0.0, max_tokens=MAX_NEW_TOKENS)
-    llm = LLM(str(model), dtype="float32", device="cpu", kv_memory="4MiB", token_budget=65)
-    outputs = llm.generate(prompts, params, progress=False)
-    assert [list(out.choices[0].token_ids) for out in outputs] == expected
+    llm = LLM(
+        str(model), dtype="float32", device="cpu", kv_memory="4MiB", max_num_batched_tokens=65
+    )
+    outputs = llm.generate(prompts, params, use_tqdm=False)
+    assert [list(out.outputs[0].token_ids) for out in outputs] == expected
 
 
 def test_equals_generate_in_any_kv_budget(tmp_path: Path) -> None:
@@ -60,8 +62,8 @@ def test_equals_generate_in_any_kv_budget(tmp_path: Path) -> None:
             llm = LLM(
                 str(model), dtype="float32", kv_memory=f"{blocks * block_bytes}B", sharing=sharing
             )
-            outputs = llm.generate(prompts, params, progress=False)
-            assert [list(out.choices[0].token_ids) for out in outputs] == expected
+            outputs = llm.generate(prompts, params, use_tqdm=False)
+            assert [list(out.outputs[0].token_ids) for out in outputs] == expected
             assert llm.last_run is not None
             assert llm.last_run.peak_kv_bytes <= blocks * block_bytes
             peaks.append(llm.last_run.peak_kv_bytes)

@@ -79,8 +79,8 @@ def test_a_window_that_cannot_bite_is_no_obstacle(tmp_path: Path) -> None:
     folder = save_model(tmp_path, "mistral", sliding_window=64)
     llm = LLM(str(folder), dtype="float32", max_model_len=64)
     prompt = list(range(2, 42))
-    out = llm.generate([prompt], SamplingParams(temperature=0.0, max_tokens=20), progress=False)
-    assert list(out[0].choices[0].token_ids) == greedy(folder, prompt, 20)
+    out = llm.generate([prompt], SamplingParams(temperature=0.0, max_tokens=20), use_tqdm=False)
+    assert list(out[0].outputs[0].token_ids) == greedy(folder, prompt, 20)
 
 
 @pytest.mark.parametrize(
@@ -113,13 +113,13 @@ def test_wrong_options_are_reported(tmp_path: Path) -> None:
     for options, message in [
         ({"kv_memory": "lots"}, "not a size"),
         ({"kv_memory": "1B"}, "no KV block"),
-        ({"memory_fraction": 0.0}, "above 0 and at most 1"),
-        ({"memory_fraction": 1.5}, "above 0 and at most 1"),
-        ({"memory_fraction": True}, "above 0 and at most 1"),
-        ({"token_budget": 0}, "at least 1"),
+        ({"gpu_memory_utilization": 0.0}, "above 0 and at most 1"),
+        ({"gpu_memory_utilization": 1.5}, "above 0 and at most 1"),
+        ({"gpu_memory_utilization": True}, "above 0 and at most 1"),
+        ({"max_num_batched_tokens": 0}, "at least 1"),
         ({"sharing": "some"}, "forest, single, paper, none"),
         ({"max_model_len": 100_000}, "exceeds the model's own limit of 256"),
-        ({"kv_mem": "1GiB"}, "unknown option 'kv_mem'"),
+        ({"kv_mem": "1GiB"}, "no option 'kv_mem'"),
     ]:
         with pytest.raises(OptionError, match=message):
             LLM(folder, **options)

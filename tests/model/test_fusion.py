@@ -133,11 +133,11 @@ def test_the_last_layer_skips_rows_nobody_wants(
     llm = LLM(str(save_model(tmp_path, "llama")), dtype="float32", kv_memory="4MiB")
     monkeypatch.setattr(mlp.FusedMLP, "forward", count)
     prompt = list(range(2, 42))
-    llm.generate([prompt], SamplingParams(temperature=0.0, max_tokens=1), progress=False)
+    llm.generate([prompt], SamplingParams(temperature=0.0, max_tokens=1), use_tqdm=False)
     assert [number for _, number in rows] == [40, 1]
     rows.clear()
-    scored = SamplingParams(temperature=0.0, max_tokens=1, echo=True, logprobs=1)
-    llm.generate([prompt], scored, progress=False)
+    scored = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=1)
+    llm.generate([prompt], scored, use_tqdm=False)
     assert [number for _, number in rows] == [40, 40]
 
 
@@ -212,9 +212,9 @@ def test_layers_without_positions_are_fused(tmp_path: Path) -> None:
     assert load_model(description_of(folder, "float32")).fused == WHOLE
     prompt = list(range(2, 40))
     out = LLM(str(folder), dtype="float32").generate(
-        [prompt], SamplingParams(temperature=0.0, max_tokens=8), progress=False
+        [prompt], SamplingParams(temperature=0.0, max_tokens=8), use_tqdm=False
     )
-    assert list(out[0].choices[0].token_ids) == greedy(folder, prompt, 8)
+    assert list(out[0].outputs[0].token_ids) == greedy(folder, prompt, 8)
 
 
 @needs_kernels
@@ -227,9 +227,9 @@ def test_fused_attention_runs_on_any_backend(
     llm = LLM(str(folder), dtype="float32", kv_memory="4MiB")
     prompts = forest_of_prompts(2)
     params = SamplingParams(temperature=0.0, max_tokens=6)
-    outputs = llm.generate(prompts, params, progress=False)
+    outputs = llm.generate(prompts, params, use_tqdm=False)
     expected = [greedy(folder, prompt, 6) for prompt in prompts]
-    assert [list(out.choices[0].token_ids) for out in outputs] == expected
+    assert [list(out.outputs[0].token_ids) for out in outputs] == expected
 
 
 class Wrong(nn.Module):

@@ -214,15 +214,19 @@ def test_sharing_and_batches_change_nothing_but_rounding(tmp_path: Path) -> None
     """Scales are of rows: what is beside a prompt in a batch does not matter to it."""
     folder = str(save_model(tmp_path, "llama"))
     prompts = forest_of_prompts(3)
-    params = SamplingParams(temperature=0.0, max_tokens=1, echo=True, logprobs=0)
+    params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0)
     found = []
     for sharing, budget in (("forest", 512), ("none", 9)):
         llm = LLM(
-            folder, dtype="float32", quantization="int8", sharing=sharing, token_budget=budget
+            folder,
+            dtype="float32",
+            quantization="int8",
+            sharing=sharing,
+            max_num_batched_tokens=budget,
         )
-        outputs = llm.generate(prompts, params, progress=False)
-        known = [token.logprob for out in outputs for token in out.choices[0].logprobs or ()]
-        found.append(torch.tensor([value for value in known if value is not None]))
+        outputs = llm.generate(prompts, params, use_tqdm=False)
+        known = [entry for out in outputs for entry in out.prompt_logprobs or () if entry]
+        found.append(torch.tensor([each.logprob for entry in known for each in entry.values()]))
         llm.close()
     # A rounding of attention may move a number by one of the 127 steps.
     assert (found[0] - found[1]).abs().median() < 1e-4

@@ -41,7 +41,7 @@ def test_weights_of_a_model_without_its_prefix_are_the_same(tmp_path: Path, tied
             tensors[name.removeprefix("model.")] = tensors.pop(name)
 
     change_tensors(folder, strip)
-    assert list(llm(folder).generate([PROMPT], GREEDY)[0].choices[0].token_ids) == expected
+    assert list(llm(folder).generate([PROMPT], GREEDY)[0].outputs[0].token_ids) == expected
 
 
 def test_tensors_the_model_does_not_use_are_named_once(
@@ -119,7 +119,13 @@ def test_memory_that_runs_out_is_said_in_words(error: Exception) -> None:
 def test_a_pool_that_memory_cannot_hold_is_refused(tmp_path: Path) -> None:
     folder = save_model(tmp_path / "model", "llama")
     with pytest.raises(ModelLoadError, match="KV pool: give a smaller --kv-memory"):
-        LLM(str(folder), dtype="float32", device="cpu", kv_memory="900TiB", token_budget=64)
+        LLM(
+            str(folder),
+            dtype="float32",
+            device="cpu",
+            kv_memory="900TiB",
+            max_num_batched_tokens=64,
+        )
 
 
 OWN_CONFIG = """

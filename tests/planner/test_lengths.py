@@ -9,13 +9,13 @@ import pytest
 
 from shoal.planner import LengthModel, make_plan
 from shoal.planner.likeness import LARGE, likeness
-from shoal.types import Int64Array, RequestTable, SamplingParams
+from shoal.types import Int64Array, RequestParams, RequestTable
 
 LIMIT = 400
 
 
 def table_of(
-    templates: Int64Array, params: list[SamplingParams], params_index: Int64Array, own: int = 5
+    templates: Int64Array, params: list[RequestParams], params_index: Int64Array, own: int = 5
 ) -> RequestTable:
     """One request per entry: 200 tokens of its template, then its own; limit or 256 expected."""
     count = len(templates)
@@ -38,10 +38,10 @@ def table_of(
 
 def model_of(
     templates: Int64Array,
-    params: list[SamplingParams] | None = None,
+    params: list[RequestParams] | None = None,
     params_index: Int64Array | None = None,
 ) -> LengthModel:
-    params = params or [SamplingParams(max_tokens=LIMIT)]
+    params = params or [RequestParams(max_tokens=LIMIT)]
     index = np.zeros(len(templates), dtype=np.int64) if params_index is None else params_index
     table = table_of(templates, params, index)
     return LengthModel(make_plan(table), table)
@@ -60,7 +60,7 @@ def learn(model: LengthModel, requests: Int64Array, lengths: Int64Array) -> None
 
 
 def test_a_stated_limit_is_expected_and_a_mere_bound_is_not() -> None:
-    params = [SamplingParams(max_tokens=LIMIT), SamplingParams()]
+    params = [RequestParams(max_tokens=LIMIT), RequestParams()]
     model = model_of(np.zeros(400, dtype=np.int64), params, np.arange(400) % 2)
     model.estimate(np.array([0, 1]), np.zeros(2, dtype=np.int64))
     assert quantiles(model, 0) == [LIMIT] * 3
@@ -108,7 +108,7 @@ def test_answers_still_under_way_are_not_forgotten() -> None:
 
 
 def test_answers_cut_at_their_limit_say_that_longer_ones_exist() -> None:
-    params = [SamplingParams(max_tokens=50), SamplingParams(max_tokens=LIMIT)]
+    params = [RequestParams(max_tokens=50), RequestParams(max_tokens=LIMIT)]
     index = np.repeat([0, 1], [300, 5])
     model = model_of(np.zeros(305, dtype=np.int64), params, index)
     lengths = np.where(np.arange(300) % 4 == 0, 20, 50)
@@ -119,7 +119,7 @@ def test_answers_cut_at_their_limit_say_that_longer_ones_exist() -> None:
 
 
 def test_fixed_lengths_are_known_and_teach_nothing() -> None:
-    params = [SamplingParams(max_tokens=50, ignore_eos=True), SamplingParams(max_tokens=LIMIT)]
+    params = [RequestParams(max_tokens=50, ignore_eos=True), RequestParams(max_tokens=LIMIT)]
     model = model_of(np.zeros(300, dtype=np.int64), params, np.repeat([0, 1], 150))
     learn(model, np.arange(100), np.full(100, 50))
     assert model.num_ended == 0
@@ -146,7 +146,7 @@ def test_estimates_become_stale_with_what_ends() -> None:
 def test_classes_and_units() -> None:
     """Two large templates, one with two kinds of parameters of which one is rare; the rest."""
     templates = np.concatenate([np.zeros(2 * LARGE), np.ones(LARGE), 2 + np.arange(90) // 10])
-    params = [SamplingParams(max_tokens=n) for n in (10, 20)]
+    params = [RequestParams(max_tokens=n) for n in (10, 20)]
     index = np.zeros(len(templates), dtype=np.int64)
     index[:5] = 1
     table = table_of(templates.astype(np.int64), params, index)

@@ -9,17 +9,17 @@ import pytest
 
 from shoal.config import Order, Sharing
 from shoal.planner import LengthModel, Pilot, Plan, make_plan, pilot_first
-from shoal.types import RequestTable, SamplingParams
+from shoal.types import RequestParams, RequestTable
 from tests.planner.test_lengths import LIMIT, table_of
 
 
 def job(
-    groups: dict[int, int], params: list[SamplingParams] | None = None, own: int = 100
+    groups: dict[int, int], params: list[RequestParams] | None = None, own: int = 100
 ) -> RequestTable:
     """`groups[size]` templates of `size` requests each, shuffled, half of each parameters."""
     sizes = [size for size, count in groups.items() for _ in range(count)]
     templates = np.random.default_rng(1).permutation(np.repeat(np.arange(len(sizes)), sizes))
-    params = params or [SamplingParams(max_tokens=LIMIT)]
+    params = params or [RequestParams(max_tokens=LIMIT)]
     return table_of(templates, params, np.arange(len(templates)) % len(params), own)
 
 
@@ -71,8 +71,8 @@ def test_the_least_of_many_classes_adds_up_to_a_small_share() -> None:
 
 
 def test_no_pilot_where_none_is_worth_it() -> None:
-    tight = [SamplingParams(max_tokens=63)]
-    fixed = [SamplingParams(max_tokens=LIMIT, ignore_eos=True)]
+    tight = [RequestParams(max_tokens=63)]
+    fixed = [RequestParams(max_tokens=LIMIT, ignore_eos=True)]
     for table, order in (
         (job({300: 3}), Order.ratio),
         (job({1000: 3}, tight), Order.ratio),
@@ -86,7 +86,7 @@ def test_no_pilot_where_none_is_worth_it() -> None:
 
 def test_all_choices_of_a_request_stay_together() -> None:
     for sharing in (Sharing.forest, Sharing.none):
-        table = job({300: 4}, [SamplingParams(max_tokens=LIMIT, n=3)])
+        table = job({300: 4}, [RequestParams(max_tokens=LIMIT, n=3)])
         plan = make_plan(table, sharing=sharing)
         moved, count = pilot_first(plan, table)
         assert bool(count) == (sharing is Sharing.forest), "without sharing all are alike"

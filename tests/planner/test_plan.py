@@ -13,7 +13,7 @@ from shoal.config import Order, Sharing
 from shoal.costs import Machine
 from shoal.errors import InternalError, JobError
 from shoal.planner import Plan, make_plan
-from shoal.types import SamplingParams
+from shoal.types import RequestParams
 from tests.helpers.machines import FREE, machine
 from tests.helpers.planner_jobs import Job, jobs
 from tests.planner.test_forest import build
@@ -159,7 +159,7 @@ def test_a_request_that_never_fits_is_a_bug_of_the_caller() -> None:
 
 def test_scored_requests_compute_everything() -> None:
     job = Job([[1] * 60] * 3, choices=[1, 1, 2])
-    scored = SamplingParams(n=2, echo=True, logprobs=0)
+    scored = RequestParams(n=2, echo=True, logprobs=0)
     table = dataclasses.replace(job.table, params=[job.table.params[0], scored])
     plan = make_plan(table)
     alone = plan.sequence_request == 2

@@ -17,7 +17,7 @@ from shoal.planner.forest import Forest
 from shoal.prompts.length_rules import LengthRules
 from shoal.prompts.token_columns import TokenColumns
 from shoal.prompts.token_files import open_tokens
-from shoal.types import SamplingParams
+from shoal.types import RequestParams
 
 BYTES_PER_REQUEST = 250
 """Measured: about 190 at a million requests."""
@@ -56,7 +56,7 @@ def forest_of(columns: TokenColumns) -> Forest:
 
 def planned(columns: TokenColumns) -> Plan:
     rules = LengthRules(max_model_len=1 << 30, capacity_tokens=1 << 40)
-    return make_plan(columns.table([SamplingParams(max_tokens=4)], rules, job_seed=0))
+    return make_plan(columns.table([RequestParams(max_tokens=4)], rules, job_seed=0))
 
 
 def saved(forest: Forest) -> int:

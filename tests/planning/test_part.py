@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from shoal.planning.part import part_of
 from shoal.sampling.random import stream_key
-from shoal.types import RequestTable, SamplingParams
+from shoal.types import RequestParams, RequestTable
 from tests.helpers.planner_jobs import Job, jobs
 
 
@@ -46,9 +46,9 @@ def test_a_part_has_the_requests_and_their_random_numbers(
 def test_only_the_parameters_in_use_travel() -> None:
     table = replace(
         Job([[1], [2], [3]]).table,
-        params=[SamplingParams(max_tokens=n) for n in range(1, 4)],
+        params=[RequestParams(max_tokens=n) for n in range(1, 4)],
         params_index=np.array([2, 0, 2], dtype=np.int32),
     )
     part = part_of(table, np.array([0, 2]))
-    assert part.params == [SamplingParams(max_tokens=3)]
+    assert part.params == [RequestParams(max_tokens=3)]
     assert part.params_index.tolist() == [0, 0]

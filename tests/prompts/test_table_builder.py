@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from shoal.prompts.length_rules import OutputLength
 from shoal.prompts.table_builder import TableBuilder
-from shoal.types import SamplingParams
+from shoal.types import RequestParams
 
-PARAMS = [SamplingParams(top_k=k) for k in range(3)]
+PARAMS = [RequestParams(top_k=k) for k in range(3)]
 
 
 @given(

@@ -10,7 +10,7 @@ from shoal.errors import InvalidRequestError, OptionError
 from shoal.prompts import token_columns as module
 from shoal.prompts.length_rules import LengthRules
 from shoal.prompts.token_columns import TokenColumns
-from shoal.types import SamplingParams
+from shoal.types import RequestParams
 
 PROMPTS = [[1, 2, 3], [4], [5, 6]]
 RULES = LengthRules(max_model_len=10, capacity_tokens=100)
@@ -92,7 +92,7 @@ def test_ids_beyond_the_vocabulary(
 
 
 def test_one_set_of_parameters_for_all() -> None:
-    table = make(PROMPTS).table([SamplingParams(max_tokens=4, n=2, seed=7)], RULES, job_seed=3)
+    table = make(PROMPTS).table([RequestParams(max_tokens=4, n=2, seed=7)], RULES, job_seed=3)
     assert (len(table), table.job_seed) == (3, 3)
     assert table.max_new_tokens.tolist() == table.expected_new_tokens.tolist() == [4, 4, 4]
     assert table.choices.tolist() == [2, 2, 2]
@@ -102,7 +102,7 @@ def test_one_set_of_parameters_for_all() -> None:
 
 
 params = st.builds(
-    SamplingParams,
+    RequestParams,
     max_tokens=st.sampled_from([None, 1, 3]),
     temperature=st.sampled_from([0.0, 1.0]),
     seed=st.sampled_from([None, 0, 5]),
@@ -110,7 +110,7 @@ params = st.builds(
 
 
 @given(st.lists(st.tuples(st.integers(1, 7), params), min_size=1, max_size=8))
-def test_parameters_per_prompt(rows: list[tuple[int, SamplingParams]]) -> None:
+def test_parameters_per_prompt(rows: list[tuple[int, RequestParams]]) -> None:
     wanted = [p for _, p in rows]
     table = make([[1] * n for n, _ in rows]).table(wanted, RULES, job_seed=0)
     seedless = [p.model_copy(update={"seed": None}) for p in wanted]
@@ -128,5 +128,5 @@ def test_parameters_per_prompt(rows: list[tuple[int, SamplingParams]]) -> None:
 
 def test_the_first_prompt_that_is_too_long_is_named() -> None:
     with pytest.raises(InvalidRequestError, match="at most 10") as caught:
-        make([[1], [1] * 8, [1] * 9]).table([SamplingParams(max_tokens=3)], RULES, job_seed=0)
+        make([[1], [1] * 8, [1] * 9]).table([RequestParams(max_tokens=3)], RULES, job_seed=0)
     assert caught.value.param == "prompts[1]"

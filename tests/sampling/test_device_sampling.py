@@ -19,7 +19,7 @@ from shoal.sampling.draw import CANDIDATES, sort_all, sort_short
 from shoal.sampling.random import seeded_key
 from shoal.sampling.rows import LogitRows
 from shoal.sampling.sampler import Sampler
-from shoal.types import SamplingParams
+from shoal.types import RequestParams
 
 PROMPT = np.array([1, 2, 2], dtype=np.int32)
 PARAMS = [
@@ -50,7 +50,7 @@ def batch_of(
     )
 
 
-def samplers(params: list[SamplingParams], vocab: int) -> tuple[Sampler, Sampler]:
+def samplers(params: list[RequestParams], vocab: int) -> tuple[Sampler, Sampler]:
     both = Sampler(vocab, (1,)), Sampler(vocab, (1,))
     for sampler in both:
         for sequence, entry in enumerate(params):
@@ -79,7 +79,7 @@ def test_the_tokens_are_those_of_the_other_way(data: st.DataObject) -> None:
     seed = data.draw(st.integers(0, 10**6))
     few = data.draw(st.booleans())
     rng = np.random.default_rng(seed)
-    params = [SamplingParams(**entry) for entry in chosen]
+    params = [RequestParams(**entry) for entry in chosen]
     dtype = data.draw(st.sampled_from([torch.float32, torch.bfloat16]))
     spread = data.draw(st.sampled_from([0.05, 1.0, 5.0]))
     generator = torch.Generator().manual_seed(seed)
@@ -107,7 +107,7 @@ def test_the_tokens_are_those_of_the_other_way(data: st.DataObject) -> None:
             assert [entry is None for entry in logprobs] == [e is None for e in expected.logprobs]
             for entry, other in zip(logprobs, expected.logprobs, strict=True):
                 if entry is not None and other is not None:
-                    assert entry.token_id == other.token_id
+                    assert (entry.token_id, entry.rank) == (other.token_id, other.rank)
                     assert entry.logprob == pytest.approx(other.logprob, abs=1e-6)
                     assert [t for t, _ in entry.top] == [t for t, _ in other.top]
     finally:
@@ -117,7 +117,7 @@ def test_the_tokens_are_those_of_the_other_way(data: st.DataObject) -> None:
 @pytest.mark.parametrize("wrong", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("place", [0, 599])
 def test_rows_that_are_no_numbers_are_named_at_the_end(wrong: float, place: int) -> None:
-    params = [SamplingParams(**entry) for entry in PARAMS]
+    params = [RequestParams(**entry) for entry in PARAMS]
     vocab, count = 600, len(PARAMS)
     logits = torch.randn(count, vocab, generator=torch.Generator().manual_seed(1))
     bad = [0, 2, 4, 5, 10]
@@ -142,7 +142,7 @@ def test_rows_that_are_no_numbers_are_named_at_the_end(wrong: float, place: int)
 
 
 def test_logits_of_another_vocabulary_are_refused() -> None:
-    _, sampler = samplers([SamplingParams()], 12)
+    _, sampler = samplers([RequestParams()], 12)
     device = DeviceSampler(sampler, 12, sort_all)
     plan = device.plan(batch_of(1, np.zeros(1, dtype=np.int64), 1), DirectStage())
     with pytest.raises(InternalError, match="vocabulary of 12"):

@@ -18,6 +18,7 @@ def test_they_are_log_softmax_of_the_raw_logits(monkeypatch, dtype, limit):
     for row, entry in enumerate(found):
         assert entry.token_id == tokens[row]
         assert entry.logprob == pytest.approx(expected[row, tokens[row]].item(), abs=1e-6)
+        assert entry.rank == int((expected[row] >= expected[row, tokens[row]]).sum())
         best = expected[row].topk(int(nums[row])).values.tolist()
         assert [value for _, value in entry.top] == pytest.approx(best, abs=1e-6)
         for token, value in entry.top:

@@ -29,7 +29,7 @@ from shoal.model.load import prepare_model
 from shoal.planner import make_plan
 from shoal.sampling.sampler import needs_history
 from shoal.scheduler import BLOCK_SIZE, BlockPool, Launched, Scheduler
-from shoal.types import RequestTable, SamplingParams
+from shoal.types import RequestParams, RequestTable
 from shoal.work import SegmentWork
 from tests.engine.test_run_ahead import FEATURES
 from tests.helpers.ahead import stand_in_transfers
@@ -37,10 +37,10 @@ from tests.helpers.models import forest_of_prompts, save_model
 
 BLOCKS = 64
 LONG = [
-    SamplingParams(temperature=temperature, top_p=0.9, seed=1, max_tokens=30, logprobs=logprobs)
+    RequestParams(temperature=temperature, top_p=0.9, seed=1, max_tokens=30, logprobs=logprobs)
     for temperature, logprobs in ((0.0, None), (1.0, None), (0.0, 2), (0.5, 3))
 ]
-PARAMS = [*FEATURES, *LONG]
+PARAMS = [*(feature.request_params() for feature in FEATURES), *LONG]
 
 
 class ShapesOnly(PlainPool):

@@ -14,7 +14,7 @@ from shoal.cuda.transfers import DirectStage
 from shoal.sampling.logprobs import token_logprobs
 from shoal.sampling.prompt_scoring import PromptScorer
 from shoal.scheduler import ScoredRange
-from shoal.types import SamplingParams
+from shoal.types import RequestParams
 
 VOCAB = 40
 
@@ -23,8 +23,8 @@ VOCAB = 40
 def test_ranges_are_scored_in_pieces(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     logits = torch.randn(20, VOCAB, generator=torch.Generator().manual_seed(0))
     tokens = np.random.default_rng(0).integers(0, VOCAB, 20).astype(np.int32)
-    params = SamplingParams(logprobs=2)
-    table: Any = SimpleNamespace(sampling=lambda request: (params, SamplingParams())[request])
+    params = RequestParams(prompt_logprobs=2)
+    table: Any = SimpleNamespace(sampling=lambda request: (params, RequestParams())[request])
     plan: Any = SimpleNamespace(sequence_request=np.array([1, 0]))
     # Sequence 1 is of the request that asks for two alternatives.
     ranges = ScoredRange(1, 5, 2, tokens[2:9]), ScoredRange(0, 1, 12, tokens[12:16])

@@ -8,7 +8,7 @@ from shoal.sampling import logprobs
 from shoal.sampling.random import seeded_key
 from shoal.sampling.rows import LogitRows
 from shoal.sampling.sampler import Sampler, check_vocabulary
-from shoal.types import SamplingParams
+from shoal.types import RequestParams
 from tests.helpers.statistics import assert_fits
 
 VOCAB = 12
@@ -105,7 +105,7 @@ def reference(params, outputs=()):
     ids=str,
 )
 def test_each_sampler_draws_from_its_distribution(chosen, device):
-    params = SamplingParams(**chosen)
+    params = RequestParams(**chosen)
     outputs, draws = [4, 5, 4], 8000
     sampler = sampler_with(*[params] * draws)
     for position, token in enumerate(outputs):
@@ -115,14 +115,14 @@ def test_each_sampler_draws_from_its_distribution(chosen, device):
 
 
 def test_positions_of_one_sequence_are_fair_too():
-    params = SamplingParams(top_p=0.9)
+    params = RequestParams(top_p=0.9)
     sampler = sampler_with(params)
     tokens = [step(sampler, LOGITS[None], position).token_ids[0] for position in range(3000)]
     assert_fits(tokens, reference(params))
 
 
 def test_choices_of_one_seed_are_independent():
-    params = SamplingParams(n=2, seed=5)
+    params = RequestParams(n=2, seed=5)
     prompts = [int32(request) for request in range(4000)]
     keys = [seeded_key(5, prompt, choice) for prompt in prompts for choice in range(2)]
     sampler = sampler_with(*[params] * len(keys), keys=keys)
@@ -133,13 +133,13 @@ def test_choices_of_one_seed_are_independent():
 
 
 MIXED = [
-    SamplingParams(temperature=0),
-    SamplingParams(),
-    SamplingParams(top_p=0.8, logprobs=2),
-    SamplingParams(top_k=3, repetition_penalty=1.4),
-    SamplingParams(temperature=0, frequency_penalty=1.0, min_tokens=4),
-    SamplingParams(min_p=0.1, logit_bias={"2": 3.0}),
-    SamplingParams(temperature=0.5, presence_penalty=0.7, logprobs=0),
+    RequestParams(temperature=0),
+    RequestParams(),
+    RequestParams(top_p=0.8, logprobs=2),
+    RequestParams(top_k=3, repetition_penalty=1.4),
+    RequestParams(temperature=0, frequency_penalty=1.0, min_tokens=4),
+    RequestParams(min_p=0.1, logit_bias={"2": 3.0}),
+    RequestParams(temperature=0.5, presence_penalty=0.7, logprobs=0),
 ]
 
 
@@ -171,7 +171,7 @@ def test_neither_company_nor_order_nor_repetition_matters(monkeypatch):
 
 
 def test_an_earlier_position_can_be_sampled_again():
-    params = SamplingParams(temperature=0, frequency_penalty=2.0)
+    params = RequestParams(temperature=0, frequency_penalty=2.0)
     sampler = sampler_with(params)
     close = torch.arange(VOCAB).float()[None] / 2
     tokens = [int(step(sampler, close, position).token_ids[0]) for position in range(8)]
@@ -186,19 +186,19 @@ def test_greedy_takes_the_first_maximum_and_leaves_the_logits(dtype, device):
     logits[1, 5] = logits[1, 8] = 2
     logits[2, 9] = 1
     before = logits.clone()
-    greedy = SamplingParams(temperature=0)
-    biased = SamplingParams(temperature=0, logit_bias={"4": 0.5})
+    greedy = RequestParams(temperature=0)
+    biased = RequestParams(temperature=0, logit_bias={"4": 0.5})
     sampled = step(sampler_with(greedy, greedy, greedy), logits)
     assert sampled.token_ids.tolist() == [0, 5, 9]
     assert sampled.token_ids.dtype == np.int32
     assert list(sampled.logprobs) == []
-    mixed = step(sampler_with(biased, SamplingParams(top_k=1), greedy), logits)
+    mixed = step(sampler_with(biased, RequestParams(top_k=1), greedy), logits)
     assert mixed.token_ids.tolist() == [4, 5, 9]
     assert torch.equal(logits, before)
 
 
 def test_no_end_before_min_tokens():
-    params = SamplingParams(temperature=0, min_tokens=2, stop_token_ids=[3], ignore_eos=True)
+    params = RequestParams(temperature=0, min_tokens=2, stop_token_ids=[3], ignore_eos=True)
     logits = torch.zeros(1, VOCAB)
     logits[0, [10, 11, 3, 6]] = torch.tensor([9.0, 8.0, 7.0, 1.0])
     sampler = sampler_with(params)
@@ -207,8 +207,8 @@ def test_no_end_before_min_tokens():
 
 def test_logprobs_are_of_the_raw_logits():
     expected = torch.log_softmax(LOGITS, dim=-1)
-    asked = SamplingParams(temperature=0.3, logprobs=3, logit_bias={"0": 50.0}, top_k=1)
-    sampled = step(sampler_with(SamplingParams(), asked), LOGITS.expand(2, -1))
+    asked = RequestParams(temperature=0.3, logprobs=3, logit_bias={"0": 50.0}, top_k=1)
+    sampled = step(sampler_with(RequestParams(), asked), LOGITS.expand(2, -1))
     assert sampled.logprobs[0] is None
     entry = sampled.logprobs[1]
     assert entry.token_id == 0
@@ -219,7 +219,7 @@ def test_logprobs_are_of_the_raw_logits():
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
 def test_logits_that_are_no_numbers_name_their_sequences(temperature, wrong):
-    params = SamplingParams(temperature=temperature, presence_penalty=1.0)
+    params = RequestParams(temperature=temperature, presence_penalty=1.0)
     sampler = sampler_with(params, params, params)
     logits = LOGITS.repeat(3, 1)
     logits[1, 7] = wrong
@@ -232,13 +232,13 @@ def test_logits_that_are_no_numbers_name_their_sequences(temperature, wrong):
 
 
 def test_a_slot_used_again_holds_nothing_of_before():
-    heavy = SamplingParams(
+    heavy = RequestParams(
         temperature=0, logit_bias={"0": 100.0}, frequency_penalty=2.0, min_tokens=9, logprobs=1
     )
     sampler = sampler_with(heavy)
     step(sampler, LOGITS[None])
     sampler.remove(0)
-    sampler.add(1, SamplingParams(temperature=0), 0, PROMPT)
+    sampler.add(1, RequestParams(temperature=0), 0, PROMPT)
     sampled = step(sampler, forced(10), sequences=int32(1))
     assert sampled.token_ids.tolist() == [10]
     assert list(sampled.logprobs) == []
@@ -248,7 +248,7 @@ def test_many_sequences_and_large_ids():
     sampler = Sampler(VOCAB, EOS, KERNELS)
     ids = [7 + 10_000_019 * i for i in range(200)]
     for sequence in ids:
-        sampler.add(sequence, SamplingParams(temperature=0), 0, PROMPT)
+        sampler.add(sequence, RequestParams(temperature=0), 0, PROMPT)
     logits = torch.zeros(200, VOCAB)
     wanted = [i % VOCAB for i in range(200)]
     logits[range(200), wanted] = 1
@@ -265,7 +265,7 @@ def test_an_empty_batch():
     [({"logit_bias": {"12": 1.0}}, "logit_bias"), ({"stop_token_ids": [3, 40]}, "stop_token_ids")],
 )
 def test_unknown_tokens_are_refused(params, name):
-    params = SamplingParams(**params)
+    params = RequestParams(**params)
     with pytest.raises(InvalidRequestError, match="ids go from 0 to 11") as caught:
         check_vocabulary(params, VOCAB, "body.")
     assert caught.value.param == f"body.{name}"
@@ -275,9 +275,9 @@ def test_unknown_tokens_are_refused(params, name):
 
 
 def test_misuse_is_an_internal_error():
-    sampler = sampler_with(SamplingParams())
+    sampler = sampler_with(RequestParams())
     with pytest.raises(InternalError, match="already"):
-        sampler.add(0, SamplingParams(), 0, PROMPT)
+        sampler.add(0, RequestParams(), 0, PROMPT)
     with pytest.raises(InternalError, match="sequence 5 is not"):
         step(sampler, LOGITS[None], sequences=int32(5))
     with pytest.raises(InternalError, match="not registered"):

@@ -24,12 +24,12 @@ def lead(folder: str, how: str, report: Connection) -> None:
     as_if_accelerate_were_installed(patch)
     os.close(2)
     os.open(os.devnull, os.O_WRONLY)
-    llm = LLM(folder, dtype="float32", device="cpu", kv_memory="4MiB", tensor_parallel=2)
+    llm = LLM(folder, dtype="float32", device="cpu", kv_memory="4MiB", tensor_parallel_size=2)
     report.send(rank_1_of(llm))
     prompts, params = forest_of_prompts(0), SamplingParams(temperature=0.0, max_tokens=8)
     while how == "killed at work":
-        llm.generate(prompts, params, progress=False)
-    llm.generate(prompts[:2], params, progress=False)
+        llm.generate(prompts, params, use_tqdm=False)
+    llm.generate(prompts[:2], params, use_tqdm=False)
     report.send("idle")
     if how == "killed when idle":
         signal.pause()

@@ -29,18 +29,19 @@ from shoal.processes import workers
 from shoal.processes.workers import limit_waiting
 from tests.helpers import forked
 from tests.helpers.ahead import run_ahead
+from tests.helpers.logprobs import same_logprobs
 from tests.helpers.models import forest_of_prompts, greedy, save_model
 from tests.helpers.processes import ends, rank_1_of, sharded
 
 MAX_NEW_TOKENS = 8
 GREEDY = SamplingParams(temperature=0.0, max_tokens=MAX_NEW_TOKENS)
 PROMPTS = forest_of_prompts(0)
-OPTIONS = {"dtype": "float32", "device": "cpu", "kv_memory": "4MiB", "token_budget": 40}
+OPTIONS = {"dtype": "float32", "device": "cpu", "kv_memory": "4MiB", "max_num_batched_tokens": 40}
 
 
 @contextmanager
 def two_processes(folder: Path, **options: Any) -> Iterator[LLM]:
-    llm = LLM(str(folder), tensor_parallel=2, **{**OPTIONS, **options})
+    llm = LLM(str(folder), tensor_parallel_size=2, **{**OPTIONS, **options})
     try:
         yield llm
     finally:
@@ -48,9 +49,9 @@ def two_processes(folder: Path, **options: Any) -> Iterator[LLM]:
 
 
 def tokens(llm: LLM, prompts: list[list[int]], params: SamplingParams = GREEDY) -> list[Any]:
-    outputs = llm.generate(prompts, params, progress=False)
+    outputs = llm.generate(prompts, params, use_tqdm=False)
     assert all(out.error is None for out in outputs), next(out.error for out in outputs)
-    return [[list(choice.token_ids) for choice in out.choices] for out in outputs]
+    return [[list(choice.token_ids) for choice in out.outputs] for out in outputs]
 
 
 def expected(folder: Path, prompts: list[list[int]]) -> list[list[list[int]]]:
@@ -125,19 +126,18 @@ class TestLlama:
     def test_choices_and_scores_equal_those_of_one_process(self, llm: LLM, folder: Path) -> None:
         params = [
             SamplingParams(temperature=0.7, seed=5, n=3, max_tokens=6, repetition_penalty=1.3),
-            SamplingParams(temperature=0.0, max_tokens=4, logprobs=2, echo=True),
+            SamplingParams(temperature=0.0, max_tokens=4, logprobs=2, prompt_logprobs=2),
         ]
         one = LLM(str(folder), **OPTIONS)
         for each in params:
             ours, theirs = (
-                model.generate(PROMPTS[:6], each, progress=False) for model in (llm, one)
+                model.generate(PROMPTS[:6], each, use_tqdm=False) for model in (llm, one)
             )
             for mine, other in zip(ours, theirs, strict=True):
-                assert [c.token_ids for c in mine.choices] == [c.token_ids for c in other.choices]
-                for a, b in zip(mine.choices, other.choices, strict=True):
-                    for x, y in zip(a.logprobs or (), b.logprobs or (), strict=True):
-                        if x.logprob is not None:
-                            assert x.logprob == pytest.approx(y.logprob, abs=1e-4)
+                assert [c.token_ids for c in mine.outputs] == [c.token_ids for c in other.outputs]
+                for a, b in zip(mine.outputs, other.outputs, strict=True):
+                    same_logprobs(a.logprobs, b.logprobs)
+                same_logprobs(mine.prompt_logprobs, other.prompt_logprobs)
 
     def test_kv_memory_is_per_device(self, llm: LLM, folder: Path) -> None:
         """Half the heads each: twice the blocks. And what is in use is counted per device."""
@@ -180,7 +180,7 @@ class TestLlama:
 
     def test_a_second_model_in_this_process_is_refused(self, llm: LLM, folder: Path) -> None:
         with pytest.raises(OptionError, match="Only one tensor parallel model"):
-            LLM(str(folder), tensor_parallel=2, **OPTIONS)
+            LLM(str(folder), tensor_parallel_size=2, **OPTIONS)
         tokens(llm, PROMPTS[:2])
 
     def test_its_process_dies(self, llm: LLM, folder: Path) -> None:
@@ -196,10 +196,10 @@ class TestLlama:
             before_each_forward(llm, kill),
             pytest.raises(DeviceLostError, match=r"2 of 2 was killed by SIGKILL.*run the same"),
         ):
-            llm.generate(PROMPTS, GREEDY, progress=False)
+            llm.generate(PROMPTS, GREEDY, use_tqdm=False)
         assert time.monotonic() - began < 10
         with pytest.raises(DeviceLostError, match="SIGKILL"):
-            llm.generate(PROMPTS, GREEDY, progress=False)
+            llm.generate(PROMPTS, GREEDY, use_tqdm=False)
 
 
 def test_another_process_fails_at_one_request(
@@ -213,8 +213,8 @@ def test_another_process_fails_at_one_request(
     monkeypatch.setattr(workers, "spawn", forked.spoilt(poison))
     with two_processes(folder) as llm:
         bad = [*PROMPTS[3], poison, 5]
-        outputs = llm.generate([*PROMPTS, bad], GREEDY, progress=False)
-    assert [[list(out.choices[0].token_ids)] for out in outputs[:-1]] == expected(folder, PROMPTS)
+        outputs = llm.generate([*PROMPTS, bad], GREEDY, use_tqdm=False)
+    assert [[list(out.outputs[0].token_ids)] for out in outputs[:-1]] == expected(folder, PROMPTS)
     error = outputs[-1].error
     assert error is not None
     assert error.status_code == 500
@@ -231,10 +231,10 @@ def test_ctrl_c_in_the_middle_of_a_forward(tmp_path: Path) -> None:
 
         layer.register_forward_pre_hook(interrupt)
         with pytest.raises(KeyboardInterrupt):
-            llm.generate(PROMPTS, GREEDY, progress=False)
+            llm.generate(PROMPTS, GREEDY, use_tqdm=False)
         assert ends(pid)
         with pytest.raises(DeviceLostError, match="closed"):
-            llm.generate(PROMPTS, GREEDY, progress=False)
+            llm.generate(PROMPTS, GREEDY, use_tqdm=False)
 
 
 @pytest.mark.parametrize("where", ["exchange", "answer", "order"])
@@ -260,7 +260,7 @@ def test_a_process_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, w
         os.kill(pid, signal.SIGSTOP)
         began = time.monotonic()
         with pytest.raises(DeviceLostError, match="2 processes that hold the model is gone"):
-            llm.generate(PROMPTS, GREEDY, progress=False)
+            llm.generate(PROMPTS, GREEDY, use_tqdm=False)
         assert time.monotonic() - began < 10
         assert ends(pid)
 
@@ -270,7 +270,7 @@ def test_a_part_that_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(workers, "spawn", forked.launch_without_a_model)
     began = time.monotonic()
     with pytest.raises(ModelLoadError, match=r"in 2 processes: process 2 of 2 .*no such weights"):
-        LLM(str(folder), tensor_parallel=2, **OPTIONS)
+        LLM(str(folder), tensor_parallel_size=2, **OPTIONS)
     assert time.monotonic() - began < 20
     assert not torch.distributed.is_initialized()
 
@@ -281,7 +281,7 @@ def test_a_model_that_no_process_can_run(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(workers, "spawn", forked.launch_with_an_unknown_feature)
     monkeypatch.setattr("shoal.model.load._probe", forked.refuse)
     with pytest.raises(UnsupportedModelError, match=r"^an unknown feature$"):
-        LLM(str(folder), tensor_parallel=2, **OPTIONS)
+        LLM(str(folder), tensor_parallel_size=2, **OPTIONS)
 
 
 def test_accelerate_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,4 +289,4 @@ def test_accelerate_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "shoal.tensor_parallel.sharded_model.is_accelerate_available", lambda: False
     )
     with pytest.raises(ModelLoadError, match="pip install accelerate"):
-        LLM(str(save_model(tmp_path, "llama")), tensor_parallel=2, **OPTIONS)
+        LLM(str(save_model(tmp_path, "llama")), tensor_parallel_size=2, **OPTIONS)

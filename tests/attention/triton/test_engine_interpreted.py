@@ -29,9 +29,11 @@ def test_equals_generate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sharin
     folder = save_model(tmp_path, "llama")
     prompts = forest_of_prompts(0)[:8]
     # So small a pool is not calibrated with, which would take minutes here.
-    llm = LLM(str(folder), dtype="float32", kv_memory="256KiB", sharing=sharing, token_budget=96)
+    llm = LLM(
+        str(folder), dtype="float32", kv_memory="256KiB", sharing=sharing, max_num_batched_tokens=96
+    )
     params = SamplingParams(temperature=0.0, max_tokens=MAX_NEW_TOKENS)
-    outputs = llm.generate(prompts, params, progress=False)
+    outputs = llm.generate(prompts, params, use_tqdm=False)
     expected = [greedy(folder, prompt, MAX_NEW_TOKENS) for prompt in prompts]
-    assert [list(out.choices[0].token_ids) for out in outputs] == expected
+    assert [list(out.outputs[0].token_ids) for out in outputs] == expected
     assert used

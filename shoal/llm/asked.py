@@ -1,0 +1,50 @@
+"""What a call asks for: `SamplingParams`, one for all prompts or one for each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shoal.errors import OptionError
+from shoal.llm.sampling_params import SamplingParams
+from shoal.sampling.sampler import check_vocabulary
+from shoal.types import RequestParams
+
+Params = SamplingParams | Sequence[SamplingParams] | None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One entry for all prompts, or one for each.
+
+    Attributes:
+        params: equal objects where the caller gave the same.
+        detokenize: whether texts are wanted.
+    """
+
+    params: list[RequestParams]
+    detokenize: list[bool]
+
+
+def asked_for(
+    params: SamplingParams | Sequence[SamplingParams], count: int, vocab_size: int
+) -> Asked:
+    """What is asked for `count` prompts, checked.
+
+    Raises:
+        OptionError: not as many as prompts, or something else than `SamplingParams`.
+        InvalidRequestError: a value is wrong, or does not fit the model.
+    """
+    given = [params] if isinstance(params, SamplingParams) else list(params)
+    if not isinstance(params, SamplingParams) and len(given) != count:
+        raise OptionError(f"{len(given)} sampling parameters for {count} prompts")
+    distinct: dict[int, RequestParams] = {}
+    for index, each in enumerate(given):
+        if id(each) in distinct:
+            continue
+        if not isinstance(each, SamplingParams):
+            raise OptionError(f"sampling_params must be SamplingParams, not {each!r:.80}.")
+        distinct[id(each)] = each.request_params()
+        prefix = f"sampling_params[{index}]."
+        check_vocabulary(distinct[id(each)], vocab_size, prefix)
+    return Asked([distinct[id(each)] for each in given], [each.detokenize for each in given])

@@ -1,0 +1,333 @@
+"""`LLM(model).generate(prompts, sampling_params)` and `.chat(messages, sampling_params)`."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+
+from shoal.answers.detokenize import Detokenizer
+from shoal.devices import make_engine
+from shoal.errors import GenerationInterrupted, InvalidRequestError, OptionError
+from shoal.llm.asked import Asked, Params, asked_for
+from shoal.llm.drive import drive, refused_outputs, summary_of
+from shoal.llm.options import CALL_OPTIONS, check, engine_options
+from shoal.llm.output_maker import OutputMaker
+from shoal.llm.request_output import RequestOutput
+from shoal.llm.sampling_params import SamplingParams
+from shoal.model.description import ModelDescription
+from shoal.prompts.chat_template import ChatTemplate
+from shoal.prompts.length_rules import LengthRules
+from shoal.prompts.prompts import ChatPrompt, parse_messages
+from shoal.prompts.python_prompts import (
+    CheckedPrompt,
+    PromptReader,
+    checked_prompt,
+    prompts_of,
+    text_of,
+)
+from shoal.prompts.render import Renderer
+from shoal.prompts.token_columns import TokenColumns
+from shoal.types import (
+    Completion,
+    Int32Array,
+    PhaseSeconds,
+    RequestParams,
+    RequestTable,
+    RunSummary,
+)
+
+Messages = Sequence[Mapping[str, Any]]
+"""A conversation: {"role", "content"} in turn."""
+
+_BUSY = threading.Lock()
+"""Held by whoever loads a model or runs one. A run has the kernels use all cores, and loading
+changes settings of torch that hold for the whole process, such as its default number format."""
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A call of `generate` or `chat` under way.
+
+    Attributes:
+        began: seconds, by `time.perf_counter`.
+        job_seed: what prompts without a seed of their own draw from.
+    """
+
+    began: float
+    job_seed: int
+
+
+class LLM:
+    """A model ready to answer whole batches, under vLLM's names.
+
+    Threads may share one, or have their own: calls wait for each other, also those of different
+    objects, so each is best given all the prompts there are. `asyncio.to_thread` works the same.
+
+    Args:
+        model: a local folder or a Hub id; None is the small model that ships with Shoal.
+        tokenizer: a folder or Hub id of another tokenizer than the model's.
+        seed: of the draws of prompts without one: a script that makes the same calls gets the
+            same answers. None: other answers each time.
+        chat_template: the text of another template than the model's, for `chat`.
+        options: those of docs/python.md: vLLM's (dtype, max_model_len, tensor_parallel_size,
+            gpu_memory_utilization, max_num_batched_tokens, trust_remote_code ...) and our own
+            (kv_memory, device, sharing, order).
+
+    Raises:
+        OptionError: an unknown option, one that is not honoured, or a wrong value.
+        ModelError: the model cannot be loaded, or needs a feature we do not honour.
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        tokenizer: str | None = None,
+        seed: int | None = 0,
+        chat_template: str | None = None,
+        **options: Any,
+    ) -> None:
+        chosen = engine_options(options)
+        with _BUSY:
+            self._description = ModelDescription.load(model, chosen, tokenizer)
+            begin = time.perf_counter()
+            self._engine = make_engine(self._description, chosen)
+            self._load_seconds = time.perf_counter() - begin
+            self._renderer = Renderer(self._description.tokenizer)
+            self._outputs = OutputMaker(Detokenizer(self._description.tokenizer))
+        self._seed, self._chat_template = seed, chat_template
+        self._calls, self._requests = itertools.count(), 0
+        self._closed = False
+        self.last_run: RunSummary | None = None
+        """What the call that ended last did: tokens computed and saved, seconds, peak memory."""
+
+    @property
+    def max_num_batched_tokens(self) -> int:
+        """Most tokens in one iteration's batch: the one given, or measured for this machine."""
+        return self._engine.machine.token_budget
+
+    def get_tokenizer(self) -> Any:
+        """The model's tokenizer, of transformers."""
+        return self._description.tokenizer
+
+    def get_default_sampling_params(self) -> SamplingParams:
+        """What calls without parameters use: vLLM's defaults, then the model's own.
+
+        They are the caller's, to be changed and given to calls.
+        """
+        return SamplingParams.of_model(self._description.generation_defaults)
+
+    def close(self) -> None:
+        """Give the weights and the KV memory back, and end the processes of several devices.
+
+        Waits for a call under way. Idempotent; calls that come later are refused.
+        """
+        with _BUSY:
+            self._closed = True
+            self._engine.close()
+
+    def generate(
+        self,
+        prompts: Any,
+        sampling_params: Params = None,
+        *,
+        use_tqdm: Any = True,
+        **others: Any,
+    ) -> list[RequestOutput]:
+        """Complete prompts, all planned together.
+
+        Nothing is kept from one call to the next. A loop of calls computes a prefix that their
+        prompts share once per call: give one call all the prompts there are.
+
+        Args:
+            prompts: texts, lists of token ids, {"prompt": text}, {"prompt_token_ids": ids}, or
+                one of these; also NumPy arrays of ids, and columns of pandas or Arrow. Millions
+                of prompts are better given as `shoal.TokenColumns` or as an Arrow column of
+                list<int32>, which are not copied.
+            sampling_params: for all prompts or one for each; None: the model's defaults.
+            use_tqdm: show progress on standard error.
+            others: what else vLLM takes, see docs/python.md.
+
+        Returns:
+            One output per prompt, in order. A request that is wrong (empty, too long, ids the
+            model does not have) or that the model failed on has `error` set and no outputs.
+
+        Raises:
+            InvalidRequestError: parameters do not fit the model; `param` names which.
+            OptionError: a prompt is neither text nor token ids, the parameters are not as many,
+                or an argument is not honoured.
+            GenerationInterrupted: Ctrl-C; a `KeyboardInterrupt` that carries what is done.
+        """
+        check(others, CALL_OPTIONS, "generate")
+        with self._call() as call:
+            values = prompts_of(prompts)
+            asked = self._asked(sampling_params, len(values))
+            if isinstance(values, TokenColumns):
+                try:
+                    table = self._column_table(values, asked.params, call.job_seed)
+                except InvalidRequestError:  # the others are run, at the price of a copy
+                    values = np.split(values.tokens, values.offsets[1:-1])
+                else:
+                    return self._run(call, table, {}, [None] * len(values), asked, use_tqdm)
+            checked = [checked_prompt(value, f"prompts[{i}]") for i, value in enumerate(values)]
+            texts = [text_of(value) for value in values]
+            return self._read_and_run(call, "prompts", checked, texts, asked, use_tqdm)
+
+    def chat(
+        self,
+        messages: Messages | Sequence[Messages],
+        sampling_params: Params = None,
+        use_tqdm: Any = True,
+        *,
+        chat_template: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **others: Any,
+    ) -> list[RequestOutput]:
+        """Answer a conversation or several, through the model's chat template.
+
+        Content is a string or a list of {"type": "text", "text"}, as in batch files. Otherwise like
+        `generate`; errors call conversation i `messages[i]`.
+
+        Args:
+            messages: one conversation, a list of {"role", "content"}, or a list of conversations.
+            chat_template: the text of another template than the model's.
+            chat_template_kwargs: passed to the template.
+            add_generation_prompt: end prompts with the beginning of an answer.
+            continue_final_message: end prompts within the last message, which answers continue;
+                needs `add_generation_prompt=False`.
+            tools: JSON schemas, for a template that reads them; an answer is the model's text.
+        """
+        check(others, CALL_OPTIONS, "chat")
+        if add_generation_prompt and continue_final_message:
+            raise OptionError("continue_final_message needs add_generation_prompt=False.")
+        arguments = {
+            "add_generation_prompt": add_generation_prompt,
+            "continue_final_message": continue_final_message,
+            "tools": list(tools) if tools else None,
+        }
+        with self._call() as call:
+            given = chat_template or self._chat_template
+            template = self._renderer.chat
+            if given or tools or not add_generation_prompt:
+                template = ChatTemplate(self.get_tokenizer(), given, arguments)
+            several = _conversations(messages)
+            asked = self._asked(sampling_params, len(several))
+            kwargs = dict(chat_template_kwargs or {})
+            checked = [_rendered(template, i, each, kwargs) for i, each in enumerate(several)]
+            texts = [text_of(prompt) for prompt in checked]
+            return self._read_and_run(call, "messages", checked, texts, asked, bool(use_tqdm))
+
+    @contextmanager
+    def _call(self) -> Iterator[_Call]:
+        """One call at a time."""
+        with _BUSY:
+            if self._closed:
+                raise OptionError("this LLM is closed; make another one.")
+            number = next(self._calls)
+            seed = secrets.randbits(62)
+            if self._seed is not None:
+                digest = blake2b(f"{self._seed}/{number}".encode(), digest_size=8).digest()
+                seed = int.from_bytes(digest) >> 2
+            yield _Call(time.perf_counter(), seed)
+
+    def _read_and_run(
+        self,
+        call: _Call,
+        name: str,
+        prompts: Sequence[CheckedPrompt],
+        texts: Sequence[str | None],
+        asked: Asked,
+        use_tqdm: Any,
+    ) -> list[RequestOutput]:
+        vocab_size = self._description.vocab_size
+        reader = PromptReader(self._renderer, vocab_size, name, call.job_seed)
+        table, refused = reader.table(prompts, asked.params, self._rules)
+        return self._run(call, table, refused, texts, asked, use_tqdm)
+
+    def _run(
+        self,
+        call: _Call,
+        table: RequestTable,
+        refused: Mapping[int, Completion],
+        texts: Sequence[str | None],
+        asked: Asked,
+        use_tqdm: Any,
+    ) -> list[RequestOutput]:
+        """The outputs of a table's requests and of those refused, in the prompts' order."""
+        first, shown = self._requests, asked.detokenize
+        self._requests += len(texts)
+
+        def make(place: int, tokens: Int32Array | None, completion: Completion) -> RequestOutput:
+            detokenize = shown[place if len(shown) > 1 else 0]
+            return self._outputs.output(
+                str(first + place), texts[place], tokens, completion, detokenize
+            )
+
+        run = self._engine.run(table)
+        planned = time.perf_counter()
+        done = refused_outputs(refused, len(texts), make)
+        try:
+            drive(run, table, done, make, bool(use_tqdm))
+        except KeyboardInterrupt as error:
+            count = sum(output is not None for output in done)
+            raise GenerationInterrupted(
+                f"interrupted with {count:,} of {len(done):,} prompts done; they are in "
+                "`outputs` of this exception.",
+                done,
+            ) from error
+        finally:
+            ended = time.perf_counter()
+            seconds = PhaseSeconds(
+                plan=planned - call.began,
+                load=self._load_seconds,
+                run=ended - planned,
+                total=ended - call.began,
+            )
+            self.last_run = summary_of(run, done, seconds)
+        return [output for output in done if output is not None]
+
+    def _asked(self, params: Params, count: int) -> Asked:
+        if params is None:
+            params = self.get_default_sampling_params()
+        return asked_for(params, count, self._description.vocab_size)
+
+    @property
+    def _rules(self) -> LengthRules:
+        return LengthRules(self._description.max_model_len, self._engine.machine.kv_tokens)
+
+    def _column_table(
+        self, columns: TokenColumns, params: Sequence[RequestParams], job_seed: int
+    ) -> RequestTable:
+        columns.check_vocabulary(self._description.vocab_size)
+        return columns.table(params, self._rules, job_seed=job_seed)
+
+
+def _conversations(messages: Any) -> list[Any]:
+    """One or several, as a list."""
+    if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Iterable):
+        raise OptionError("messages must be a conversation, a list of messages, or several.")
+    given = list(messages)
+    return [given] if given and isinstance(given[0], Mapping) else given
+
+
+def _rendered(
+    template: ChatTemplate, index: int, messages: Any, kwargs: dict[str, Any]
+) -> CheckedPrompt:
+    where = f"messages[{index}]"
+    given = [dict(m) if isinstance(m, Mapping) else m for m in messages]
+    try:
+        return template.text(ChatPrompt(parse_messages(given, where), kwargs), where)
+    except InvalidRequestError as error:
+        return error
