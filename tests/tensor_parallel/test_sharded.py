@@ -26,6 +26,7 @@ from shoal.config import Sharing
 from shoal.errors import DeviceLostError, ModelLoadError, OptionError, UnsupportedModelError
 from shoal.model.load import LoadedModel
 from shoal.tensor_parallel import workers
+from shoal.tensor_parallel.process_group import PATIENCE
 from shoal.tensor_parallel.workers import limit_sending
 from tests.helpers import forked
 from tests.helpers.ahead import run_ahead
@@ -112,7 +113,8 @@ class TestLlama:
     ) -> None:
         options = replace(llm._engine.options, sharing=sharing)
         monkeypatch.setattr(llm._engine, "options", options)
-        monkeypatch.setattr(llm._engine, "token_budget", budget)
+        machine = replace(llm._engine.machine, token_budget=budget)
+        monkeypatch.setattr(llm._engine, "machine", machine)
         assert tokens(llm, PROMPTS) == expected(folder, PROMPTS)
 
     def test_running_ahead_equals_generate(
@@ -272,7 +274,7 @@ def test_a_part_that_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.Monkey
     began = time.monotonic()
     with pytest.raises(ModelLoadError, match=r"in 2 processes: process 2 of 2 .*no such weights"):
         LLM(str(folder), tensor_parallel=2, **OPTIONS)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < PATIENCE.total_seconds() / 10
     assert not torch.distributed.is_initialized()
 
 
