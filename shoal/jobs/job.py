@@ -6,9 +6,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shoal.config import EngineOptions
-from shoal.devices import AnyRun
 from shoal.errors import JobChangedError, OutputExistsError
 from shoal.jobs.execute import EngineFactory, JobRun
 from shoal.jobs.finish import JobPaths
@@ -19,6 +19,9 @@ from shoal.model.description import ModelDescription
 from shoal.progress import Reporter, make_reporter
 from shoal.signals import Interruption
 from shoal.types import RunSummary
+
+if TYPE_CHECKING:
+    from shoal.devices import AnyRun
 
 EXIT_SUCCEEDED = 0
 EXIT_SOME_FAILED = 3
