@@ -19,6 +19,7 @@ ROOMS = ("attention", "cuda", "devices", "engine", "executor", "sampling", "tens
 NOT_TO_PLAN = [f"shoal.{room}" for room in ROOMS]
 NOT_TO_PLAN += ["shoal.llm", "shoal.model.load", "shoal.model.hook", "matplotlib"]
 NOT_TO_PLAN += ["transformers.modeling_utils", "transformers.models.llama.modeling_llama"]
+NOT_TO_PLAN += ["transformers.activations", "torch._dynamo", "torch.distributed.tensor"]
 
 
 def imported(*arguments: object) -> set[str]:
