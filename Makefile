@@ -6,10 +6,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT := out
 PEER_PYTHON ?= python3.11
+WORKERS ?= 2
 comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help install kernels sanitize demo test test-kernels test-slow wheel test-package bench bench-attention bench-int8 bench-gpu bench-planner bench-peers lint format types docs check clean
+.PHONY: help install kernels sanitize demo test test-fast test-kernels test-slow wheel test-package bench bench-attention bench-int8 bench-gpu bench-planner bench-peers lint format types docs check clean
 
 help:  ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,8 +43,11 @@ demo: install  ## Plan and run 320 support tickets on the bundled model, print t
 		--summary $(OUT)/tickets.summary.json --report $(OUT)/report --restart
 	$(BIN)/python examples/score.py $(OUT)/tickets.results.jsonl examples/answers.jsonl
 
-test: install  ## Run the tests (about ten minutes on two cores)
-	$(BIN)/python -m pytest
+test: install  ## Run the tests (about five minutes on two cores); WORKERS=..
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+
+test-fast: install  ## Run the tests that are quick, under a minute; one that is not fails here
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --timeout 30 -m 'not slow and not long'
 
 test-kernels: install  ## Run the Triton kernels without a GPU: interpreted, and compiled for Hopper
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest $$(find tests -name 'test_*_interpreted.py')

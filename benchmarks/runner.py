@@ -133,7 +133,8 @@ class Bench:
                     f"{workload.generated_tokens / result.seconds:.0f} tokens/s, "
                     f"{stolen:.1%} stolen"
                 )
-        meter.complete()
+        if scale == 1:
+            meter.complete()
         return self._record(shuffled, scale, timings, meter)
 
     def _undisturbed(self, worker: Worker, workload: Workload) -> tuple[RunResult, float]:

@@ -2,7 +2,9 @@
 
 import os
 import tempfile
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 from tests.helpers.interpreter import INTERPRETED, mend_interpreter
@@ -11,9 +13,22 @@ from tests.helpers.interpreter import INTERPRETED, mend_interpreter
 settings.register_profile("shoal", deadline=None)
 settings.load_profile("shoal")
 
+# Two processes run the tests: threads that spin while they wait would take the other's cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Calibrations of test models do not belong among the user's; one folder serves the whole session.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="shoal-tests-")
 
 collect_ignore_glob = [] if INTERPRETED else ["*_interpreted.py"]
 if INTERPRETED:
     mend_interpreter()
+
+LONG = {"benchmarks", "cuda", "devices", "e2e", "engine", "model", "tensor_parallel"}
+"""Folders whose tests run whole models or several processes. Elsewhere each is marked by itself."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(here).parts[0] in LONG:
+            item.add_marker("long")

@@ -40,6 +40,7 @@ def alone(llm: LLM) -> list[list[RequestOutput]]:
     return [llm.generate(job, GREEDY, use_tqdm=False) for job in JOBS]
 
 
+@pytest.mark.long
 def test_threads_get_the_answers_of_calls_alone(llm: LLM, alone: list[list[RequestOutput]]) -> None:
     with ThreadPoolExecutor(4) as threads:
         for _ in range(2):

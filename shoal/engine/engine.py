@@ -18,7 +18,8 @@ from shoal.engine.release import release_from
 from shoal.engine.trace import IterationTrace
 from shoal.errors import InternalError, InvalidRequestError, ModelFailedError
 from shoal.executor.executor import Executor, TorchExecutor
-from shoal.machine.placement import place, stated_blocks
+from shoal.machine.capacity import stated_blocks
+from shoal.machine.placement import place
 from shoal.model.description import ModelDescription
 from shoal.model.load import LoadedModel
 from shoal.model.memory import enough_memory

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from shoal.engine.engine import RunStats
 from shoal.types import Completion, RequestTable
+
+if TYPE_CHECKING:
+    from shoal.engine.engine import RunStats
 
 
 class Collector:

@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
 
 from shoal.answers.detokenize import Detokenizer
 from shoal.config import EngineOptions
 from shoal.costs import BLOCK_SIZE
-from shoal.devices import EngineProtocol, RunProtocol
 from shoal.errors import InternalError, InvalidRequestError, JobChangedError
 from shoal.jobs.collect import Collector
 from shoal.jobs.finish import finish_job
@@ -20,13 +20,17 @@ from shoal.jobs.journal import Journal
 from shoal.jobs.paths import JobPaths
 from shoal.jobs.reader import JobInput, read_job
 from shoal.jobs.records import RecordWriter
-from shoal.machine.placement import stated_blocks
+from shoal.machine.capacity import stated_blocks
 from shoal.model.description import ModelDescription
 from shoal.progress import ProgressState, Reporter
 from shoal.signals import Interruption
 from shoal.types import Completion, RunSummary
 
-EngineFactory = Callable[[ModelDescription, EngineOptions], EngineProtocol]
+if TYPE_CHECKING:
+    # Whoever makes the engine imports it; planning a job needs none.
+    from shoal.devices import EngineProtocol, RunProtocol
+
+EngineFactory: TypeAlias = "Callable[[ModelDescription, EngineOptions], EngineProtocol]"
 """Makes the engine of a run, which closes it."""
 
 

@@ -7,8 +7,9 @@ import time
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from shoal.devices import RunProtocol, make_engine
+from shoal.config import EngineOptions
 from shoal.errors import JobChangedError, OutputExistsError
 from shoal.jobs.disk import NewFile
 from shoal.jobs.execute import EngineFactory, JobRun
@@ -25,6 +26,9 @@ from shoal.model.description import ModelDescription
 from shoal.progress import Reporter, make_reporter
 from shoal.signals import Interruption
 from shoal.types import RunSummary
+
+if TYPE_CHECKING:
+    from shoal.devices import EngineProtocol, RunProtocol
 
 EXIT_SUCCEEDED = 0
 EXIT_SOME_FAILED = 3
@@ -54,7 +58,7 @@ class JobResult:
         return EXIT_SOME_FAILED if self.summary.requests.failed else EXIT_SUCCEEDED
 
 
-def run_job(spec: JobSpec, *, engine: EngineFactory = make_engine) -> JobResult:
+def run_job(spec: JobSpec, *, engine: EngineFactory | None = None) -> JobResult:
     """Run every request of a job and write its results, in input order.
 
     Each line that is not blank gives exactly one record, in `output` or in `errors`. Interrupted in
@@ -62,7 +66,8 @@ def run_job(spec: JobSpec, *, engine: EngineFactory = make_engine) -> JobResult:
     without lines gives an empty output.
 
     Args:
-        engine: makes the engine; called only when there is something to run.
+        engine: makes the engine, by default `shoal.devices.make_engine`; called only when there
+            is something to run.
 
     Raises:
         OptionError: paths or options are wrong, or pyarrow is missing for a table.
@@ -94,7 +99,14 @@ def run_job(spec: JobSpec, *, engine: EngineFactory = make_engine) -> JobResult:
             spool, rendered = open_table(spec.table, spec.template)
         if rendered.order is not None:
             reporter.message(f"{rendered.rows:,} rows: {rendered.order}")
-    return _JobStart(spec, paths, spool, engine, reporter).run()
+    return _JobStart(spec, paths, spool, engine or _make_engine, reporter).run()
+
+
+def _make_engine(description: ModelDescription, options: EngineOptions) -> EngineProtocol:
+    # Planning a job imports this module, and no engine.
+    from shoal.devices import make_engine
+
+    return make_engine(description, options)
 
 
 def model_files(model: str | None) -> dict[str, Path]:

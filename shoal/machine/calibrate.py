@@ -17,20 +17,16 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from shoal.costs import BLOCK_SIZE, Machine, RatesSource
+from shoal.costs import BLOCK_SIZE
 from shoal.machine.calibrate_batches import Bench
 from shoal.machine.calibrate_rates import measure_rates
 from shoal.machine.calibration_cache import Calibration, remember, remembered
-from shoal.machine.model_costs import default_costs, model_costs
 from shoal.model.description import ModelDescription
 from shoal.model.kv import KVPool
 from shoal.model.load import LoadedModel
 
 CANDIDATES = (512, 1024, 2048, 4096, 8192)
 """Token budgets that are tried, in this order."""
-
-DEFAULT_TOKEN_BUDGET = 2048
-"""Where nothing was measured: planning without weights, pools too small to try."""
 
 WORTH = {"cuda": 1.04, "cpu": 0.9}
 """How many times faster per token the next budget must be to be taken. On CUDA its activations take
@@ -72,30 +68,6 @@ def calibrated(
     _log.info("measured in %.1f s: %s", time.perf_counter() - began, calibration)
     remember(description, calibration)
     return calibration
-
-
-def token_budget_of(calibration: Calibration | None) -> int:
-    """The budget that was measured; the default where nothing was."""
-    return DEFAULT_TOKEN_BUDGET if calibration is None else calibration.token_budget
-
-
-def machine_of(
-    description: ModelDescription,
-    calibration: Calibration | None,
-    token_budget: int,
-    kv_tokens: int,
-    threads: int | None = None,
-) -> Machine:
-    """The machine, at measured rates; at those of a common one where nothing was measured.
-
-    Args:
-        threads: CPU threads of the common one; None: torch's.
-    """
-    if calibration is None:
-        costs, source = default_costs(description, threads), RatesSource.assumed
-    else:
-        costs, source = model_costs(description, calibration.rates), RatesSource.measured
-    return Machine(costs, token_budget, kv_tokens, source)
 
 
 def choose(

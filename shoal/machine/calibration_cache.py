@@ -9,8 +9,10 @@ import math
 import os
 import platform
 import tempfile
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,6 +23,9 @@ from shoal.model.description import ModelDescription
 VERSION = 6
 """Of the file, of what is measured and of the kernels: a calibration of another version is measured
 anew."""
+
+DEFAULT_TOKEN_BUDGET = 2048
+"""Where nothing was measured: planning without weights, pools too small to try."""
 
 _log = logging.getLogger(__name__)
 
@@ -57,21 +62,18 @@ def remembered(description: ModelDescription, threads: int | None = None) -> Cal
     return found if sound and min(rates) > 0 else None
 
 
+def token_budget_of(calibration: Calibration | None) -> int:
+    """The budget that was measured; the default where nothing was."""
+    return DEFAULT_TOKEN_BUDGET if calibration is None else calibration.token_budget
+
+
 def remember(description: ModelDescription, calibration: Calibration) -> None:
     """Keep a calibration; a cache that cannot be written costs a measurement next time."""
-    path = cache_path(description)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            json.dump({"version": VERSION, **asdict(calibration)}, file)
-        os.replace(file.name, path)
-    except OSError as error:
-        _log.info("cannot remember the calibration in %s: %s", path, error)
+    save_json(cache_path(description), {"version": VERSION, **asdict(calibration)})
 
 
 def cache_path(description: ModelDescription, threads: int | None = None) -> Path:
     """The file that remembers a model's calibration on this machine; see `remembered`."""
-    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     facts = (
         description.config.to_json_string(),
         str(description.dtype),
@@ -83,8 +85,25 @@ def cache_path(description: ModelDescription, threads: int | None = None) -> Pat
         torch.__version__,
         *_accelerator(description.device),
     )
+    return cache_file("calibration", facts)
+
+
+def cache_file(kind: str, facts: Iterable[str]) -> Path:
+    """The file for what depends on nothing but these facts."""
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     digest = hashlib.blake2b("\n".join(facts).encode(), digest_size=8).hexdigest()
-    return Path(cache) / "shoal" / "calibration" / f"{digest}.json"
+    return Path(cache) / "shoal" / kind / f"{digest}.json"
+
+
+def save_json(path: Path, value: dict[str, Any]) -> None:
+    """Put a file in its place, whole or not at all; that it cannot be written is only logged."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+            json.dump(value, file)
+        os.replace(file.name, path)
+    except OSError as error:
+        _log.info("cannot remember in %s: %s", path, error)
 
 
 def _accelerator(device: torch.device) -> list[str]:

@@ -1,6 +1,7 @@
-"""How large the KV pool will be, told before any weight is loaded: for explaining a plan only.
+"""How large the KV pool will be, as far as is known before any weight is loaded.
 
-A run measures (`placement`), and neither accepts nor refuses a request by an estimate.
+What options do not state is estimated, for explaining a plan only. A run measures (`placement`),
+and neither accepts nor refuses a request by an estimate.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ from enum import StrEnum
 from shoal.config import EngineOptions
 from shoal.costs import Machine
 from shoal.errors import OptionError
-from shoal.machine.calibrate import machine_of, token_budget_of
-from shoal.machine.calibration_cache import device_threads, remembered
+from shoal.machine.calibration_cache import device_threads, remembered, token_budget_of
 from shoal.machine.device_memory import CudaMemory, DeviceMemory, MemoryReading, held_by_others
-from shoal.machine.model_costs import count_weights
-from shoal.machine.placement import stated_blocks
+from shoal.machine.model_costs import machine_of
+from shoal.machine.weight_counts import count_weights
 from shoal.model.description import ModelDescription
 from shoal.scheduler import BLOCK_SIZE
+
+CPU_KV_BYTES = 2**30
+"""The KV pool of a CPU where none is stated."""
 
 
 class CapacitySource(StrEnum):
@@ -34,6 +37,18 @@ class KVCapacity:
 
     tokens: int
     source: CapacitySource
+
+
+def stated_blocks(description: ModelDescription, options: EngineOptions) -> int | None:
+    """KV blocks of the pool as far as options say; None: known once the weights are loaded.
+
+    Raises:
+        OptionError: not even one.
+    """
+    stated = options.kv_bytes
+    if stated is None and description.device.type != "cuda":
+        stated = CPU_KV_BYTES
+    return None if stated is None else description.kv_blocks(stated)
 
 
 def planned_capacity(

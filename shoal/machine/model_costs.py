@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict
 
 import torch
-from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from shoal.config import Quantization
-from shoal.costs import BLOCK_SIZE, Costs, Rates
+from shoal.costs import BLOCK_SIZE, Costs, Machine, Rates, RatesSource
+from shoal.machine.calibration_cache import Calibration
+from shoal.machine.weight_counts import count_weights
 from shoal.model.description import ModelDescription
 
 CPU_CORE_FLOPS = 1e11
@@ -53,6 +53,25 @@ def default_costs(description: ModelDescription, threads: int | None = None) -> 
     )
 
 
+def machine_of(
+    description: ModelDescription,
+    calibration: Calibration | None,
+    token_budget: int,
+    kv_tokens: int,
+    threads: int | None = None,
+) -> Machine:
+    """The machine, at measured rates; at those of a common one where nothing was measured.
+
+    Args:
+        threads: CPU threads of the common one; None: torch's.
+    """
+    if calibration is None:
+        costs, source = default_costs(description, threads), RatesSource.assumed
+    else:
+        costs, source = model_costs(description, calibration.rates), RatesSource.measured
+    return Machine(costs, token_budget, kv_tokens, source)
+
+
 def model_costs(description: ModelDescription, rates: Rates) -> Costs:
     """The model's work, counted from its config without weights, at given rates.
 
@@ -71,52 +90,6 @@ def model_costs(description: ModelDescription, rates: Rates) -> Costs:
         kv_bytes=float(description.kv_bytes_per_token),
         **asdict(rates),
     )
-
-
-@dataclass(frozen=True)
-class WeightCounts:
-    """Weights of a model, most of them of matrix products.
-
-    Attributes:
-        layers: of all layers.
-        active: those of them that one token is multiplied with.
-        head: of the output head, its own or the embedding's.
-        all: everything there is, embeddings included, what is shared counted once.
-    """
-
-    layers: int
-    active: int
-    head: int
-    all: int
-
-
-def count_weights(config: PreTrainedConfig) -> WeightCounts:
-    """Counts the weights of a causal language model, which is built without memory for them."""
-    with torch.device("meta"):
-        # transformers leaves this function without types.
-        model: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
-    head = model.get_output_embeddings()
-    experts, per_token = _experts(config)
-    aside = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-    aside |= {id(p) for p in head.parameters()}
-    layers, active = 0, 0.0
-    for name, parameter in model.named_parameters():
-        if parameter.ndim < 2 or id(parameter) in aside:
-            continue
-        layers += parameter.numel()
-        share = per_token / experts if ".experts." in name else 1.0
-        active += parameter.numel() * share
-    everything = sum(parameter.numel() for parameter in model.parameters())
-    return WeightCounts(layers, round(active), head.weight.numel(), everything)
-
-
-def _experts(config: PreTrainedConfig) -> tuple[int, int]:
-    """Experts per layer, and how many of them a token is given to; (1, 1) without any."""
-    for name in ("num_local_experts", "num_experts", "n_routed_experts"):
-        experts = getattr(config, name, None)
-        if experts:
-            return int(experts), int(config.num_experts_per_tok)
-    return 1, 1
 
 
 def _attention_flops(config: PreTrainedConfig) -> float:

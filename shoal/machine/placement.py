@@ -26,10 +26,11 @@ from shoal.cuda.graphs import (
     GraphedForward,
     scratch_blocks,
 )
-from shoal.machine.calibrate import CANDIDATES, calibrated, machine_of, token_budget_of
+from shoal.machine.calibrate import CANDIDATES, calibrated
 from shoal.machine.calibrate_batches import STEPS
 from shoal.machine.calibrate_rates import LONG, ROWS
-from shoal.machine.calibration_cache import Calibration, remembered
+from shoal.machine.calibration_cache import Calibration, remembered, token_budget_of
+from shoal.machine.capacity import stated_blocks
 from shoal.machine.device_memory import (
     CudaMemory,
     DeviceMemory,
@@ -41,12 +42,10 @@ from shoal.machine.device_memory import (
 )
 from shoal.machine.graph_trial import graphed_forward
 from shoal.machine.largest_batch import SHARED, blocks_for_probe, probe
+from shoal.machine.model_costs import machine_of
 from shoal.model.description import ModelDescription
 from shoal.model.kv import KVPool
 from shoal.model.load import LoadedModel
-
-CPU_KV_BYTES = 2**30
-"""The KV pool of a CPU where none is stated."""
 
 TRIAL_TOKENS = ROWS * -(-(LONG + STEPS) // BLOCK_SIZE) * BLOCK_SIZE
 """Tokens of the trial pool: as many as measuring the model's rates can use, if they take no more
@@ -69,18 +68,6 @@ class Placement:
     kv: KVPool
     machine: Machine
     graphs: GraphedForward | None = None
-
-
-def stated_blocks(description: ModelDescription, options: EngineOptions) -> int | None:
-    """KV blocks of the pool as far as options say; None: known once the weights are loaded.
-
-    Raises:
-        OptionError: not even one.
-    """
-    stated = options.kv_bytes
-    if stated is None and description.device.type != "cuda":
-        stated = CPU_KV_BYTES
-    return None if stated is None else description.kv_blocks(stated)
 
 
 def place(model: LoadedModel, description: ModelDescription, options: EngineOptions) -> Placement:

@@ -15,6 +15,7 @@ from transformers.dynamic_module_utils import init_hf_modules
 
 from shoal.config import Device, Dtype, EngineOptions, Quantization
 from shoal.errors import ModelLoadError, OptionError
+from shoal.model.activations import check_activations_by_name
 from shoal.model.features import (
     refuse_quantized_checkpoint,
     refuse_unsupported,
@@ -45,6 +46,8 @@ _REMEDIES = {
     "tokenizer": "Check its tokenizer files.",
     "weights": "Check its config.json and weight files.",
 }
+
+check_activations_by_name()
 
 _log = logging.getLogger(__name__)
 

@@ -29,6 +29,7 @@ def tokens_of(name):
     return parts.map(lambda lists: [token for part in lists for token in part])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", TOKENIZERS)
 @settings(max_examples=150, deadline=None)
 @given(data=st.data(), skip=st.booleans())

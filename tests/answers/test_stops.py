@@ -57,6 +57,7 @@ def token_lists(name):
     return parts.map(lambda lists: [token for part in lists for token in part])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", TOKENIZERS)
 @settings(max_examples=120, deadline=None)
 @given(data=st.data(), skip=st.booleans(), min_tokens=st.integers(0, 12))

@@ -313,6 +313,7 @@ def test_requests_kept_out_of_sharing_are_not_looked_at() -> None:
     assert found.prompts == []
 
 
+@pytest.mark.long
 def test_a_large_job_is_judged_by_a_part_of_it() -> None:
     rng = np.random.default_rng(0)
     number, size, families = 34_000, 80, 340

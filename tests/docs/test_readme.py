@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.long
 def test_the_python_example(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """On the first two tickets instead of all."""
     found = re.search(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.S | re.M)

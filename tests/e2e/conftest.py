@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["shoal.cli", "shoal.jobs", "shoal.engine.engine"])
+_CONTEXT.set_forkserver_preload(["shoal.cli", "shoal.jobs", "shoal.tables", "shoal.devices"])
 
 
 def _child(arguments: Sequence[str], folder: str) -> None:

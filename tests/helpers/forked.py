@@ -29,7 +29,7 @@ from shoal.tensor_parallel import rank_worker
 from shoal.tensor_parallel.shard import Shard
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["shoal.cli", "shoal.jobs", "shoal.engine.engine"])
+CONTEXT.set_forkserver_preload(["shoal.cli", "shoal.jobs", "shoal.tables", "shoal.devices"])
 
 
 class Forked:

@@ -18,6 +18,7 @@ from tests.helpers.kills import run_with_kills
 KILLS = 24
 
 
+@pytest.mark.long
 def test_random_kills(job: Job, tmp_path: Path) -> None:
     lines = [*MIXED, *[chat(f"r{i}", f"request {i}", n=1 + i % 3) for i in range(150)]]
     job.write(lines)
@@ -66,6 +67,7 @@ def kill_at_write(number: int, torn: bool) -> None:
         setattr(os, name, dying(name, getattr(os, name)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("torn", [False, True])
 def test_a_kill_at_each_write(job: Job, torn: bool) -> None:
     job.write(MIXED).run()

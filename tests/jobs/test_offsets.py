@@ -13,6 +13,7 @@ from tests.answers.test_context import DETOKENIZERS, TOKENIZERS, tokens_of
 from tests.helpers.request_tables import one, table
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", TOKENIZERS)
 @settings(max_examples=100, deadline=None)
 @given(data=st.data(), skip=st.booleans(), echo=st.booleans())

@@ -224,6 +224,7 @@ print(len(job.table), len(job.table.tokens), (after - before) * 1024)
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("requests", "tokens"), [(4000, 400), pytest.param(200_000, 500, marks=pytest.mark.slow)]
 )

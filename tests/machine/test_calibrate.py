@@ -14,12 +14,18 @@ from shoal.engine.engine import Engine
 from shoal.machine import calibrate
 from shoal.machine.calibrate import (
     CANDIDATES,
-    DEFAULT_TOKEN_BUDGET,
     MOST_SECONDS,
     WORTH,
     choose,
 )
-from shoal.machine.calibration_cache import VERSION, Calibration, cache_path, remember, remembered
+from shoal.machine.calibration_cache import (
+    DEFAULT_TOKEN_BUDGET,
+    VERSION,
+    Calibration,
+    cache_path,
+    remember,
+    remembered,
+)
 from shoal.machine.model_costs import default_costs, model_costs
 from shoal.model.description import ModelDescription
 from tests.helpers.models import save_model
@@ -183,6 +189,7 @@ def test_a_cache_that_cannot_be_written_stops_nothing(
     assert LLM(folder, dtype="float32", kv_memory="16MiB").max_num_batched_tokens in CANDIDATES
 
 
+@pytest.mark.long
 def test_small_pools_and_given_budgets_are_not_measured(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from benchmarks.models import MODELS, make_config
 from shoal.config import EngineOptions, Quantization
 from shoal.costs import Rates
-from shoal.machine.model_costs import count_weights, default_costs, model_costs
+from shoal.machine.model_costs import default_costs, model_costs
+from shoal.machine.weight_counts import count_weights
 from shoal.model.description import ModelDescription
 from tests.helpers.models import ARCHITECTURES, save_model
 

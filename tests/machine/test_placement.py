@@ -14,9 +14,16 @@ import shoal.machine.placement as place_module
 from shoal.attention.reference import ReferenceAttention
 from shoal.config import EngineOptions
 from shoal.errors import OptionError
-from shoal.machine.calibrate import CANDIDATES, DEFAULT_TOKEN_BUDGET
-from shoal.machine.capacity import CapacitySource, estimate, planned_capacity
-from shoal.machine.placement import CPU_KV_BYTES, Placement, Placing, place, stated_blocks
+from shoal.machine.calibrate import CANDIDATES
+from shoal.machine.calibration_cache import DEFAULT_TOKEN_BUDGET
+from shoal.machine.capacity import (
+    CPU_KV_BYTES,
+    CapacitySource,
+    estimate,
+    planned_capacity,
+    stated_blocks,
+)
+from shoal.machine.placement import Placement, Placing, place
 from shoal.model.description import ModelDescription
 from shoal.model.kv import KVPool
 from shoal.scheduler import BLOCK_SIZE

@@ -4,6 +4,7 @@ import time
 from collections import Counter
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -57,6 +58,7 @@ def test_forest_is_the_naive_trie(job: Job) -> None:
         assert forest.request[v] in below
 
 
+@pytest.mark.long
 @settings(deadline=None)
 @given(jobs())
 def test_each_request_knows_its_deepest_node(job: Job) -> None:

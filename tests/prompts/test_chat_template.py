@@ -195,6 +195,7 @@ DROPPER = renderer(
 )
 
 
+@pytest.mark.long
 @settings(max_examples=300, deadline=None)
 @example([("u", "<u"), ("u", "hi")], {0})  # the template puts it together from "<" and the role
 @given(

@@ -53,6 +53,7 @@ def test_code_that_catches_what_it_can_is_stopped(monkeypatch: pytest.MonkeyPatc
     assert len(caught) == 3
 
 
+@pytest.mark.long
 def test_nothing_strikes_when_a_call_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calls that end just when their time is up, in several threads at once."""
     interval = sys.getswitchinterval()

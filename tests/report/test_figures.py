@@ -145,6 +145,7 @@ def test_the_smallest_plans(prompts: list[list[int]], headline: str) -> None:
     assert svg(figure)
 
 
+@pytest.mark.long
 def test_a_large_plan_stays_a_small_picture() -> None:
     groups = product(range(60), range(40), range(30))
     table = Job([[a] * 60 + [b] * 40 + [c] for a, b, c in groups]).table
@@ -155,6 +156,7 @@ def test_a_large_plan_stays_a_small_picture() -> None:
     assert len(svg(figure)) < 1_500_000
 
 
+@pytest.mark.long
 def test_svg_is_deterministic_and_complete() -> None:
     ran = run(tickets())
     for draw in (lambda: batches(ran), lambda: plan_figure(ran.plan, ran.prompt_lengths)):
@@ -169,6 +171,7 @@ def test_svg_is_deterministic_and_complete() -> None:
         assert all(target.startswith(("#", "data:")) for target in targets), "nothing external"
 
 
+@pytest.mark.long
 def test_pyplot_is_never_loaded() -> None:
     code = (
         "import sys; from shoal.report.figures import *; from shoal.report.figures import svg\n"

@@ -121,6 +121,7 @@ def test_top_p_keeps_the_token_that_crosses_and_the_lower_of_equals(place):
 COARSE = st.lists(st.integers(-6, 6), min_size=24, max_size=24)
 
 
+@pytest.mark.long
 @settings(max_examples=150, deadline=None)
 @given(
     rows=st.lists(

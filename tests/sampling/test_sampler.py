@@ -114,6 +114,7 @@ def test_each_sampler_draws_from_its_distribution(chosen, device):
     assert_fits(tokens, reference(params, outputs))
 
 
+@pytest.mark.long
 def test_positions_of_one_sequence_are_fair_too():
     params = RequestParams(top_p=0.9)
     sampler = sampler_with(params)

@@ -42,6 +42,7 @@ class LearningDriver(Driver):
         self.scheduler.replan(self.plan)
 
 
+@pytest.mark.long
 @settings(max_examples=300, deadline=None)
 @given(jobs(), st.data())
 def test_learning_and_replanning_change_no_answer(job: Job, data: st.DataObject) -> None:
@@ -116,6 +117,7 @@ def run_to_end(learns: bool, seed: int = 5) -> tuple[Scheduler, list[int]]:
     return scheduler, ended
 
 
+@pytest.mark.long
 def test_learning_fills_the_memory_and_is_calibrated_and_repeatable() -> None:
     prior, _ = run_to_end(learns=False)
     learnt, ended = run_to_end(learns=True)

@@ -129,6 +129,7 @@ class AheadDriver(Driver):
             assert self.answers[sequence] == expected
 
 
+@pytest.mark.long
 @settings(max_examples=120, deadline=None)
 @given(jobs())
 def test_the_answers_are_the_same(job: Job) -> None:
@@ -142,6 +143,7 @@ def test_the_answers_are_the_same(job: Job) -> None:
     assert stats.preemptions or stats.prompt_tokens_recomputed == 0
 
 
+@pytest.mark.long
 @settings(max_examples=120, deadline=None)
 @given(jobs(), st.sets(st.integers(0, 25), max_size=4), st.sets(st.integers(0, 25), max_size=4))
 def test_batches_that_fail_at_launch_or_later(job: Job, launch: set[int], late: set[int]) -> None:
@@ -154,6 +156,7 @@ def test_batches_that_fail_at_launch_or_later(job: Job, launch: set[int], late: 
     assert once == driver.plan.computed_prompt_tokens, "what failed is counted apart"
 
 
+@pytest.mark.long
 @settings(max_examples=80, deadline=None)
 @given(
     jobs(),
@@ -168,6 +171,7 @@ def test_cancelling_while_batches_are_under_way(
     driver.check()
 
 
+@pytest.mark.long
 @settings(max_examples=60, deadline=None)
 @given(jobs(), st.integers(1, 20), st.sets(st.integers(0, 20), max_size=2))
 def test_a_budget_that_shrinks_below_the_decodes(job: Job, most: int, late: set[int]) -> None:

@@ -106,6 +106,7 @@ class Driver:
         assert self.executor.retained == {}
 
 
+@pytest.mark.long
 @settings(max_examples=300, deadline=None)
 @given(jobs())
 def test_every_job_ends_with_the_right_answers_and_an_empty_pool(job: Job) -> None:
@@ -122,6 +123,7 @@ def test_every_job_ends_with_the_right_answers_and_an_empty_pool(job: Job) -> No
     assert stats.preemptions or stats.prompt_tokens_recomputed == 0
 
 
+@pytest.mark.long
 @settings(max_examples=100, deadline=None)
 @given(jobs())
 def test_exact_lengths_and_ample_memory_never_preempt(job: Job) -> None:
@@ -132,6 +134,7 @@ def test_exact_lengths_and_ample_memory_never_preempt(job: Job) -> None:
     assert driver.scheduler.stats.preemptions == 0
 
 
+@pytest.mark.long
 @settings(max_examples=150, deadline=None)
 @given(jobs(), st.data())
 def test_failed_batches_are_retried_one_sequence_at_a_time(job: Job, data: st.DataObject) -> None:
@@ -169,6 +172,7 @@ def test_failed_batches_are_retried_one_sequence_at_a_time(job: Job, data: st.Da
         )
 
 
+@pytest.mark.long
 @settings(max_examples=100, deadline=None)
 @given(jobs(), st.data())
 def test_cancelling_at_any_time_leaks_nothing(job: Job, data: st.DataObject) -> None:

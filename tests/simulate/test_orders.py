@@ -42,6 +42,7 @@ def test_a_small_job_is_simulated_itself() -> None:
         assert choice.seconds[order] == pytest.approx(run.seconds)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("groups", [2, 12])
 def test_a_miniature_predicts_a_large_job(groups: int) -> None:
     table, plan = planned(two_kinds(requests=1000 // groups, groups=groups))

@@ -39,6 +39,7 @@ costs = st.builds(
 )
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=150)
 @given(
     jobs(max_runs=7),

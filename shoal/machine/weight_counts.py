@@ -1,0 +1,96 @@
+"""How many weights a model has, counted from its config and remembered.
+
+Counting imports and builds the model's classes, which takes longer than to plan a small job.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import PreTrainedConfig
+
+from shoal.machine.calibration_cache import cache_file, save_json
+
+
+@dataclass(frozen=True)
+class WeightCounts:
+    """Weights of a model, most of them of matrix products.
+
+    Attributes:
+        layers: of all layers.
+        active: those of them that one token is multiplied with.
+        head: of the output head, its own or the embedding's.
+        all: everything there is, embeddings included, what is shared counted once.
+    """
+
+    layers: int
+    active: int
+    head: int
+    all: int
+
+
+def count_weights(config: PreTrainedConfig) -> WeightCounts:
+    """The weights of a causal language model, counted, or remembered of a config like it."""
+    path = _cache_path(config)
+    counts = None if path is None else _remembered(path)
+    if counts is None:
+        counts = _count(config)
+        if path is not None:
+            save_json(path, asdict(counts))
+    return counts
+
+
+def _remembered(path: Path) -> WeightCounts | None:
+    """None where there is nothing that makes sense."""
+    try:
+        counts = WeightCounts(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+    sound = all(type(number) is int and number > 0 for number in asdict(counts).values())
+    return counts if sound else None
+
+
+def _cache_path(config: PreTrainedConfig) -> Path | None:
+    """The file that remembers; None for a model whose own code says what it is made of."""
+    if getattr(config, "auto_map", None):
+        return None
+    facts = (type(config).__name__, config.to_json_string(), transformers.__version__)
+    return cache_file("weights", facts)
+
+
+def _count(config: PreTrainedConfig) -> WeightCounts:
+    """The model is built without memory for its weights."""
+    # Only here: with it come seconds of imports.
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        # transformers leaves this function without types.
+        model: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    head = model.get_output_embeddings()
+    experts, per_token = _experts(config)
+    aside = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    aside |= {id(p) for p in head.parameters()}
+    layers, active = 0, 0.0
+    for name, parameter in model.named_parameters():
+        if parameter.ndim < 2 or id(parameter) in aside:
+            continue
+        layers += parameter.numel()
+        share = per_token / experts if ".experts." in name else 1.0
+        active += parameter.numel() * share
+    everything = sum(parameter.numel() for parameter in model.parameters())
+    return WeightCounts(layers, round(active), head.weight.numel(), everything)
+
+
+def _experts(config: PreTrainedConfig) -> tuple[int, int]:
+    """Experts per layer, and how many of them a token is given to; (1, 1) without any."""
+    for name in ("num_local_experts", "num_experts", "n_routed_experts"):
+        experts = getattr(config, name, None)
+        if experts:
+            return int(experts), int(config.num_experts_per_tok)
+    return 1, 1
