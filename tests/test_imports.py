@@ -17,7 +17,7 @@ print(*sys.modules, file=sys.stderr)
 """
 ROOMS = ("attention", "cuda", "devices", "engine", "executor", "sampling", "tensor_parallel")
 NOT_TO_PLAN = [f"shoal.{room}" for room in ROOMS]
-NOT_TO_PLAN += ["shoal.llm", "shoal.model.load", "shoal.model.hook", "matplotlib"]
+NOT_TO_PLAN += ["shoal.llm.llm", "shoal.model.load", "shoal.model.hook", "matplotlib"]
 NOT_TO_PLAN += ["transformers.modeling_utils", "transformers.models.llama.modeling_llama"]
 NOT_TO_PLAN += ["transformers.activations", "torch._dynamo", "torch.distributed.tensor"]
 

@@ -90,7 +90,7 @@ def test_is_measured_once_and_remembered(
     assert cache_path(description).is_relative_to(cache)
     known = remembered(description)
     assert known is not None
-    assert known.max_num_batched_tokens == first.max_num_batched_tokens
+    assert known.token_budget == first.max_num_batched_tokens
     monkeypatch.setattr(calibrate, "choose", pytest.fail)
     assert (
         LLM(folder, dtype="float32", kv_memory="16MiB").max_num_batched_tokens

@@ -235,7 +235,7 @@ def test_sharing_and_batches_change_nothing_but_rounding(tmp_path: Path) -> None
 
 @needs_int8
 def test_accuracy_of_the_bundled_model() -> None:
-    assert accuracy(tickets("int8")) >= 0.95
+    assert accuracy(tickets("int8", 1.0)) >= 0.95
 
 
 @pytest.mark.parametrize(
