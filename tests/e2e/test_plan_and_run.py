@@ -122,10 +122,10 @@ def test_a_pilot_is_part_of_the_plan_shown(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(pilot, "_SMALL_JOB", 100)
     monkeypatch.setattr(pilot, "_RECOMPUTED_SHARE", 1.0)
     monkeypatch.setattr(pilot, "_MOST", 0.2)
-    lines = [
-        chat(f"r-{i}", f"order {i}", i % 2, max_tokens=64, temperature=1, stop=["e", "a", " ", "o"])
-        for i in range(210)
-    ]
+    # Two prefixes so long that they are shared, and nothing else is, whatever a segment costs here.
+    prefixes = [20] * 300, [21] * 300
+    sampling = {"max_tokens": 64, "temperature": 1, "stop": ["e", "a", " ", "o"]}
+    lines = [completion(f"r-{i}", [*prefixes[i % 2], 30 + i], **sampling) for i in range(210)]
     plan, summary, run = planned_and_run(lines)
     check(plan, summary, run)
     assert plan["plan"]["pilots"] > 0
