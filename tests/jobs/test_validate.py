@@ -307,6 +307,7 @@ JSON = st.recursive(
 FIELDS = [*RequestParams.model_fields, "messages", "prompt", "stream", "model", "user", "best_of"]
 
 
+@pytest.mark.long
 @settings(max_examples=400, deadline=None)
 @given(
     st.sampled_from([chat("a"), completion("a")]),

@@ -134,6 +134,7 @@ def test_work_is_that_of_a_token_by_token_count(job: Job) -> None:
 # Plans.
 
 
+@pytest.mark.long
 @settings(deadline=None)
 @given(jobs(), st.sampled_from(Sharing), machines, st.data())
 def test_blend_is_a_plan_whatever_the_input_order(

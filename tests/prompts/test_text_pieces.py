@@ -50,6 +50,7 @@ def in_pieces(made: PieceTokenizer, texts: list[str], special: bool) -> list[lis
     return [list(ids) for ids in made.encode(texts, add_special_tokens=special)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", MAKERS)
 @settings(max_examples=120, deadline=None)
 @given(shared=TEXTS, own=st.lists(TEXTS, min_size=1, max_size=4), chunk=st.integers(0, 20))

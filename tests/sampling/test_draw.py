@@ -87,6 +87,7 @@ SETTINGS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("chosen", SETTINGS, ids=str)
 @pytest.mark.parametrize(("vocab", "spread"), [(20, 1.5), (700, 3.0), (700, 0.1), (5001, 2.0)])
