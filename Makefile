@@ -43,10 +43,10 @@ demo: install  ## Plan and run 320 support tickets on the bundled model, print t
 		--summary $(OUT)/tickets.summary.json --report $(OUT)/report --restart
 	$(BIN)/python examples/score.py $(OUT)/tickets.results.jsonl examples/answers.jsonl
 
-test: install  ## Run the tests (about five minutes on two cores); WORKERS=..
+test: install  ## Run the tests in two processes; WORKERS=..
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
-test-fast: install  ## Run the tests that are quick, under a minute; one that is not fails here
+test-fast: install  ## Run the tests that are quick; one that takes over 30 seconds fails here
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --timeout 30 -m 'not slow and not long'
 
 test-kernels: install  ## Run the Triton kernels without a GPU: interpreted, and compiled for Hopper
