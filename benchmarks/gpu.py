@@ -1,14 +1,19 @@
-"""Shoal on a GPU, in one command and ten minutes: `python3 -m benchmarks.gpu` (`make bench-gpu`).
+"""Shoal on a GPU, in one command: `python3 -m benchmarks.gpu` (`make bench-gpu`).
 
 Needs torch, Triton, transformers and numpy beside this repository: no installation, no network, no
 files of a model. Parts, in the order they run, each taking what time it needs of what is left:
 
-- ceilings: a large copy, matrix products;
+- tests: the tests that only a GPU can run;
 - equality: greedy float32 tokens against transformers, under every sharing;
+- ceilings: a large copy, matrix products;
+- tune: other sizes of the attention kernel's tiles;
 - kernel: segment attention against its ceiling, torch's attention, and two launches;
-- end-to-end: workloads on llama-8b's shape under Shoal's and the baselines' policies.
+- end-to-end: workloads on llama-8b's shape under Shoal's and the baselines' policies;
+- monkeys: 1,024 samples of each of a few prompts on llama-1b's shape, a published workload.
 
-Every figure is a JSON line, printed and appended to the results as soon as it is known.
+`--stage` chooses parts that belong together, and their time. Every figure is a JSON line, printed
+and appended to the results as soon as it is known; `--resume` leaves out what a file of such lines
+has already. A short table comes last.
 """
 
 from __future__ import annotations
@@ -18,12 +23,36 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 _BEGAN = time.perf_counter()
 
-PARTS = ("ceilings", "equality", "kernel", "end-to-end")
+PARTS = ("tests", "equality", "ceilings", "tune", "kernel", "end-to-end", "monkeys")
+USUAL = ("equality", "ceilings", "kernel", "end-to-end", "monkeys")
 MINUTES = 9.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Parts that are run together, and the time they are given unless another is."""
+
+    parts: tuple[str, ...]
+    minutes: float
+    workloads: tuple[str, ...] = ()
+    policies: tuple[str, ...] = ()
+
+
+STAGES = {
+    1: Stage(("tests", "equality"), 2.5),
+    2: Stage(
+        ("ceilings", "kernel", "end-to-end"),
+        4.0,
+        ("shared-2k", "tight-2k", "n-best", "none"),
+        ("shoal", "sorted-lru", "fcfs-lru"),
+    ),
+    3: Stage(("ceilings", "monkeys"), 2.0),
+}
 NO_DEVICE = "torch sees no CUDA device here; --smoke runs everything tiny on the CPU"
 RESULTS = Path(__file__).parent / "results"
 
@@ -43,11 +72,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from benchmarks.bare import import_shoal
 
     stand_in = import_shoal()
-    from benchmarks.gpu_parts.session import Session
+    from benchmarks.gpu_parts.records import earlier_records
+    from benchmarks.gpu_parts.session import Choice, Session
 
+    stage = STAGES.get(chosen.stage, Stage(USUAL, MINUTES))
+    choice = Choice(
+        chosen.parts or stage.parts,
+        chosen.workloads or stage.workloads,
+        chosen.policies or stage.policies,
+    )
     results = chosen.results or (None if chosen.smoke else RESULTS)
-    left = chosen.minutes * 60 - (time.perf_counter() - _BEGAN)
-    Session(left, results, chosen.smoke, pydantic=not stand_in).run(chosen.parts, chosen.workloads)
+    known = earlier_records(chosen.resume) if chosen.resume else []
+    left = (chosen.minutes or stage.minutes) * 60 - (time.perf_counter() - _BEGAN)
+    Session(left, results, chosen.smoke, not stand_in, known).run(choice)
     return 0
 
 
@@ -58,14 +95,12 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--parts", type=_parts, default=",".join(PARTS), help="some of %(default)s")
-    add(
-        "--workloads",
-        type=_workloads,
-        default=[],
-        help="of end-to-end, default all: more time each",
-    )
-    add("--minutes", type=float, default=MINUTES, help="most time to take (default %(default)s)")
+    add("--stage", type=int, choices=STAGES, help="parts that belong together, and their time")
+    add("--parts", type=_parts, help=f"some of {','.join(PARTS)} (default {','.join(USUAL)})")
+    add("--workloads", type=_workloads, help="of end-to-end, default all: more time each")
+    add("--policies", type=_policies, help="of end-to-end, default all")
+    add("--minutes", type=float, help=f"most time to take (default {MINUTES}, or the stage's)")
+    add("--resume", type=Path, metavar="JSONL", help="records of what need not be measured again")
     add("--results", type=Path, help=f"folder for gpu.jsonl (default {RESULTS}; none with --smoke)")
     add("--smoke", action="store_true", help="everything tiny, on the CPU; the figures say nothing")
     return parser
@@ -80,6 +115,12 @@ def _workloads(text: str) -> list[str]:
     from benchmarks.workloads import SPECS
 
     return _names(text, tuple(SPECS))
+
+
+def _policies(text: str) -> list[str]:
+    from benchmarks.gpu_parts.contenders import POLICIES
+
+    return _names(text, tuple(POLICIES))
 
 
 def _names(text: str, known: Sequence[str]) -> list[str]:

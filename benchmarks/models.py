@@ -67,6 +67,9 @@ MODELS = {
 LLAMA_8B = ModelShape("Llama", 4096, 32, 32, 8, 14336, 128_256, tied=False)
 """That of Llama 3.1 8B; 16 GB in bfloat16, made in the memory of a GPU (`benchmarks/gpu.py`)."""
 
+LLAMA_1B = ModelShape("Llama", 2048, 16, 32, 8, 8192, 128_256)
+"""That of Llama 3.2 1B."""
+
 
 def ensure_model(name: str, folder: Path) -> Path:
     """The model's folder below `folder`, made on first use."""

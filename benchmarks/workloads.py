@@ -55,6 +55,14 @@ SPECS = {
     ),
     "n-best": Spec("parallel samples of one prompt", (Group(16, 1, 512, 0, 128),), 16, 1.0),
 }
+MONKEYS = "monkeys"
+GPU_SPECS = {
+    MONKEYS: Spec("very many samples of few prompts", (Group(1, 1, 715, 0, 700),), 1024, 0.6),
+}
+"""Too large for a CPU. `monkeys` times 128 has the sizes of the benchmark that Tokasaurus published
+(`standalone_monkeys_gsm8k.py` of its repository): 128 problems of GSM8K, each behind four solved
+ones of its own, 1,024 samples each at temperature 0.6. A run of Modal's copy of it counted 91,574
+prompt tokens and 91,941,963 generated ones, hence the lengths."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +102,7 @@ class Workload:
 def make_workload(
     name: str, vocabulary: int, scale: float = 1.0, seed: int = _SEED, times: int = 1
 ) -> Workload:
-    """A workload of `SPECS`.
+    """A workload of `SPECS` or `GPU_SPECS`.
 
     Args:
         vocabulary: ids are below it.
@@ -103,7 +111,7 @@ def make_workload(
         seed: another seed gives other tokens and another order.
         times: multiplies the groups, and so the requests; what they share stays as it is.
     """
-    spec = SPECS[name]
+    spec = (SPECS | GPU_SPECS)[name]
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
     prompts: list[Tokens] = []
     outputs: list[int] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.workloads import Workload, common_prefixes
+from benchmarks.workloads import MONKEYS, Workload, common_prefixes
 from shoal.scheduler import BLOCK_SIZE
 
 MOST_TIMES = 32
@@ -20,11 +20,13 @@ class Cell:
 
     Attributes:
         tight: half of the distinct prompt tokens fit the KV memory; otherwise all of it is used.
+        profiled: whether some of our iterations are looked at from inside, after the runs.
     """
 
     workload: str
     tight: bool = False
     policies: tuple[str, ...] = _ALL
+    profiled: bool = False
 
     @property
     def name(self) -> str:
@@ -33,8 +35,8 @@ class Cell:
 
 
 CELLS = (
-    Cell("tight-2k", tight=True, policies=_WIDER),
-    Cell("shared-2k", policies=_WIDER),
+    Cell("tight-2k", tight=True, policies=_WIDER, profiled=True),
+    Cell("shared-2k", policies=_WIDER, profiled=True),
     Cell("wide-2k"),
     Cell("mixed"),
     Cell("tree"),
@@ -42,6 +44,10 @@ CELLS = (
     Cell("n-best"),
     Cell("shared-2k", tight=True),
 )
+
+MONKEYS_CELLS = (Cell(MONKEYS, policies=("shoal",), profiled=True),)
+MONKEYS_TIMES = 128
+"""Times one problem: the whole published workload."""
 
 
 def tight_blocks(workload: Workload) -> int:

@@ -27,6 +27,7 @@ from benchmarks.gpu_parts.contenders import (
     summary,
 )
 from benchmarks.gpu_parts.floors import Paces, ceiling_costs, floor_of, private_reads
+from benchmarks.gpu_parts.profile import profile_run
 from benchmarks.gpu_parts.race import Load, Race
 from benchmarks.gpu_parts.records import Recorder
 from benchmarks.models import ModelShape
@@ -46,6 +47,10 @@ WARM_UP = 0.25
 PATIENCE = 4.0
 """A run is given up when it takes this many times as long as expected, and `LEAST_PATIENCE`."""
 LEAST_PATIENCE = 40.0
+PROFILED_FROM = 0.35
+"""Share of a run's iterations after which some are looked at from inside."""
+PROFILED = 24
+"""How many."""
 
 
 @dataclass
@@ -120,6 +125,8 @@ class Bench:
         return engine
 
     def _run_cell(self, cell: Cell, deadline: Deadline, share: float) -> None:
+        if all(self._knows(cell, policy) for policy in cell.policies):
+            return
         once = self._workload(cell, times=1)
         blocks = self._blocks_of(cell, once)
         expected = self._expectation(self._load(once, blocks))
@@ -145,6 +152,17 @@ class Bench:
             return
         self._warm_up(engine, cell, chosen, deadline)
         self._race(race, engine, deadline)
+        if cell.profiled and OURS in race.outcomes and deadline.left > race.outcomes[OURS].seconds:
+            self._profile(race, engine)
+
+    def _knows(self, cell: Cell, policy: str) -> bool:
+        model, kv = self.description.name, self._kv_name(cell)
+        return self.recorder.knows(
+            "end-to-end", workload=cell.workload, kv=kv, model=model, policy=policy
+        )
+
+    def _kv_name(self, cell: Cell) -> str:
+        return "tight" if cell.tight else "ample"
 
     def _race(self, race: Race, engine: Engine, deadline: Deadline) -> None:
         expected = self._expectation(race.load)
@@ -168,6 +186,16 @@ class Bench:
             race.add(name, workload, outcome)
             self._add(race, name, engine, **self._figures(race, name, outcome))
 
+    def _profile(self, race: Race, engine: Engine) -> None:
+        """Some of our iterations again, from inside."""
+        skip = int(PROFILED_FROM * race.outcomes[OURS].iterations)
+        try:
+            figures = profile_run(engine, race.workload, skip, PROFILED)
+        except Exception as error:
+            figures = {"error": f"{type(error).__name__}: {error}"[:500]}
+        model = self.description.name
+        self.recorder.add("profile", workload=race.cell.workload, model=model, **figures)
+
     def _timed(self, engine: Engine, name: str, workload: Workload, limit: Deadline) -> Outcome:
         try:
             return run_policy(engine, POLICIES[name], workload, limit.check, self._lru_budget)
@@ -189,7 +217,7 @@ class Bench:
         self.recorder.add(
             "end-to-end",
             workload=race.cell.workload,
-            kv="tight" if race.cell.tight else "ample",
+            kv=self._kv_name(race.cell),
             kv_tokens=engine.machine.kv_tokens,
             model=self.description.name,
             policy=name,

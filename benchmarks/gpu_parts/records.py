@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.runner import commit, rounded
+from benchmarks.runner import commit, rounded, say
 
 FILE = "gpu.jsonl"
 Record = dict[str, Any]
@@ -38,9 +39,15 @@ class Machine:
 class Recorder:
     """Appends every record to a file and prints it; nothing is kept back."""
 
-    def __init__(self, machine: Machine, folder: Path | None) -> None:
-        """`folder`: holds `gpu.jsonl`; None: records are only printed."""
+    def __init__(self, machine: Machine, folder: Path | None, known: Sequence[Record] = ()) -> None:
+        """Begin.
+
+        Args:
+            folder: holds `gpu.jsonl`; None: records are only printed.
+            known: of an earlier run, to go on from; see `earlier_records`.
+        """
         self.records: list[Record] = []
+        self._known = [r for r in known if r.get("device") == machine.name]
         self._path = folder / FILE if folder else None
         self._common: Record = {
             "device": machine.name,
@@ -48,6 +55,21 @@ class Recorder:
             "commit": commit(),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         }
+
+    def known(self, part: str, **values: Any) -> Record | None:
+        """What an earlier run on this device found, neither failed nor skipped; None: nothing."""
+        wanted = {"part": part, **values}.items()
+        for record in reversed(self._known):
+            if wanted <= record.items() and not {"error", "skipped"} & record.keys():
+                return record
+        return None
+
+    def knows(self, part: str, **values: Any) -> bool:
+        """Whether an earlier run has this; said aloud."""
+        if self.known(part, **values) is None:
+            return False
+        say(f"known already: {part} {' '.join(map(str, values.values()))}")
+        return True
 
     def add(self, part: str, **values: Any) -> Record:
         """Print and save a record of a part."""
@@ -60,6 +82,11 @@ class Recorder:
             with self._path.open("a") as file:
                 file.write(line + "\n")
         return record
+
+
+def earlier_records(path: Path) -> list[Record]:
+    """The records of a file that `Recorder` wrote."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def versions() -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,20 @@ from typing import Any
 import torch
 
 from benchmarks.gpu_parts.ceilings import Ceilings, measure_ceilings
+from benchmarks.gpu_parts.cells import Cell
 from benchmarks.gpu_parts.clock import Deadline, Stopwatch, stopwatch
 from benchmarks.gpu_parts.contenders import OURS, POLICIES, run_policy
 from benchmarks.gpu_parts.end_to_end import Bench
 from benchmarks.gpu_parts.equality import check_equality
+from benchmarks.gpu_parts.hardware_tests import SUITES, run_suites
 from benchmarks.gpu_parts.kernel import KernelBench
 from benchmarks.gpu_parts.model import describe, random_model
 from benchmarks.gpu_parts.peer import NAME as PEER
 from benchmarks.gpu_parts.peer import run_peer
-from benchmarks.gpu_parts.records import Machine, Recorder, versions
-from benchmarks.gpu_parts.sizes import Sizes, real_sizes, smoke_sizes
+from benchmarks.gpu_parts.records import Machine, Record, Recorder, versions
+from benchmarks.gpu_parts.sizes import Runs, Sizes, real_sizes, smoke_sizes
+from benchmarks.gpu_parts.table import table
+from benchmarks.gpu_parts.tune import tune
 from benchmarks.runner import say
 from benchmarks.workloads import Workload, make_workload
 from shoal.attention import AttentionBackend, select_backend
@@ -32,14 +36,46 @@ KERNEL_SHARE = 0.3
 """Most of the time left that the kernel part takes when whole workloads are to follow."""
 PEER_SECONDS = 45.0
 """Kept for the outside peer."""
-AMPLE_SHARE = 0.6
+AMPLE_SHARE = 0.75
 """Of the memory the model leaves free, for KV."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is run of what there is.
+
+    Attributes:
+        parts: of `PARTS` in `benchmarks.gpu`.
+        workloads, policies: of end-to-end; none: all.
+    """
+
+    parts: Sequence[str]
+    workloads: Sequence[str] = ()
+    policies: Sequence[str] = ()
+
+    def cells(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Those that are chosen, with the policies that are."""
+        return [
+            replace(cell, policies=tuple(p for p in cell.policies if self._takes(p)))
+            for cell in cells
+            if not self.workloads or cell.workload in self.workloads
+        ]
+
+    def _takes(self, policy: str) -> bool:
+        return not self.policies or policy in self.policies
 
 
 class Session:
     """Runs parts and records what they find."""
 
-    def __init__(self, seconds: float, results: Path | None, smoke: bool, pydantic: bool) -> None:
+    def __init__(
+        self,
+        seconds: float,
+        results: Path | None,
+        smoke: bool,
+        pydantic: bool,
+        known: Sequence[Record] = (),
+    ) -> None:
         """Begin.
 
         Args:
@@ -47,29 +83,45 @@ class Session:
             results: the folder records go to; None: none.
             smoke: tiny sizes on the CPU; otherwise torch must see a CUDA device.
             pydantic: whether the real one is installed; for the record.
+            known: what an earlier run found on this device, which is not measured again.
         """
         self._deadline = Deadline(seconds)
         self._device = torch.device("cpu" if smoke else "cuda")
+        if smoke and importlib.util.find_spec("triton") is not None:
+            from tests.helpers.interpreter import mend_interpreter
+
+            mend_interpreter()
         self._sizes: Sizes = smoke_sizes() if smoke else real_sizes()
-        self._recorder = Recorder(Machine.of(self._device, smoke), results)
+        self._recorder = Recorder(Machine.of(self._device, smoke), results, known)
         self._recorder.add("machine", **self._machine(), pydantic=pydantic)
 
-    def run(self, parts: Sequence[str], workloads: Sequence[str] = ()) -> None:
-        """Run some of ceilings, equality, kernel, end-to-end, in this order.
-
-        `workloads`: for the last; none: all.
-        """
-        if {"ceilings", "kernel", "end-to-end"} & set(parts):
-            self._record_ceilings()
+    def run(self, choice: Choice) -> None:
+        """Run what is chosen, in the order of `PARTS`, and print a table of it."""
+        parts, sizes = set(choice.parts), self._sizes
+        if "tests" in parts:
+            run_suites(SUITES, self._recorder, self._deadline)
         if "equality" in parts:
-            check_equality(
-                self._sizes.equality_models, self._device, self._recorder, self._deadline
+            check_equality(sizes.equality_models, self._device, self._recorder, self._deadline)
+        if {"ceilings", "tune", "kernel", "end-to-end", "monkeys"} & parts:
+            self._record_ceilings()
+        if "tune" in parts:
+            tune(
+                sizes.trials,
+                sizes.dtype,
+                self._device,
+                self._watch,
+                self._ceilings,
+                self._recorder,
+                self._deadline,
             )
         if "kernel" in parts:
             self._run_kernel(KERNEL_SHARE if "end-to-end" in parts else 1.0)
         if "end-to-end" in parts:
-            self._run_end_to_end(workloads)
+            self._run_workloads(sizes.workloads, choice, peer=True)
+        if "monkeys" in parts:
+            self._run_workloads(sizes.monkeys, Choice(choice.parts), peer=False)
         say(f"done, {self._deadline.left:.0f} s of the time limit left")
+        say(table(self._recorder.records))
 
     @cached_property
     def _watch(self) -> Stopwatch:
@@ -80,7 +132,7 @@ class Session:
         sizes = self._sizes
         with torch.inference_mode():
             return measure_ceilings(
-                sizes.shape,
+                sizes.workloads.shape,
                 self._device,
                 sizes.dtype,
                 self._watch,
@@ -113,27 +165,31 @@ class Session:
         bench.run(sizes.kernel_shapes, self._recorder, limit)
         self._free()
 
-    def _run_end_to_end(self, workloads: Sequence[str]) -> None:
+    def _run_workloads(self, runs: Runs, choice: Choice, peer: bool) -> None:
         sizes, device = self._sizes, self._device
-        say(f"making {sizes.model} in the memory of {device}")
-        description = describe(sizes.model, sizes.shape, sizes.dtype, device)
+        say(f"making {runs.model} in the memory of {device}")
+        description = describe(runs.model, runs.shape, sizes.dtype, device)
         model = random_model(description)
         block_bytes = BLOCK_SIZE * description.kv_bytes_per_token
         bench = Bench(
             description,
             model,
-            sizes.shape,
+            runs.shape,
             self._ceilings,
             sizes.ample_blocks or int(AMPLE_SHARE * self._free_bytes()) // block_bytes,
             self._recorder,
-            sizes.scale,
+            runs.scale,
             sizes.token_budget,
-            sizes.most_times,
+            runs.most_times,
         )
         left = self._deadline.left
-        cells = [cell for cell in sizes.cells if not workloads or cell.workload in workloads]
-        bench.run(cells, self._deadline.within(max(left - PEER_SECONDS, left / 2)))
-        self._run_peer(bench, model.module)
+        kept = min(PEER_SECONDS, left / 2) if peer else 0.0
+        bench.run(choice.cells(runs.cells), self._deadline.within(left - kept))
+        if peer:
+            self._run_peer(bench, model.module)
+        bench.close()
+        del model, bench
+        self._free()
 
     def _run_peer(self, bench: Bench, module: Any) -> None:
         """A few requests of shared-2k through ours, then through transformers' own batching."""
@@ -143,7 +199,7 @@ class Session:
         workload, warm_up = (self._few(seed) for seed in (2, 3))
         common = {
             "workload": f"{len(workload.prompts)} requests of shared-2k",
-            "model": self._sizes.model,
+            "model": self._sizes.workloads.model,
             "tokens": workload.generated_tokens,
         }
         try:
@@ -162,9 +218,8 @@ class Session:
             self._recorder.add("peer", policy=PEER, error=reason, **common)
 
     def _few(self, seed: int) -> Workload:
-        sizes = self._sizes
-        whole = make_workload("shared-2k", sizes.shape.vocabulary, sizes.scale, seed)
-        count = sizes.peer_requests
+        runs, count = self._sizes.workloads, self._sizes.peer_requests
+        whole = make_workload("shared-2k", runs.shape.vocabulary, runs.scale, seed)
         return replace(whole, prompts=whole.prompts[:count], outputs=whole.outputs[:count])
 
     def _machine(self) -> dict[str, Any]:
@@ -194,7 +249,5 @@ def kernel_backend(device: torch.device, sizes: Sizes) -> AttentionBackend:
     if importlib.util.find_spec("triton") is None:
         return ReferenceAttention()
     from shoal.attention.triton import TritonAttention
-    from tests.helpers.interpreter import mend_interpreter
 
-    mend_interpreter()
     return TritonAttention()

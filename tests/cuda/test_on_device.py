@@ -54,3 +54,28 @@ def test_the_allocator_is_read() -> None:
 
     assert peak_of(memory, work) == 2**26
     assert 0 < held_by_others(memory) < memory.total()
+
+
+def test_out_of_memory_is_recovered_from(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The allocator refuses the logits of large batches: smaller ones give the same answers."""
+    folder = save_model(tmp_path / "llama", "llama", vocab_size=65_536)
+    llm = LLM(
+        str(folder), dtype="float32", device="cuda", kv_memory="16MiB", max_num_batched_tokens=2048
+    )
+    prompts = [[5 + place % 200, 6, 7 + place // 200] for place in range(1500)]
+    params = SamplingParams(temperature=0.0, max_tokens=3, ignore_eos=True)
+
+    def answers() -> list[list[int]]:
+        outputs = llm.generate(prompts, params, use_tqdm=False)
+        return [list(output.outputs[0].token_ids) for output in outputs]
+
+    expected = answers()
+    torch.cuda.empty_cache()
+    allowed = torch.cuda.memory_reserved() + (100 << 20)
+    torch.cuda.set_per_process_memory_fraction(allowed / torch.cuda.mem_get_info()[1])
+    try:
+        assert answers() == expected
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert "out of memory in a batch of" in caplog.text
+    assert answers() == expected
