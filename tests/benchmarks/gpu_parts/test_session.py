@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import torch
 
 from benchmarks.gpu_parts import session
 from benchmarks.gpu_parts.ceilings import Ceilings
+from benchmarks.gpu_parts.cells import Cell
 from benchmarks.gpu_parts.clock import Deadline, HostStopwatch
 from benchmarks.gpu_parts.kernel import KernelBench
-from benchmarks.gpu_parts.records import Machine, Recorder
-from benchmarks.gpu_parts.session import Session
+from benchmarks.gpu_parts.records import Machine, Recorder, earlier_records
+from benchmarks.gpu_parts.session import Choice, Session
 from benchmarks.shapes import Heads, Shape
 from shoal.attention.reference import ReferenceAttention
 
@@ -34,12 +36,13 @@ def kernel_bench() -> KernelBench:
 
 
 def test_no_time_left_is_recorded(tmp_path: Path) -> None:
-    Session(0.0, tmp_path, smoke=True, pydantic=True).run(
-        ["ceilings", "equality", "kernel", "end-to-end"]
-    )
+    parts = "equality", "ceilings", "tune", "kernel", "end-to-end", "tests"
+    Session(0.0, tmp_path, smoke=True, pydantic=True).run(Choice(parts))
     lines = (tmp_path / "gpu.jsonl").read_text().splitlines()
     skipped = [record for line in lines if "skipped" in (record := json.loads(line))]
-    assert {record["part"] for record in skipped} == {"equality", "kernel", "end-to-end", "peer"}
+    assert {record["part"] for record in skipped} == {
+        "tests", "equality", "tune", "kernel", "end-to-end", "peer",
+    }  # fmt: skip
 
 
 def test_a_shape_that_fails_leaves_the_others(
@@ -69,3 +72,22 @@ def test_the_floor_of_a_shape() -> None:
     flops = 8 * 12 * 2 * 16 * 4
     assert figures["floor_seconds"] == pytest.approx(max(moved, flops) / 1e9)
     assert figures["bound"] == ("bytes" if moved > flops else "flops")
+
+
+def test_what_is_known_is_not_measured_again(tmp_path: Path) -> None:
+    """But what failed is, and what was found on another device."""
+    shapes = [Shape(name, 1, 8, 2, 1, 4) for name in ("measured", "failed", "elsewhere")]
+    machine = Machine(CPU, "CPU", smoke=True)
+    first = Recorder(machine, tmp_path)
+    kernel_bench().run(shapes[:1], first, Deadline(60))
+    first.add("kernel", shape="failed", error="RuntimeError: out of resource")
+    Recorder(replace(machine, name="another"), tmp_path).add("kernel", shape="elsewhere")
+    second = Recorder(machine, None, earlier_records(tmp_path / "gpu.jsonl"))
+    kernel_bench().run(shapes, second, Deadline(60))
+    assert [record["shape"] for record in second.records] == ["failed", "elsewhere"]
+
+
+def test_chosen_policies_and_workloads() -> None:
+    cells = [Cell("shared-2k"), Cell("none", policies=("shoal", "paper"))]
+    assert Choice((), ("none",), ("paper",)).cells(cells) == [Cell("none", policies=("paper",))]
+    assert Choice(()).cells(cells) == cells

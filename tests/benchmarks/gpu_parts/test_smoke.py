@@ -85,6 +85,7 @@ def test_end_to_end(records: list[dict[str, Any]]) -> None:
     assert [r["policy"] for r in tight] == ["shoal", "sorted-lru", "paper", "fcfs-lru"]
     assert {r["kv"] for r in tight} == {"tight"}
     assert [r["policy"] for r in found if r["workload"] == "n-best"] == ["shoal", "sorted-lru"]
+    assert [r["policy"] for r in found if r["workload"] == "monkeys"] == ["shoal"]
     for record in found:
         assert record["seconds"] > 0
         assert record["iterations"] > 0
@@ -97,6 +98,15 @@ def test_end_to_end(records: list[dict[str, Any]]) -> None:
             assert 0 < record["ratios"]["execute_seconds"] < record["ratios"]["seconds"]
     assert len({record["tokens"] for record in tight}) == 1
     assert all(r["agreement"]["equal"] > 0.9 for r in tight if r["policy"] != "shoal")
+
+
+def test_profiles(records: list[dict[str, Any]]) -> None:
+    found = of(records, "profile")
+    assert [record["workload"] for record in found] == ["tight-2k", "monkeys"]
+    for record in found:
+        assert 0 < record["busy_fraction"] <= 1
+        assert record["iterations"] > 0
+        assert record["host_ms_per_iteration"]["launch"] > 0
 
 
 def test_the_peer(records: list[dict[str, Any]]) -> None:
