@@ -9,6 +9,7 @@ files of a model. Parts, in the order they run, each taking what time it needs o
 - tune: other sizes of the attention kernel's tiles;
 - kernel: segment attention against its ceiling, torch's attention, and two launches;
 - end-to-end: workloads on llama-8b's shape under Shoal's and the baselines' policies;
+- peer: after end-to-end, a few requests through transformers' continuous batching;
 - monkeys: 1,024 samples of each of a few prompts on llama-1b's shape, a published workload.
 
 `--stage` chooses parts that belong together, and their time. Every figure is a JSON line, printed
@@ -28,8 +29,8 @@ from pathlib import Path
 
 _BEGAN = time.perf_counter()
 
-PARTS = ("tests", "equality", "ceilings", "tune", "kernel", "end-to-end", "monkeys")
-USUAL = ("equality", "ceilings", "kernel", "end-to-end", "monkeys")
+PARTS = ("tests", "equality", "ceilings", "tune", "kernel", "end-to-end", "peer", "monkeys")
+USUAL = ("equality", "ceilings", "kernel", "end-to-end", "peer", "monkeys")
 MINUTES = 9.0
 
 
@@ -46,7 +47,7 @@ class Stage:
 STAGES = {
     1: Stage(("tests", "equality"), 2.5),
     2: Stage(
-        ("ceilings", "kernel", "end-to-end"),
+        ("ceilings", "kernel", "end-to-end", "peer"),
         4.0,
         ("shared-2k", "tight-2k", "n-best", "none"),
         ("shoal", "sorted-lru", "fcfs-lru"),

@@ -117,7 +117,7 @@ class Session:
         if "kernel" in parts:
             self._run_kernel(KERNEL_SHARE if "end-to-end" in parts else 1.0)
         if "end-to-end" in parts:
-            self._run_workloads(sizes.workloads, choice, peer=True)
+            self._run_workloads(sizes.workloads, choice, peer="peer" in parts)
         if "monkeys" in parts:
             self._run_workloads(sizes.monkeys, Choice(choice.parts), peer=False)
         say(f"done, {self._deadline.left:.0f} s of the time limit left")
