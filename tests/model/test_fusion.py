@@ -15,7 +15,7 @@ from shoal import LLM, SamplingParams
 from shoal.attention.reference import ReferenceAttention
 from shoal.config import EngineOptions
 from shoal.kernels import load_kernels
-from shoal.kernels.ops import Activation, GatedOp
+from shoal.kernels.ops import Activation, GatedOp, NativeOps
 from shoal.model import load as loading
 from shoal.model.description import ModelDescription
 from shoal.model.fusion import fuse, linear, mlp, norm, trial
@@ -31,6 +31,7 @@ needs_packing = pytest.mark.skipif(
     reason="oneDNN has no bfloat16 products here",
 )
 
+CPU = torch.device("cpu")
 WHOLE = {"norm": 5, "mlp": 2, "attention": 2, "layer": 2}
 FUSED = {
     "llama": WHOLE,
@@ -360,7 +361,7 @@ def test_many_rows_go_through_an_mlp_in_blocks(
     assert kernels is not None
     monkeypatch.setattr(mlp, "LEAST_ROWS", 1)
     monkeypatch.setattr(mlp, "BLOCK_BYTES", 16 * 64 * 4)
-    (fused,) = mlp.mlp_candidates(plain, kernels, torch.float32)
+    (fused,) = mlp.mlp_candidates(plain, NativeOps(kernels), torch.float32)
     seen: list[int] = []
     fused.gate_up.register_forward_hook(lambda _module, args, _out: seen.append(args[0].shape[-2]))
     x, residual = torch.randn(1, rows, 8), torch.randn(1, rows, 8)
@@ -389,11 +390,11 @@ def test_blocks_of_an_mlp_stay_below_what_is_mapped_anew() -> None:
 
 
 def test_activations_are_told_apart() -> None:
-    assert mlp._activation(nn.SiLU()) is Activation.silu
-    assert mlp._activation(nn.GELU(approximate="tanh")) is Activation.gelu_tanh
-    assert mlp._activation(nn.GELU()) is None
-    assert mlp._activation(nn.ReLU()) is None
-    assert mlp._activation(None) is None
+    assert mlp._activation(nn.SiLU(), CPU) is Activation.silu
+    assert mlp._activation(nn.GELU(approximate="tanh"), CPU) is Activation.gelu_tanh
+    assert mlp._activation(nn.GELU(), CPU) is None
+    assert mlp._activation(nn.ReLU(), CPU) is None
+    assert mlp._activation(None, CPU) is None
 
 
 def test_a_model_that_does_not_fit_together_runs_unfused(
@@ -401,7 +402,7 @@ def test_a_model_that_does_not_fit_together_runs_unfused(
 ) -> None:
     """For instance one that reads the weight of a linear layer which was replaced."""
 
-    def spoil(self: Fusion, kernels: object) -> None:
+    def spoil(self: Fusion, ops: object) -> None:
         for layer in self.module.model.layers:
             layer.mlp = nn.Identity()
 
