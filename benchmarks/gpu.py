@@ -47,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     results = chosen.results or (None if chosen.smoke else RESULTS)
     left = chosen.minutes * 60 - (time.perf_counter() - _BEGAN)
-    Session(left, results, chosen.smoke, pydantic=not stand_in).run(chosen.parts, chosen.workloads)
+    session = Session(left, results, chosen.smoke, not stand_in, fuse=not chosen.unfused)
+    session.run(chosen.parts, chosen.workloads)
     return 0
 
 
@@ -67,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--minutes", type=float, default=MINUTES, help="most time to take (default %(default)s)")
     add("--results", type=Path, help=f"folder for gpu.jsonl (default {RESULTS}; none with --smoke)")
+    add("--unfused", action="store_true", help="leave the model's modules as transformers has them")
     add("--smoke", action="store_true", help="everything tiny, on the CPU; the figures say nothing")
     return parser
 

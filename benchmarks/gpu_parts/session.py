@@ -17,7 +17,7 @@ from benchmarks.gpu_parts.contenders import OURS, POLICIES, run_policy
 from benchmarks.gpu_parts.end_to_end import Bench
 from benchmarks.gpu_parts.equality import check_equality
 from benchmarks.gpu_parts.kernel import KernelBench
-from benchmarks.gpu_parts.model import describe, random_model
+from benchmarks.gpu_parts.model import describe, random_model, random_module
 from benchmarks.gpu_parts.peer import NAME as PEER
 from benchmarks.gpu_parts.peer import run_peer
 from benchmarks.gpu_parts.records import Machine, Recorder, versions
@@ -26,6 +26,8 @@ from benchmarks.runner import say
 from benchmarks.workloads import Workload, make_workload
 from shoal.attention import AttentionBackend, select_backend
 from shoal.attention.reference import ReferenceAttention
+from shoal.model.description import ModelDescription
+from shoal.model.hook import ATTENTION_NAME
 from shoal.scheduler import BLOCK_SIZE
 
 KERNEL_SHARE = 0.3
@@ -39,7 +41,14 @@ AMPLE_SHARE = 0.6
 class Session:
     """Runs parts and records what they find."""
 
-    def __init__(self, seconds: float, results: Path | None, smoke: bool, pydantic: bool) -> None:
+    def __init__(
+        self,
+        seconds: float,
+        results: Path | None,
+        smoke: bool,
+        pydantic: bool,
+        fuse: bool = True,
+    ) -> None:
         """Begin.
 
         Args:
@@ -47,12 +56,13 @@ class Session:
             results: the folder records go to; None: none.
             smoke: tiny sizes on the CPU; otherwise torch must see a CUDA device.
             pydantic: whether the real one is installed; for the record.
+            fuse: see `random_model`.
         """
-        self._deadline = Deadline(seconds)
+        self._deadline, self._fuse = Deadline(seconds), fuse
         self._device = torch.device("cpu" if smoke else "cuda")
         self._sizes: Sizes = smoke_sizes() if smoke else real_sizes()
         self._recorder = Recorder(Machine.of(self._device, smoke), results)
-        self._recorder.add("machine", **self._machine(), pydantic=pydantic)
+        self._recorder.add("machine", **self._machine(), pydantic=pydantic, fused=fuse)
 
     def run(self, parts: Sequence[str], workloads: Sequence[str] = ()) -> None:
         """Run some of ceilings, equality, kernel, end-to-end, in this order.
@@ -63,7 +73,11 @@ class Session:
             self._record_ceilings()
         if "equality" in parts:
             check_equality(
-                self._sizes.equality_models, self._device, self._recorder, self._deadline
+                self._sizes.equality_models,
+                self._device,
+                self._recorder,
+                self._deadline,
+                self._fuse,
             )
         if "kernel" in parts:
             self._run_kernel(KERNEL_SHARE if "end-to-end" in parts else 1.0)
@@ -117,7 +131,8 @@ class Session:
         sizes, device = self._sizes, self._device
         say(f"making {sizes.model} in the memory of {device}")
         description = describe(sizes.model, sizes.shape, sizes.dtype, device)
-        model = random_model(description)
+        model = random_model(description, self._fuse)
+        self._recorder.add("model", model=sizes.model, fused=model.fused)
         block_bytes = BLOCK_SIZE * description.kv_bytes_per_token
         bench = Bench(
             description,
@@ -133,9 +148,9 @@ class Session:
         left = self._deadline.left
         cells = [cell for cell in sizes.cells if not workloads or cell.workload in workloads]
         bench.run(cells, self._deadline.within(max(left - PEER_SECONDS, left / 2)))
-        self._run_peer(bench, model.module)
+        self._run_peer(bench, description)
 
-    def _run_peer(self, bench: Bench, module: Any) -> None:
+    def _run_peer(self, bench: Bench, description: ModelDescription) -> None:
         """A few requests of shared-2k through ours, then through transformers' own batching."""
         if self._deadline.left < PEER_SECONDS / 2:
             self._recorder.add("peer", skipped=[PEER], reason="no time left")
@@ -153,6 +168,10 @@ class Session:
             self._recorder.add("peer", policy=OURS, seconds=ours.seconds, **common)
             del engine
             bench.close()
+            # Of the same weights, with all modules its own.
+            module = random_module(
+                description.config, description.dtype, self._device, ATTENTION_NAME
+            )
             seconds, ids = run_peer(module, workload, warm_up, self._sizes.peer_limits)
             equal = sum(a[0] == b for a, b in zip(ours.token_ids, ids, strict=True))
             figures = {"ratio": seconds / ours.seconds, "equal_answers": equal}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -422,6 +423,55 @@ def test_replaced_weights_are_let_go(tmp_path: Path) -> None:
     model = load_model(description_of(save_model(tmp_path, "llama"), "bfloat16"))
     names = {name for name, _ in model.module.named_parameters()}
     assert names == {"model.embed_tokens.weight"}
+
+
+@needs_kernels
+def test_each_original_goes_as_soon_as_it_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the weights of a whole model would be held twice."""
+    folder = save_model(tmp_path, "llama", num_hidden_layers=4)
+    model, description = unfused(folder, "float32")
+    trial_ = trial.Trial(model.layers, description)
+    with torch.inference_mode():
+        trial_.record(traced_modules(model.module), model.logits)
+    originals = {
+        kind: [weakref.ref(m) for name, m in model.module.named_modules() if name.endswith(kind)]
+        for kind in ("up_proj", "q_proj")
+    }
+    held: dict[str, list[int]] = {kind: [] for kind in originals}
+
+    def count(kind: str, right: Any) -> Any:
+        def candidates(*args: Any, **how: Any) -> Any:
+            for found in right(*args, **how):
+                held[kind].append(sum(each() is not None for each in originals[kind]))
+                yield found
+
+        return candidates
+
+    monkeypatch.setattr(fuse, "mlp_candidates", count("up_proj", fuse.mlp_candidates))
+    monkeypatch.setattr(fuse, "attention_candidates", count("q_proj", fuse.attention_candidates))
+    kernels = load_kernels()
+    assert kernels is not None
+    with torch.inference_mode():
+        Fusion(model.module, model.layers, trial_, torch.float32, pack=False).run(
+            NativeOps(kernels)
+        )
+    assert held == {"up_proj": [4, 3, 2, 1], "q_proj": [4, 3, 2, 1]}
+    assert all(each() is None for refs in originals.values() for each in refs)
+
+
+@needs_kernels
+def test_what_is_refused_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    right = fuse.mlp_candidates
+    monkeypatch.setattr(
+        fuse, "mlp_candidates", lambda *args, **how: (Wrong(m, 1.1) for m in right(*args, **how))
+    )
+    with caplog.at_level(logging.INFO):
+        load_model(description_of(save_model(tmp_path, "llama"), "float32"))
+    assert "left as they are, since no replacement agrees: {'mlp': 2}" in caplog.text
 
 
 def test_attention_and_layers_are_traced(tmp_path: Path) -> None:

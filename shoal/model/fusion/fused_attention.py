@@ -80,7 +80,7 @@ class FusedAttention(nn.Module):
             attended = backend(query, pool, prepared, self._scale, out_dtype=self.out.held)
         else:
             attended = backend(query, pool, prepared, self._scale)
-        out: torch.Tensor = self.out(attended.view(1, len(attended), -1), add)
+        out: torch.Tensor = self.out(attended.flatten(1)[None], add)
         return out.to((hidden_states if add is None else add).dtype), None
 
 
