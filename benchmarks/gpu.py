@@ -81,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chosen.parts or stage.parts,
         chosen.workloads or stage.workloads,
         chosen.policies or stage.policies,
+        fuse=not chosen.unfused,
     )
     results = chosen.results or (None if chosen.smoke else RESULTS)
     known = earlier_records(chosen.resume) if chosen.resume else []
@@ -103,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--minutes", type=float, help=f"most time to take (default {MINUTES}, or the stage's)")
     add("--resume", type=Path, metavar="JSONL", help="records of what need not be measured again")
     add("--results", type=Path, help=f"folder for gpu.jsonl (default {RESULTS}; none with --smoke)")
+    add("--unfused", action="store_true", help="leave the model's modules as transformers has them")
     add("--smoke", action="store_true", help="everything tiny, on the CPU; the figures say nothing")
     return parser
 

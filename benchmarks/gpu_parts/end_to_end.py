@@ -221,6 +221,7 @@ class Bench:
             kv_tokens=engine.machine.kv_tokens,
             model=self.description.name,
             policy=name,
+            fused=bool(self.model.fused),
             times=race.times,
             scale=self.scale,
             requests=len(race.workload.prompts),

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.gpu_parts.clock import Deadline
 from benchmarks.gpu_parts.contenders import make_table
-from benchmarks.gpu_parts.model import describe, random_module
+from benchmarks.gpu_parts.model import describe, made_model, random_module
 from benchmarks.gpu_parts.records import Recorder
 from benchmarks.models import ModelShape
 from benchmarks.policies.run import Limits, run_lru, unshared_plan
@@ -21,7 +21,7 @@ from shoal.config import EngineOptions, OrderOption, Sharing
 from shoal.engine.engine import Engine
 from shoal.model.description import ModelDescription
 from shoal.model.hook import ATTENTION_NAME
-from shoal.model.load import prepare_model
+from shoal.model.load import LoadedModel
 from shoal.scheduler import BLOCK_SIZE
 
 SHAPES = {
@@ -51,9 +51,13 @@ class Answers:
 
 
 def check_equality(
-    models: Mapping[str, ModelShape], device: torch.device, recorder: Recorder, deadline: Deadline
+    models: Mapping[str, ModelShape],
+    device: torch.device,
+    recorder: Recorder,
+    deadline: Deadline,
+    fuse: bool,
 ) -> None:
-    """A record per model and way to run it, until the time is over."""
+    """A record per model and way to run it, until the time is over. `fuse`: see `random_model`."""
     for name, shape in models.items():
         if recorder.knows("equality", model=name, way="lru"):
             continue
@@ -61,19 +65,25 @@ def check_equality(
             recorder.add("equality", skipped=[name], reason="no time left")
             continue
         try:
-            _check_model(name, shape, device, recorder)
+            _check_model(name, shape, device, recorder, fuse)
         except Exception as error:
             recorder.add("equality", model=name, error=f"{type(error).__name__}: {error}"[:500])
 
 
-def _check_model(name: str, shape: ModelShape, device: torch.device, recorder: Recorder) -> None:
+def _check_model(
+    name: str, shape: ModelShape, device: torch.device, recorder: Recorder, fuse: bool
+) -> None:
     description = describe(name, shape, torch.float32, device, initializer_range=INITIALIZER_RANGE)
     workload = _prompts(shape.vocabulary)
     oracle = random_module(description.config, torch.float32, device, "eager")
     expected = _generate(oracle, workload, device)
-    module = random_module(description.config, torch.float32, device, ATTENTION_NAME)
-    module.load_state_dict(oracle.state_dict())
-    engine = _engine(description, prepare_model(module, description))
+
+    def make() -> torch.nn.Module:
+        module = random_module(description.config, torch.float32, device, ATTENTION_NAME)
+        module.load_state_dict(oracle.state_dict())
+        return module
+
+    engine = _engine(description, made_model(make, description, fuse))
     for sharing in Sharing:
         found = _ours(engine, workload, sharing)
         recorder.add("equality", model=name, way=sharing.value, **_compare(found, expected))
@@ -82,7 +92,7 @@ def _check_model(name: str, shape: ModelShape, device: torch.device, recorder: R
     say(f"equality: {name} done")
 
 
-def _engine(description: ModelDescription, model: Any) -> Engine:
+def _engine(description: ModelDescription, model: LoadedModel) -> Engine:
     options = EngineOptions(
         kv_memory=str(NUM_BLOCKS * BLOCK_SIZE * description.kv_bytes_per_token),
         token_budget=TOKEN_BUDGET,

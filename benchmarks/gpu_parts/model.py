@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 from benchmarks.models import MAX_MODEL_LEN, ModelShape, make_config, make_tokenizer
 from shoal.model.description import ModelDescription
 from shoal.model.hook import ATTENTION_NAME
-from shoal.model.load import LoadedModel, prepare_model
+from shoal.model.load import LoadedModel, fused_model, prepare_model
 
 
 def describe(
@@ -50,9 +51,23 @@ def random_module(
     return module.eval()
 
 
-def random_model(description: ModelDescription) -> LoadedModel:
-    """A model ready for the engine, never on a disk."""
-    module = random_module(
-        description.config, description.dtype, description.device, ATTENTION_NAME
+def random_model(description: ModelDescription, fuse: bool = True) -> LoadedModel:
+    """A model ready for the engine, never on a disk.
+
+    Args:
+        fuse: replace modules as the engine does; False: they stay transformers' own.
+    """
+    return made_model(
+        lambda: random_module(
+            description.config, description.dtype, description.device, ATTENTION_NAME
+        ),
+        description,
+        fuse,
     )
-    return prepare_model(module, description)
+
+
+def made_model(
+    make: Callable[[], torch.nn.Module], description: ModelDescription, fuse: bool
+) -> LoadedModel:
+    """What `make` gives, ready for the engine; see `random_model`."""
+    return fused_model(make, description) if fuse else prepare_model(make(), description)

@@ -19,7 +19,7 @@ from benchmarks.gpu_parts.end_to_end import Bench
 from benchmarks.gpu_parts.equality import check_equality
 from benchmarks.gpu_parts.hardware_tests import SUITES, run_suites
 from benchmarks.gpu_parts.kernel import KernelBench
-from benchmarks.gpu_parts.model import describe, random_model
+from benchmarks.gpu_parts.model import describe, random_model, random_module
 from benchmarks.gpu_parts.peer import NAME as PEER
 from benchmarks.gpu_parts.peer import run_peer
 from benchmarks.gpu_parts.records import Machine, Record, Recorder, versions
@@ -30,6 +30,8 @@ from benchmarks.runner import say
 from benchmarks.workloads import Workload, make_workload
 from shoal.attention import AttentionBackend, select_backend
 from shoal.attention.reference import ReferenceAttention
+from shoal.model.description import ModelDescription
+from shoal.model.hook import ATTENTION_NAME
 from shoal.scheduler import BLOCK_SIZE
 
 KERNEL_SHARE = 0.3
@@ -47,11 +49,13 @@ class Choice:
     Attributes:
         parts: of `PARTS` in `benchmarks.gpu`.
         workloads, policies: of end-to-end; none: all.
+        fuse: see `random_model`.
     """
 
     parts: Sequence[str]
     workloads: Sequence[str] = ()
     policies: Sequence[str] = ()
+    fuse: bool = True
 
     def cells(self, cells: Sequence[Cell]) -> list[Cell]:
         """Those that are chosen, with the policies that are."""
@@ -101,7 +105,8 @@ class Session:
         if "tests" in parts:
             run_suites(SUITES, self._recorder, self._deadline)
         if "equality" in parts:
-            check_equality(sizes.equality_models, self._device, self._recorder, self._deadline)
+            models = sizes.equality_models
+            check_equality(models, self._device, self._recorder, self._deadline, choice.fuse)
         if {"ceilings", "tune", "kernel", "end-to-end", "monkeys"} & parts:
             self._record_ceilings()
         if "tune" in parts:
@@ -119,7 +124,7 @@ class Session:
         if "end-to-end" in parts:
             self._run_workloads(sizes.workloads, choice, peer="peer" in parts)
         if "monkeys" in parts:
-            self._run_workloads(sizes.monkeys, Choice(choice.parts), peer=False)
+            self._run_workloads(sizes.monkeys, Choice((), fuse=choice.fuse), peer=False)
         say(f"done, {self._deadline.left:.0f} s of the time limit left")
         say(table(self._recorder.records))
 
@@ -169,7 +174,8 @@ class Session:
         sizes, device = self._sizes, self._device
         say(f"making {runs.model} in the memory of {device}")
         description = describe(runs.model, runs.shape, sizes.dtype, device)
-        model = random_model(description)
+        model = random_model(description, choice.fuse)
+        self._recorder.add("model", model=runs.model, fused=model.fused)
         block_bytes = BLOCK_SIZE * description.kv_bytes_per_token
         bench = Bench(
             description,
@@ -186,12 +192,12 @@ class Session:
         kept = min(PEER_SECONDS, left / 2) if peer else 0.0
         bench.run(choice.cells(runs.cells), self._deadline.within(left - kept))
         if peer:
-            self._run_peer(bench, model.module)
+            self._run_peer(bench, description)
         bench.close()
         del model, bench
         self._free()
 
-    def _run_peer(self, bench: Bench, module: Any) -> None:
+    def _run_peer(self, bench: Bench, description: ModelDescription) -> None:
         """A few requests of shared-2k through ours, then through transformers' own batching."""
         if self._deadline.left < PEER_SECONDS / 2:
             self._recorder.add("peer", skipped=[PEER], reason="no time left")
@@ -209,6 +215,10 @@ class Session:
             self._recorder.add("peer", policy=OURS, seconds=ours.seconds, **common)
             del engine
             bench.close()
+            # Of the same weights, with all modules its own.
+            module = random_module(
+                description.config, description.dtype, self._device, ATTENTION_NAME
+            )
             seconds, ids = run_peer(module, workload, warm_up, self._sizes.peer_limits)
             equal = sum(a[0] == b for a, b in zip(ours.token_ids, ids, strict=True))
             figures = {"ratio": seconds / ours.seconds, "equal_answers": equal}

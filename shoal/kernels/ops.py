@@ -7,8 +7,10 @@ call is made once; a call only fills in what changed, since it costs as much as 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Protocol
 
 import torch
 
@@ -211,3 +213,46 @@ class RotaryOp:
         """Say how many slots the pools given to later calls have."""
         self._call.keys_head = num_slots * self._call.key_dim
         self._call.values_head = num_slots * self._call.value_dim
+
+
+RowOp = Callable[[torch.Tensor], torch.Tensor]
+"""Does the same to each row of [..., width]."""
+
+Rotation = Callable[[torch.Tensor, tuple[torch.Tensor, torch.Tensor] | None], torch.Tensor]
+"""Turns heads as `RotaryOp` does when no pool is given."""
+
+
+class LayerOps(Protocol):
+    """Makes the ops of a kind of device."""
+
+    def rms_norm(self, weight: torch.Tensor, eps: float, offset: float) -> RowOp:
+        """What `RmsNormOp` does. `weight`: [width], dense."""
+
+    def gated(self, activation: Activation, dtype: torch.dtype) -> RowOp:
+        """What `GatedOp` does, for gates and ups of a dtype."""
+
+    def rotation(
+        self, heads: Heads, dtype: torch.dtype, *, neighbours: bool, norm: HeadNorm | None
+    ) -> Rotation:
+        """What `RotaryOp` does, for a model's dtype."""
+
+
+class NativeOps:
+    """`LayerOps` for the CPU, in C++."""
+
+    def __init__(self, kernels: Kernels) -> None:
+        self._kernels = kernels
+
+    def rms_norm(self, weight: torch.Tensor, eps: float, offset: float) -> RmsNormOp:
+        """See `LayerOps`."""
+        return RmsNormOp(self._kernels, weight, eps, offset)
+
+    def gated(self, activation: Activation, dtype: torch.dtype) -> GatedOp:
+        """See `LayerOps`."""
+        return GatedOp(self._kernels, activation, dtype)
+
+    def rotation(
+        self, heads: Heads, dtype: torch.dtype, *, neighbours: bool, norm: HeadNorm | None
+    ) -> RotaryOp:
+        """See `LayerOps`."""
+        return RotaryOp(self._kernels, heads, dtype, neighbours=neighbours, norm=norm)

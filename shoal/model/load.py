@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,16 +19,18 @@ from transformers.utils.import_utils import is_accelerate_available
 from shoal.attention import AttentionBackend
 from shoal.config import Quantization
 from shoal.errors import UnsupportedModelError
-from shoal.kernels import Kernels, load_kernels
+from shoal.kernels import load_kernels
 from shoal.kernels.interface import DTYPES
 from shoal.model.alone import prove_positions
 from shoal.model.checkpoint import check_files, check_loaded, kept_report, misfit
 from shoal.model.description import ModelDescription, load_error
 from shoal.model.features import refuse_unknown_keyword
 from shoal.model.fusion import (
+    TOLERANCE,
     Fusion,
     Trial,
     fused_layers,
+    layer_ops,
     models_agree,
     narrow,
     pack_linears,
@@ -114,7 +117,7 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def load_model(description: ModelDescription) -> LoadedModel:
-    """Load the weights, probe the model's attention, and fuse what can be on the CPU.
+    """Load the weights, probe the model's attention, and fuse what can be.
 
     What is to be quantized is fused first, and proved to be the same: after it, nothing can be.
 
@@ -133,18 +136,20 @@ def load_model(description: ModelDescription) -> LoadedModel:
 
 
 def _load(description: ModelDescription) -> LoadedModel:
-    model = prepare_model(_read_weights(description), description)
-    if description.device.type != "cpu" or description.dtype not in DTYPES:
-        return model
-    if description.tensor_parallel > 1:
-        # Fused modules read whole weights, and know nothing of sums over processes.
-        return model
-    fused = _fuse(model, description)
-    if fused is None:
-        fused = prepare_model(_read_weights(description), description)
+    model = fused_model(partial(_read_weights, description), description)
     if description.quantization is Quantization.none:
-        return fused
-    return _quantize(fused, description)
+        return model
+    return _quantize(model, description)
+
+
+def fused_model(make: Callable[[], torch.nn.Module], description: ModelDescription) -> LoadedModel:
+    """A model that `prepare_model` finds right, with fused modules in place of those we know.
+
+    Args:
+        make: the model; called again if fusing has spoilt the first.
+    """
+    fused = _fuse(prepare_model(make(), description), description)
+    return prepare_model(make(), description) if fused is None else fused
 
 
 def _read_weights(description: ModelDescription) -> torch.nn.Module:
@@ -210,29 +215,34 @@ def prepare_model(module: torch.nn.Module, description: ModelDescription) -> Loa
     return model
 
 
+def _can_fuse(description: ModelDescription) -> bool:
+    if description.tensor_parallel > 1:
+        # Fused modules read whole weights, and know nothing of sums over processes.
+        return False
+    known = {"cpu": DTYPES.keys(), "cuda": TOLERANCE.keys()}
+    return description.dtype in known.get(description.device.type, ())
+
+
 @torch.inference_mode()
 def _fuse(model: LoadedModel, description: ModelDescription) -> LoadedModel | None:
     """The model with fused modules in place of its own; None, and the module is spoilt, if they
     do not fit together."""
+    if not _can_fuse(description):
+        return model
     trial = Trial(model.layers, description)
     trial.record(traced_modules(model.module), model.logits)
     expected = trial.run(model.logits)
-    kernels = load_kernels()
-    fusion = _fusion(model, trial, description.quantization, kernels)
+    fusion = _fusion(model, trial, description)
     try:
-        fusion.run(kernels)
+        _replace_modules(fusion, description)
         found = trial.run(model.logits)
         if models_agree(found, expected):
-            _log.info("fused modules: %s", dict(fusion.done))
-            if fusion.reads_positions:
-                _log.info(
-                    "attention of %d of %d layers reads positions itself and is not fused",
-                    len(fusion.reads_positions),
-                    len(model.layers),
-                )
+            fusion.report()
             fused = replace(model, fused=dict(fusion.done))
-            fused = replace(fused, wide=_widen(fused, trial, found))
-            return replace(fused, selects_rows=_select_rows(fused, trial, found))
+            if description.device.type == "cpu":
+                fused = replace(fused, wide=_widen(fused, trial, found))
+                fused = replace(fused, selects_rows=_select_rows(fused, trial, found))
+            return fused
         reason = "its logits change"
     except Exception as error:
         _log.debug("fusing failed", exc_info=True)
@@ -245,13 +255,25 @@ def _fuse(model: LoadedModel, description: ModelDescription) -> LoadedModel | No
     return None
 
 
-def _fusion(
-    model: LoadedModel, trial: Trial, quantization: Quantization, kernels: Kernels | None
-) -> Fusion:
-    if quantization is Quantization.none:
-        return Fusion(model.module, model.layers, trial, product_dtype(model.module, kernels))
-    # Float32 is what quantized products give.
-    return Fusion(model.module, model.layers, trial, torch.float32, pack=False)
+def _fusion(model: LoadedModel, trial: Trial, description: ModelDescription) -> Fusion:
+    module, layers = model.module, model.layers
+    if description.device.type != "cpu":
+        return Fusion(module, layers, trial, description.dtype, pack=False)
+    if description.quantization is not Quantization.none:
+        # Float32 is what quantized products give.
+        return Fusion(module, layers, trial, torch.float32, pack=False)
+    return Fusion(module, layers, trial, product_dtype(module, load_kernels()))
+
+
+def _replace_modules(fusion: Fusion, description: ModelDescription) -> None:
+    ops = layer_ops(description.device)
+    if ops is not None:
+        fusion.run(ops)
+    if fusion.pack and (packed := pack_linears(fusion.module, fusion.held, load_kernels())):
+        fusion.done["linear"] = packed
+    if description.device.type == "cuda":
+        # The originals' memory, in pieces of other sizes.
+        torch.cuda.empty_cache()
 
 
 @torch.inference_mode()

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from shoal.attention import KVLayer, KVShape
 from shoal.attention.reference import ReferenceAttention
+from shoal.kernels.ops import LayerOps, Rotation, RowOp
 from shoal.work import SegmentWork
 
 
@@ -129,6 +130,26 @@ class OpaqueLaunches:
         self, query: torch.Tensor, layer: KVLayer, prepared: object, scale: float
     ) -> torch.Tensor:
         return opaque(lambda: self.inner(query, layer, prepared, scale))
+
+
+class OpaqueOps:
+    """Layer ops whose kernels are no operations of torch, as `OpaqueLaunches`."""
+
+    def __init__(self, inner: LayerOps) -> None:
+        self._inner = inner
+
+    def rms_norm(self, *args: Any) -> RowOp:
+        return _launches(self._inner.rms_norm(*args))
+
+    def gated(self, *args: Any) -> RowOp:
+        return _launches(self._inner.gated(*args))
+
+    def rotation(self, *args: Any, **how: Any) -> Rotation:
+        return _launches(self._inner.rotation(*args, **how))
+
+
+def _launches(op: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    return lambda *args: opaque(lambda: op(*args))
 
 
 def opaque(launch: Callable[[], torch.Tensor | None]) -> Any:

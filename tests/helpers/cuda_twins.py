@@ -10,6 +10,7 @@ import torch
 from shoal.attention.triton.buffers import Capacity
 from shoal.cuda.graphs import GraphedForward, scratch_blocks
 from shoal.model.kv import KVPool
+from shoal.model.load import LoadedModel
 from shoal.scheduler import BLOCK_SIZE
 from tests.helpers.cuda_models import Inputs, pool, tiny
 from tests.helpers.cuda_standins import FixedReference, TapeRecorder
@@ -29,8 +30,10 @@ class Twins:
         fail_from: int | None = None,
         backend: Any = None,
         sizes: tuple[int, ...] = SIZES,
+        model: LoadedModel | None = None,
     ) -> None:
-        self.model, _ = tiny()
+        """`model`: another than the tiny one, of the same shape."""
+        self.model = model or tiny()[0]
         self.scratch = scratch_blocks(sizes, BLOCK_SIZE)
         self.backend = backend or FixedReference()
         self.eager, self.replayed = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from shoal import LLM, SamplingParams
 from shoal.attention.reference import ReferenceAttention
 from shoal.config import EngineOptions
 from shoal.kernels import load_kernels
-from shoal.kernels.ops import Activation, GatedOp
+from shoal.kernels.ops import Activation, GatedOp, NativeOps
 from shoal.model import load as loading
 from shoal.model.description import ModelDescription
 from shoal.model.fusion import fuse, linear, mlp, norm, trial
@@ -31,6 +32,7 @@ needs_packing = pytest.mark.skipif(
     reason="oneDNN has no bfloat16 products here",
 )
 
+CPU = torch.device("cpu")
 WHOLE = {"norm": 5, "mlp": 2, "attention": 2, "layer": 2}
 FUSED = {
     "llama": WHOLE,
@@ -360,7 +362,7 @@ def test_many_rows_go_through_an_mlp_in_blocks(
     assert kernels is not None
     monkeypatch.setattr(mlp, "LEAST_ROWS", 1)
     monkeypatch.setattr(mlp, "BLOCK_BYTES", 16 * 64 * 4)
-    (fused,) = mlp.mlp_candidates(plain, kernels, torch.float32)
+    (fused,) = mlp.mlp_candidates(plain, NativeOps(kernels), torch.float32)
     seen: list[int] = []
     fused.gate_up.register_forward_hook(lambda _module, args, _out: seen.append(args[0].shape[-2]))
     x, residual = torch.randn(1, rows, 8), torch.randn(1, rows, 8)
@@ -389,11 +391,11 @@ def test_blocks_of_an_mlp_stay_below_what_is_mapped_anew() -> None:
 
 
 def test_activations_are_told_apart() -> None:
-    assert mlp._activation(nn.SiLU()) is Activation.silu
-    assert mlp._activation(nn.GELU(approximate="tanh")) is Activation.gelu_tanh
-    assert mlp._activation(nn.GELU()) is None
-    assert mlp._activation(nn.ReLU()) is None
-    assert mlp._activation(None) is None
+    assert mlp._activation(nn.SiLU(), CPU) is Activation.silu
+    assert mlp._activation(nn.GELU(approximate="tanh"), CPU) is Activation.gelu_tanh
+    assert mlp._activation(nn.GELU(), CPU) is None
+    assert mlp._activation(nn.ReLU(), CPU) is None
+    assert mlp._activation(None, CPU) is None
 
 
 def test_a_model_that_does_not_fit_together_runs_unfused(
@@ -401,7 +403,7 @@ def test_a_model_that_does_not_fit_together_runs_unfused(
 ) -> None:
     """For instance one that reads the weight of a linear layer which was replaced."""
 
-    def spoil(self: Fusion, kernels: object) -> None:
+    def spoil(self: Fusion, ops: object) -> None:
         for layer in self.module.model.layers:
             layer.mlp = nn.Identity()
 
@@ -421,6 +423,55 @@ def test_replaced_weights_are_let_go(tmp_path: Path) -> None:
     model = load_model(description_of(save_model(tmp_path, "llama"), "bfloat16"))
     names = {name for name, _ in model.module.named_parameters()}
     assert names == {"model.embed_tokens.weight"}
+
+
+@needs_kernels
+def test_each_original_goes_as_soon_as_it_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the weights of a whole model would be held twice."""
+    folder = save_model(tmp_path, "llama", num_hidden_layers=4)
+    model, description = unfused(folder, "float32")
+    trial_ = trial.Trial(model.layers, description)
+    with torch.inference_mode():
+        trial_.record(traced_modules(model.module), model.logits)
+    originals = {
+        kind: [weakref.ref(m) for name, m in model.module.named_modules() if name.endswith(kind)]
+        for kind in ("up_proj", "q_proj")
+    }
+    held: dict[str, list[int]] = {kind: [] for kind in originals}
+
+    def count(kind: str, right: Any) -> Any:
+        def candidates(*args: Any, **how: Any) -> Any:
+            for found in right(*args, **how):
+                held[kind].append(sum(each() is not None for each in originals[kind]))
+                yield found
+
+        return candidates
+
+    monkeypatch.setattr(fuse, "mlp_candidates", count("up_proj", fuse.mlp_candidates))
+    monkeypatch.setattr(fuse, "attention_candidates", count("q_proj", fuse.attention_candidates))
+    kernels = load_kernels()
+    assert kernels is not None
+    with torch.inference_mode():
+        Fusion(model.module, model.layers, trial_, torch.float32, pack=False).run(
+            NativeOps(kernels)
+        )
+    assert held == {"up_proj": [4, 3, 2, 1], "q_proj": [4, 3, 2, 1]}
+    assert all(each() is None for refs in originals.values() for each in refs)
+
+
+@needs_kernels
+def test_what_is_refused_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    right = fuse.mlp_candidates
+    monkeypatch.setattr(
+        fuse, "mlp_candidates", lambda *args, **how: (Wrong(m, 1.1) for m in right(*args, **how))
+    )
+    with caplog.at_level(logging.INFO):
+        load_model(description_of(save_model(tmp_path, "llama"), "float32"))
+    assert "left as they are, since no replacement agrees: {'mlp': 2}" in caplog.text
 
 
 def test_attention_and_layers_are_traced(tmp_path: Path) -> None:

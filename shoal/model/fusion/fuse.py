@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 
 import torch
 from torch import nn
 
-from shoal.kernels import Kernels
+from shoal.kernels import Kernels, load_kernels
+from shoal.kernels.ops import LayerOps, NativeOps
 from shoal.model.fusion.fused_attention import attention_candidates
 from shoal.model.fusion.layer import layer_candidates
 from shoal.model.fusion.linear import can_pack, product_of
@@ -25,6 +28,21 @@ from shoal.model.fusion.proof import (
 )
 from shoal.model.fusion.trial import Call, Trial
 
+_log = logging.getLogger(__name__)
+
+
+def layer_ops(device: torch.device) -> LayerOps | None:
+    """What replacements are made of on a CPU or a CUDA device; None where it is not installed."""
+    if device.type == "cpu":
+        kernels = load_kernels()
+        return None if kernels is None else NativeOps(kernels)
+    if find_spec("triton") is None:
+        return None
+    # Importing it imports triton, which machines without a GPU need not have.
+    from shoal.kernels.triton_ops import TritonOps
+
+    return TritonOps()
+
 
 @dataclass
 class Fusion:
@@ -34,8 +52,10 @@ class Fusion:
         layers: (kv_heads, key_dim, value_dim) of each attention layer.
         trial: has recorded how the model calls `traced_modules`.
         held: format of the weights of matrix products, see `product_dtype`.
-        pack: False: leave the weights of products as they are, to be quantized.
+        pack: False: leave the weights of products as they are.
         done: modules replaced so far, by kind.
+        refused: modules that stay as they are though they look known, by kind: no replacement
+            gave the same.
         reads_positions: layers whose attention does more with positions than to rotate by them,
             and is left as it is.
     """
@@ -46,38 +66,48 @@ class Fusion:
     held: torch.dtype
     pack: bool = True
     done: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
     reads_positions: list[int] = field(default_factory=list)
 
-    def run(self, kernels: Kernels | None) -> None:
-        """Replace what can be, from the inside out; without kernels only pack weights."""
-        if kernels is not None:
-            self._norms(kernels)
-            self._mlps(kernels)
-            self._attention(kernels)
-            self._layers()
-        if self.pack and (packed := pack_linears(self.module, self.held, kernels)):
-            self.done["linear"] = packed
+    def run(self, ops: LayerOps) -> None:
+        """Replace what can be, from the inside out."""
+        self._norms(ops)
+        self._mlps(ops)
+        self._attention(ops)
+        self._layers()
 
-    def _norms(self, kernels: Kernels) -> None:
+    def report(self) -> None:
+        """Log what was replaced, and what was not."""
+        _log.info("fused modules: %s", dict(self.done))
+        if self.refused:
+            _log.info("left as they are, since no replacement agrees: %s", dict(self.refused))
+        if self.reads_positions:
+            _log.info(
+                "attention of %d of %d layers reads positions itself and is not fused",
+                len(self.reads_positions),
+                len(self.layers),
+            )
+
+    def _norms(self, ops: LayerOps) -> None:
         for place in _places(self.module):
             weight = getattr(place.module, "weight", None)
             if isinstance(weight, torch.Tensor) and weight.dim() == 1:
-                x = norm_input(len(weight), weight.dtype)
-                self._replace(place, "norm", norm_candidates(place.module, kernels), _given(x))
+                x = norm_input(len(weight), weight)
+                self._replace(place, "norm", norm_candidates(place.module, ops), _given(x))
 
-    def _mlps(self, kernels: Kernels) -> None:
+    def _mlps(self, ops: LayerOps) -> None:
         for place in _places(self.module):
             down = getattr(place.module, "down_proj", None)
             if isinstance(down, nn.Linear):
-                x = norm_input(down.out_features, down.weight.dtype)
+                x = norm_input(down.out_features, down.weight)
                 self._replace(
                     place,
                     "mlp",
-                    mlp_candidates(place.module, kernels, self.held, pack=self.pack),
+                    mlp_candidates(place.module, ops, self.held, pack=self.pack),
                     _given(x),
                 )
 
-    def _attention(self, kernels: Kernels) -> None:
+    def _attention(self, ops: LayerOps) -> None:
         for place in _places(self.module):
             call = self.trial.calls.get(place.module)
             layer = getattr(place.module, "layer_idx", None)
@@ -89,10 +119,12 @@ class Fusion:
             else:
                 shape, scale = self.layers[layer], self.trial.scales[layer]
                 candidates = attention_candidates(
-                    place.module, layer, shape, scale, kernels, self.held, pack=self.pack
+                    place.module, layer, shape, scale, ops, self.held, pack=self.pack
                 )
                 run = _as_in(call, hidden_input(call.hidden))
                 self._replace(place, "attention", candidates, run, self._agree_everywhere)
+                # Its weights would be held as long as it is a key.
+                del self.trial.calls[place.module]
 
     def _layers(self) -> None:
         for place in _places(self.module):
@@ -142,6 +174,8 @@ class Fusion:
                     setattr(place.owner, place.name, candidate)
                     self.done[kind] += 1
                     return
+        if expected is not None:
+            self.refused[kind] += 1
 
 
 def pack_linears(module: nn.Module, held: torch.dtype, kernels: Kernels | None) -> int:
@@ -157,7 +191,7 @@ def pack_linears(module: nn.Module, held: torch.dtype, kernels: Kernels | None) 
     for place in _places(module):
         linear = place.module
         if type(linear) is nn.Linear and can_pack(linear.weight.dtype, held):
-            x = norm_input(linear.in_features, linear.weight.dtype)
+            x = norm_input(linear.in_features, linear.weight)
             product = product_of(linear, held, kernels)
             if agree(product(x), linear(x)):
                 setattr(place.owner, place.name, product)
@@ -181,14 +215,16 @@ class _Place:
     module: nn.Module
 
 
-def _places(module: nn.Module) -> list[_Place]:
-    """Every module below `module` and where it hangs, inner ones first."""
+def _places(module: nn.Module) -> Iterator[_Place]:
+    """Every module below `module` and where it hangs, inner ones first; what was yielded is let
+    go, so that an original goes when it has been replaced."""
     found = [
         _Place(owner, name, child)
         for owner in module.modules()
         for name, child in owner.named_children()
     ]
-    return found[::-1]
+    while found:
+        yield found.pop()
 
 
 def _given(x: torch.Tensor) -> Callable[[nn.Module], object]:

@@ -1,5 +1,5 @@
-"""Attention around our kernel: one product for q, k and v, and one pass that norms, rotates and
-stores what it gives."""
+"""Attention around our kernel: one product for q, k and v, and one pass that norms and rotates what
+it gives. On the CPU that pass stores it, too."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from shoal.attention.native import NativeAttention
-from shoal.kernels import Kernels
-from shoal.kernels.ops import HeadNorm, Heads, RotaryOp
+from shoal.kernels.ops import HeadNorm, Heads, LayerOps, RotaryOp, Rotation
 from shoal.model.fusion.linear import Product, linear_children
 from shoal.model.fusion.norm import FusedNorm
 from shoal.model.hook import WantedRows, current_step
@@ -29,14 +28,14 @@ class FusedAttention(nn.Module):
         scale: float,
         qkv: Product,
         out: Product,
-        rotary: RotaryOp,
+        rotation: Rotation,
         *,
         turns: bool = True,
     ) -> None:
         """`turns`: whether positions rotate queries and keys; some layers ignore them."""
         super().__init__()
         self.layer_idx, self._heads, self._scale = layer, heads, scale
-        self.qkv, self.out, self._rotary, self._turns = qkv, out, rotary, turns
+        self.qkv, self.out, self._rotation, self._turns = qkv, out, rotation, turns
 
     def forward(
         self,
@@ -59,11 +58,12 @@ class FusedAttention(nn.Module):
         if position_embeddings is not None and self._turns:
             angles = position_embeddings[0][0], position_embeddings[1][0]
         rows, queries = qkv.shape[0], heads.heads * heads.key_dim
-        if isinstance(backend, NativeAttention):
-            self._rotary.set_pool(pool.shape.num_blocks * pool.shape.block_size)
-            qkv = self._rotary(qkv, angles, step.slots, pool.keys, pool.values)
+        rotation = self._rotation
+        if isinstance(backend, NativeAttention) and isinstance(rotation, RotaryOp):
+            rotation.set_pool(pool.shape.num_blocks * pool.shape.block_size)
+            qkv = rotation(qkv, angles, step.slots, pool.keys, pool.values)
         else:
-            qkv = self._rotary(qkv, angles)
+            qkv = rotation(qkv, angles)
             split = [heads.kv_heads * heads.key_dim, heads.kv_heads * heads.value_dim]
             key, value = torch.split(qkv[:, queries:], split, dim=1)
             backend.store(
@@ -80,7 +80,7 @@ class FusedAttention(nn.Module):
             attended = backend(query, pool, prepared, self._scale, out_dtype=self.out.held)
         else:
             attended = backend(query, pool, prepared, self._scale)
-        out: torch.Tensor = self.out(attended.view(1, len(attended), -1), add)
+        out: torch.Tensor = self.out(attended.flatten(1)[None], add)
         return out.to((hidden_states if add is None else add).dtype), None
 
 
@@ -89,7 +89,7 @@ def attention_candidates(
     layer: int,
     shape: tuple[int, int, int],
     scale: float,
-    kernels: Kernels,
+    ops: LayerOps,
     held: torch.dtype,
     *,
     pack: bool = True,
@@ -117,8 +117,8 @@ def attention_candidates(
     into, back = (Product(*layers, held=held, pack=pack) for layers in (qkv, out))
     dtype = out[0].weight.dtype
     for turns, neighbours in ((True, False), (True, True), (False, False)):
-        rotary = RotaryOp(kernels, heads, dtype, neighbours=neighbours, norm=norm)
-        yield FusedAttention(layer, heads, scale, into, back, rotary, turns=turns)
+        rotation = ops.rotation(heads, dtype, neighbours=neighbours, norm=norm)
+        yield FusedAttention(layer, heads, scale, into, back, rotation, turns=turns)
 
 
 def _head_norm(module: nn.Module, key_dim: int) -> tuple[bool, HeadNorm | None]:

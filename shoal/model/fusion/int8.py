@@ -101,7 +101,7 @@ def quantize(module: nn.Module, head: nn.Module | None, kernels: Kernels) -> Qua
             if child is head or not _multiplies(child):
                 continue
             found = Int8Product(child.weight, child.bias, kernels)
-            x = norm_input(child.in_features, child.weight.dtype)
+            x = norm_input(child.in_features, child.weight)
             if agree(found(x), child(x), TOLERANCE):
                 setattr(owner, name, found)
                 done.append(child.weight.numel())

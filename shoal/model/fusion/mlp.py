@@ -1,6 +1,7 @@
 """A gated MLP: one product for gate and up, the activation in one pass, the product down.
 
-Many rows are computed a block at a time, so that what lies between the products stays small.
+On the CPU many rows are computed a block at a time, so that what lies between the products stays
+small.
 """
 
 from __future__ import annotations
@@ -11,8 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from shoal.kernels import Kernels
-from shoal.kernels.ops import Activation, GatedOp
+from shoal.kernels.ops import Activation, LayerOps, RowOp
 from shoal.model.fusion.linear import Product, linear_children
 
 BLOCK_BYTES = 16 << 20
@@ -26,7 +26,7 @@ LEAST_ROWS = 256
 class FusedMLP(nn.Module):
     """down(activation(gate(x)) * up(x))"""
 
-    def __init__(self, gate_up: Product, down: Product, gated: GatedOp) -> None:
+    def __init__(self, gate_up: Product, down: Product, gated: RowOp) -> None:
         super().__init__()
         self.gate_up, self.down, self._gated = gate_up, down, gated
         row_bytes = gate_up.out_features * gate_up.held.itemsize
@@ -34,7 +34,7 @@ class FusedMLP(nn.Module):
 
     def forward(self, x: torch.Tensor, add: torch.Tensor | None = None) -> torch.Tensor:
         """x: [..., rows, hidden]; add: a residual [..., rows, hidden] or None."""
-        blocks = -(-x.shape[-2] // self.block_rows)
+        blocks = -(-x.shape[-2] // self.block_rows) if x.is_cpu else 1
         if blocks <= 1:
             return self._block(x, add)
         adds = [None] * blocks if add is None else add.tensor_split(blocks, dim=-2)
@@ -49,7 +49,7 @@ class FusedMLP(nn.Module):
 
 
 def mlp_candidates(
-    module: nn.Module, kernels: Kernels, held: torch.dtype, *, pack: bool = True
+    module: nn.Module, ops: LayerOps, held: torch.dtype, *, pack: bool = True
 ) -> Iterator[FusedMLP]:
     """What `module` may be if it is a gated MLP; nothing if it does not look like one.
 
@@ -60,20 +60,22 @@ def mlp_candidates(
     )
     down = linear_children(module, "down_proj")
     act = getattr(module, "act_fn", getattr(module, "activation_fn", None))
-    activation = _activation(act)
-    if gate_up is None or down is None or activation is None:
+    if gate_up is None or down is None:
         return
-    gated = GatedOp(kernels, activation, held)
+    activation = _activation(act, down[0].weight.device)
+    if activation is None:
+        return
+    gated = ops.gated(activation, held)
     if sum(layer.out_features for layer in gate_up) == 2 * down[0].in_features:
         into, back = (Product(*layers, held=held, pack=pack) for layers in (gate_up, down))
         yield FusedMLP(into, back, gated)
 
 
-def _activation(function: object) -> Activation | None:
+def _activation(function: object, device: torch.device) -> Activation | None:
     """Ours that computes the same, compared in float32: GELU's two forms differ by 5e-4."""
     if not callable(function):
         return None
-    x = torch.linspace(-10, 10, 1001)
+    x = torch.linspace(-10, 10, 1001, device=device)
     found = function(x)
     for activation, ours in (
         (Activation.silu, functional.silu(x)),

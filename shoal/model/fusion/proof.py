@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import torch
 
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2.5e-3}
 """Largest relative distance |a - b| / |b| (Frobenius) taken for rounding."""
 
-MODEL_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5}
+MODEL_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
 """The same for a row of logits after all layers; see `models_agree`."""
 
 
@@ -42,7 +42,7 @@ def agree_in_most_rows(found: object, expected: object) -> bool:
 def models_agree(found: torch.Tensor, expected: torch.Tensor) -> bool:
     """Whether logits [T, vocabulary] are those of the same model.
 
-    The median row is compared, loosely in bfloat16: rounding grows through the layers, and where it
+    The median row is compared, loosely in 16 bits: rounding grows through the layers, and where it
     turns a router's choice for one row, the rows after it change too. What this finds is parts
     that do not fit together.
     """
@@ -59,19 +59,20 @@ def _median_row_agrees(
     return bool(relative.median() <= tolerance[expected.dtype])
 
 
-def norm_input(width: int, dtype: torch.dtype, rows: int = 19) -> torch.Tensor:
-    """[1, rows, width], of a mean that is not 0: RMSNorm and LayerNorm differ."""
-    return _random(rows, width).add_(0.5).to(dtype)
+def norm_input(width: int, like: torch.Tensor, rows: int = 19) -> torch.Tensor:
+    """[1, rows, width] of the dtype of `like` and beside it, of a mean that is not 0: RMSNorm and
+    LayerNorm differ."""
+    return _random(rows, width).add_(0.5).to(like)
 
 
 def hidden_input(like: torch.Tensor) -> torch.Tensor:
-    """Hidden states of the shape and dtype of `like`, as they come out of a norm."""
-    return _random(*like.shape[1:]).to(like.dtype)
+    """Hidden states of the shape and dtype of `like`, and beside it, as they come out of a norm."""
+    return _random(*like.shape[1:]).to(like)
 
 
 def residual_input(like: torch.Tensor) -> torch.Tensor:
     """Hidden states so small that what a layer adds to them stands out."""
-    return _random(*like.shape[1:]).mul_(0.02).to(like.dtype)
+    return _random(*like.shape[1:]).mul_(0.02).to(like)
 
 
 def _random(*shape: int) -> torch.Tensor:

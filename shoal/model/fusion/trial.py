@@ -65,12 +65,12 @@ class Trial:
 
     def __init__(self, layers: list[tuple[int, int, int]], description: ModelDescription) -> None:
         """`layers`: (kv_heads, key_dim, value_dim) of each."""
-        cpu, dtype = torch.device("cpu"), description.dtype
+        self._device, dtype = description.device, description.dtype
         self.pieces = Pieces.of(description)
-        backend = select_backend(dtype, cpu, layers)
-        kv = KVPool(backend, layers, self.pieces.num_blocks, BLOCK_SIZE, dtype, cpu)
-        work = self.pieces.work
-        self._step = AttentionStep(kv, self.pieces.slots, backend.prepare(work, cpu))
+        backend = select_backend(dtype, self._device, layers)
+        kv = KVPool(backend, layers, self.pieces.num_blocks, BLOCK_SIZE, dtype, self._device)
+        work, slots = self.pieces.work, self.pieces.slots.to(self._device)
+        self._step = AttentionStep(kv, slots, backend.prepare(work, self._device))
         middles = [(rows.start + rows.stop) // 2 for rows in self.pieces.rows()]
         self.some_rows: Int64Array = np.unique([*middles, work.num_rows - 1])
         self.scales: dict[int, float] = {}
@@ -101,16 +101,17 @@ class Trial:
         rows = self.some_rows
         backend = self._step.kv.backend
         wanted = WantedRows(
-            torch.from_numpy(rows),
-            backend.prepare(self.pieces.work.only(rows), torch.device("cpu")),
+            torch.from_numpy(rows).to(self._device),
+            backend.prepare(self.pieces.work.only(rows), self._device),
         )
         ids, positions, _ = self._inputs()
         with attention_step(replace(self._step, wanted=wanted)):
             return forward(ids, positions, None)
 
     def _inputs(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        pieces = self.pieces
-        return pieces.token_ids, pieces.positions, torch.arange(pieces.work.num_rows)
+        pieces, device = self.pieces, self._device
+        rows = torch.arange(pieces.work.num_rows, device=device)
+        return pieces.token_ids.to(device), pieces.positions.to(device), rows
 
     @contextmanager
     def _recording(self, modules: Iterable[nn.Module]) -> Iterator[None]:
