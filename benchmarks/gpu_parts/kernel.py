@@ -1,4 +1,4 @@
-"""The attention kernel over shapes: against its ceiling, torch's attention, and two launches."""
+"""The attention kernel over shapes: against its ceiling, torch, FlashInfer, and two launches."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from benchmarks.gpu_parts.attention_peers import Tensors, TwoLaunches, torch_per_request
 from benchmarks.gpu_parts.ceilings import Ceilings
 from benchmarks.gpu_parts.clock import Deadline, Stopwatch
+from benchmarks.gpu_parts.flashinfer_peer import WAYS, FlashInferAbsentError, FlashInferCascade
 from benchmarks.gpu_parts.records import Recorder
 from benchmarks.runner import say
 from benchmarks.shapes import BLOCK, Heads, Shape
@@ -99,6 +100,7 @@ class KernelBench:
             seconds["two_launches"] = self._time(two)
             seconds["two_launches_unmerged"] = self._time(two.launches)
             errors["two_launches"] = _distance(mine, two())
+        outside = self._flashinfer(shape, tensors.query, layer, mine, seconds, errors)
         floor, bound = self.floor(shape)
         return {
             "shape": shape.name,
@@ -116,6 +118,7 @@ class KernelBench:
             "ceiling_fraction": floor / seconds["ours"],
             "relative_error": errors,
             "torch_way": how,
+            "flashinfer_way": outside,
         }
 
     @torch.inference_mode()
@@ -128,6 +131,29 @@ class KernelBench:
         )
         scale = self.heads.dim**-0.5
         return self._time(lambda: self.backend(tensors.query, layer, prepared, scale))
+
+    def _flashinfer(
+        self,
+        shape: Shape,
+        query: torch.Tensor,
+        layer: KVLayer,
+        mine: torch.Tensor,
+        seconds: dict[str, float],
+        errors: dict[str, float],
+    ) -> dict[str, str]:
+        """Add FlashInfer's figures; returns how each way ran, or why it has no figures."""
+        how = {}
+        for name, backend in WAYS.items():
+            try:
+                cascade = FlashInferCascade(shape, query, layer, backend)
+                errors[name] = _distance(mine, cascade())
+                seconds[name] = self._time(cascade)
+                how[name] = cascade.how
+            except FlashInferAbsentError as absent:
+                how[name] = str(absent)
+            except Exception as error:
+                how[name] = f"failed: {type(error).__name__}: {error}"[:500]
+        return how
 
     def _time(self, call: Any) -> float:
         return self.watch.seconds(call, _SECONDS)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.gpu_parts.flashinfer_peer import WAYS
 from benchmarks.peers.client import ROOT
 
 ABSENT = ("pydantic", "pydantic_core", "orjson")
@@ -77,6 +78,9 @@ def test_kernel(records: list[dict[str, Any]]) -> None:
             assert record["relative_error"]["two_launches"] < 1e-5
             assert record["ratios"]["two_launches"] > 0
         assert record["ceiling_fraction"] > 0
+        for name in WAYS:
+            assert record["flashinfer_way"][name] == "not measured: FlashInfer needs a CUDA device"
+            assert name not in record["seconds"]
 
 
 def test_end_to_end(records: list[dict[str, Any]]) -> None:
