@@ -63,7 +63,7 @@ def draw_ranked(
         rows, samples, temperature, min_p, top_k, top_p, uniforms: [count], see `RowGroup` and
             `DrawParams`.
         tokens: int64 [S].
-        lists: int64 [programs, ROOM], candidates of each program: a float32 logit's bits << 32 | id.
+        lists: int64 [programs, ROOM], each program's candidates: logit's bits << 32 | id.
         BLOCK, BLOCKS: see `draw_plain`.
         PASS: tokens worked on at once in passes over candidates, a power of two.
     """
