@@ -51,7 +51,7 @@ test-fast: install  ## Run the tests that are quick; one that takes over 30 seco
 
 test-kernels: install  ## Run the Triton kernels without a GPU: interpreted, and compiled for Hopper
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest $$(find tests -name 'test_*_interpreted.py')
-	$(BIN)/python -m pytest -m slow --override-ini addopts='-q --strict-markers' tests/attention/triton tests/kernels
+	$(BIN)/python -m pytest -m slow --override-ini addopts='-q --strict-markers' tests/attention/triton tests/kernels tests/sampling/test_draw_compiles.py
 
 test-slow: install  ## Run the tests that take long or need gigabytes
 	$(BIN)/python -m pytest -m slow --override-ini addopts='-q --strict-markers'

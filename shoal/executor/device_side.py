@@ -17,7 +17,8 @@ from shoal.cuda.transfers import Transfers
 from shoal.executor.forward import ModelRunner
 from shoal.model.description import ModelDescription
 from shoal.planner import Plan
-from shoal.sampling.device_sampling import DeviceSampler, SamplingPlan, rest_for
+from shoal.sampling.device_rows import chooser_for
+from shoal.sampling.device_sampling import DeviceSampler, SamplingPlan
 from shoal.sampling.logprobs import NUM_PARTS
 from shoal.sampling.prompt_scoring import PromptScorer, ScoringPiece
 from shoal.sampling.results import Sampled, StepResult
@@ -38,8 +39,8 @@ class DeviceSide:
     ) -> None:
         self._runner, self._scorer, self._transfers = runner, scorer, transfers
         self._vocab_size = description.vocab_size
-        rest = rest_for(description.device)
-        self._sampler = DeviceSampler(sampler, self._vocab_size, rest)
+        chooser = chooser_for(description.device)
+        self._sampler = DeviceSampler(sampler, self._vocab_size, chooser)
         self._newest: torch.Tensor | None = None
 
     def launch(

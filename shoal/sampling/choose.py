@@ -21,7 +21,7 @@ from shoal.kernels.interface import DTYPES, Sample
 from shoal.sampling.draw import DrawParams, Kinds, draw
 from shoal.sampling.logprobs import rows_per_chunk
 from shoal.sampling.rows import LogitRows
-from shoal.types import Int32Array, Int64Array
+from shoal.types import BoolArray, Int32Array, Int64Array
 
 UNSOUND = -1
 """Instead of a token: the row's logits are no numbers."""
@@ -52,9 +52,16 @@ class Settings:
             self.uniforms[index],
         )
 
-    def truncated(self, vocab_size: int) -> Int64Array:
-        """The rows with top-k or top-p, int64."""
-        return np.flatnonzero((self.top_k < vocab_size) | (self.top_p < 1))
+    @property
+    def drawn(self) -> BoolArray:
+        """Which rows are drawn at all, bool [S]."""
+        drawn: BoolArray = self.temperature > 0
+        return drawn
+
+    def ranked(self, vocab_size: int) -> BoolArray:
+        """Which rows are drawn with top-k or top-p, so that tokens' ranks matter, bool [S]."""
+        ranked: BoolArray = self.drawn & ((self.top_k < vocab_size) | (self.top_p < 1))
+        return ranked
 
 
 def choose(
@@ -106,7 +113,9 @@ def _choose_torch(logits: torch.Tensor, settings: Settings) -> Int32Array:
         index = torch.from_numpy(random).to(logits.device)
         picked = logits if len(random) == len(logits) else logits[index]
         drawn = settings.rows(random)
-        truncated = torch.from_numpy(drawn.truncated(logits.shape[1])).to(logits.device)
+        truncated = torch.from_numpy(np.flatnonzero(drawn.ranked(logits.shape[1]))).to(
+            logits.device
+        )
         kinds = Kinds(bool((drawn.min_p > 0).any()), truncated)
         tokens[index] = draw(picked.float(), _draw_params(drawn, logits.device), kinds)
     chosen: Int32Array = np.where(sound, tokens.cpu().numpy(), UNSOUND).astype(np.int32)

@@ -2,15 +2,14 @@
 
 The order of operations, and the tokens, are those of `shoal.sampling.sampler`. What differs is who
 decides: which rows are drawn, truncated or changed is known on the host, from parameters alone;
-what depends on logits (rows that are no numbers, rows whose likeliest candidates do not suffice)
-is computed for all and selected on the device.
+what depends on logits (rows that are no numbers, how many candidates a row needs) is found out on
+the device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import numpy as np
 import numpy.typing as npt
@@ -18,112 +17,101 @@ import torch
 
 from shoal.cuda.transfers import Stage
 from shoal.errors import InternalError
-from shoal.sampling.choose import UNSOUND
-from shoal.sampling.draw import DrawParams, Kinds, Rest, draw, sort_all
+from shoal.sampling.device_rows import Chooser, RowGroup
+from shoal.sampling.draw import DrawParams
 from shoal.sampling.logprobs import NUM_PARTS, best_logprobs, listed, rows_per_chunk
 from shoal.sampling.processors import Change
 from shoal.sampling.sampler import Sampler, SampleTask, check_sound, chunks_of
 from shoal.scheduler import TokenBatch
-from shoal.types import Int32Array, Int64Array, TokenLogprob
+from shoal.types import BoolArray, Int32Array, Int64Array, TokenLogprob
 
 Retained = Mapping[int, torch.Tensor]
 """Logits [vocab] kept from earlier batches, by segment."""
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """Some of a batch's samples, and where their logits are; int64 on the device.
+class _Reported:
+    """Rows that ask for logprobs, all of one tensor of logits.
 
     Attributes:
-        samples: [n], which of the batch's samples.
-        computed: rows of the batch's own logits, of the first of them.
-        kept: rows of the logits kept earlier, of the others.
+        index: int64 [n], which of the batch's samples, on the host.
+        samples, rows: the same on the device, and the row of logits of each.
+        kept: whether they are rows of the logits kept earlier.
+        num: the most logprobs that one of them asks for.
     """
 
-    samples: torch.Tensor
-    computed: torch.Tensor
-    kept: torch.Tensor
-
-    def logits(self, computed: torch.Tensor, kept: torch.Tensor | None) -> torch.Tensor:
-        """A copy [n, vocab]."""
-        rows = computed.index_select(0, self.computed)
-        if kept is None or not len(self.kept):
-            return rows
-        return torch.cat([rows, kept.index_select(0, self.kept)])
-
-
-@dataclass(frozen=True)
-class _Special:
-    """Rows that are drawn, or whose logits are changed first."""
-
-    rows: _Rows
-    changes: list[Change]
-    drawn: torch.Tensor
-    """int64 [d], those of them that are drawn."""
-    params: DrawParams
-    kinds: Kinds
-
-
-@dataclass(frozen=True)
-class _Reported:
-    """Rows that ask for logprobs, of which the most asked for is `num`."""
-
-    rows: _Rows
     index: Int64Array
-    """The same as `rows.samples`, on the host."""
+    samples: torch.Tensor
+    rows: torch.Tensor
+    kept: bool
     num: int
 
 
 @dataclass(frozen=True)
+class _Chosen:
+    """A group of rows, all of one tensor of logits, and what is changed in copies of them first.
+
+    Attributes:
+        copied: int64 [n], the rows to copy; None if they are read where they are. The group's rows
+            are those of the copy.
+        kept: whether they are rows of the logits kept earlier.
+    """
+
+    group: RowGroup
+    copied: torch.Tensor | None
+    changes: list[Change]
+    kept: bool
+
+
+@dataclass(frozen=True)
 class SamplingPlan:
-    """What is enqueued for a batch's samples."""
+    """What is enqueued for a batch's samples; each is in one of the groups `chosen`."""
 
     task: SampleTask
-    source: torch.Tensor
-    """int64 [S], the row of each sample: of the batch's logits, then of the kept ones."""
     kept: tuple[int, ...]
     """Segments whose kept logits are sampled from."""
-    special: list[_Special]
+    chosen: list[_Chosen]
     reported: list[_Reported]
 
 
 class DeviceSampler:
     """Samples for the sequences that a `Sampler` knows."""
 
-    def __init__(self, sampler: Sampler, vocab_size: int, rest: Rest) -> None:
-        """`rest`: see `rest_for`."""
-        self._sampler, self._vocab_size, self._rest = sampler, vocab_size, rest
+    def __init__(self, sampler: Sampler, vocab_size: int, chooser: Chooser) -> None:
+        """`chooser`: see `chooser_for`."""
+        self._sampler, self._vocab_size, self._chooser = sampler, vocab_size, chooser
 
     def plan(self, batch: TokenBatch, stage: Stage) -> SamplingPlan:
         """Put on the stage what sampling needs on the device."""
         task = self._sampler.task(batch.sample_sequences, batch.sample_positions)
         source, num_computed = batch.sample_logits, len(batch.logit_rows)
-        chosen = task.processed | (task.settings.temperature > 0)
-        step = rows_per_chunk(self._vocab_size)
-
-        def rows(index: Int64Array) -> tuple[Int64Array, _Rows]:
-            computed = source[index] < num_computed
-            index = np.concatenate([index[computed], index[~computed]])
-            count = int(computed.sum())
-            first, second = source[index[:count]], source[index[count:]] - num_computed
-            return index, _Rows(stage.put(index), stage.put(first), stage.put(second))
-
-        special = []
-        for index in chunks_of(np.flatnonzero(chosen), step):
-            index, where = rows(index)
-            special.append(self._special(task, index, where, stage))
+        kept = source >= num_computed
+        # Rows of the batch's own logits, then of the kept ones.
+        rows = np.where(kept, source - num_computed, source)
+        small = rows_per_chunk(self._vocab_size)
+        ranked = task.settings.ranked(self._vocab_size)
+        chosen = []
+        for index in _alike(task.processed, kept, ranked):
+            changed, held = bool(task.processed[index[0]]), bool(kept[index[0]])
+            whole = self._chooser.in_place and not changed
+            chosen += [
+                self._chosen(task, chunk, rows[chunk], held, stage)
+                for chunk in chunks_of(index, len(index) if whole else small)
+            ]
         reported = []
-        for index in chunks_of(task.reported, step):
-            index, where = rows(index)
-            num = int(task.num_logprobs[index].max())
-            reported.append(_Reported(where, index, num))
-        kept = batch.sample_retained
-        return SamplingPlan(task, stage.put(source), kept, special, reported)
+        asked = task.reported
+        for held in (False, True):
+            for index in chunks_of(asked[kept[asked] == held], small):
+                num = int(task.num_logprobs[index].max())
+                samples, where = stage.put(index), stage.put(rows[index])
+                reported.append(_Reported(index, samples, where, held, num))
+        return SamplingPlan(task, batch.sample_retained, chosen, reported)
 
-    def _special(self, task: SampleTask, index: Int64Array, rows: _Rows, stage: Stage) -> _Special:
+    def _chosen(
+        self, task: SampleTask, index: Int64Array, rows: Int64Array, kept: bool, stage: Stage
+    ) -> _Chosen:
+        """Samples at `index` that are `_alike`, and the row of each."""
         settings = task.settings.rows(index)
-        drawn = np.flatnonzero(settings.temperature > 0)
-        settings = settings.rows(drawn)
         params = DrawParams(
             stage.put(settings.temperature),
             stage.put(settings.min_p),
@@ -131,14 +119,19 @@ class DeviceSampler:
             stage.put(settings.top_p),
             stage.put(settings.uniforms),
         )
-        truncated = stage.put(settings.truncated(self._vocab_size))
-        return _Special(
-            rows=rows,
-            changes=self._sampler.changes(task, index, stage.put),
-            drawn=stage.put(drawn),
+        changed = bool(task.processed[index[0]])
+        group = RowGroup(
+            samples=stage.put(index),
+            rows=stage.put(np.arange(len(index)) if changed else rows),
             params=params,
-            kinds=Kinds(bool((settings.min_p > 0).any()), truncated),
+            drawn=bool(settings.drawn.any()),
+            min_p=bool((settings.drawn & (settings.min_p > 0)).any()),
+            ranked=bool(settings.ranked(self._vocab_size)[0]),
         )
+        if not changed:
+            return _Chosen(group, None, [], kept)
+        changes = self._sampler.changes(task, index, stage.put)
+        return _Chosen(group, stage.put(rows), changes, kept)
 
     def choose(self, plan: SamplingPlan, logits: torch.Tensor, retained: Retained) -> torch.Tensor:
         """A token per sample, int64 [S]; `UNSOUND` where the logits are no numbers.
@@ -151,31 +144,16 @@ class DeviceSampler:
                 f"logits of shape {tuple(logits.shape)} for a vocabulary of {self._vocab_size}"
             )
         kept = self._kept(plan, retained)
-        best = logits.max(dim=-1)
-        tokens = _if_sound(best.indices, best.values)
-        if kept is not None:
-            best = kept.max(dim=-1)
-            tokens = torch.cat([tokens, _if_sound(best.indices, best.values)])
-        tokens = tokens.index_select(0, plan.source)
-        for special in plan.special:
-            rows = special.rows.logits(logits, kept).float()
-            for change in special.changes:
-                change.apply(rows)
-            tokens.index_copy_(0, special.rows.samples, self._chosen(special, rows))
+        samples = len(plan.task.sequences)
+        tokens = torch.empty(samples, dtype=torch.int64, device=logits.device)
+        for chosen in plan.chosen:
+            rows = kept if chosen.kept else logits
+            if chosen.copied is not None:
+                rows = rows.index_select(0, chosen.copied).float()
+                for change in chosen.changes:
+                    change.apply(rows)
+            self._chooser(rows, chosen.group, tokens)
         return tokens
-
-    def _chosen(self, special: _Special, logits: torch.Tensor) -> torch.Tensor:
-        best = logits.max(dim=-1)
-        tokens, drawn = best.indices, special.drawn
-        if len(drawn):
-            every = len(drawn) == len(logits)
-            picked = logits if every else logits.index_select(0, drawn)
-            sound = (best.values if every else best.values.index_select(0, drawn)).isfinite()
-            # Whatever is drawn for a row without numbers is a token, and not used.
-            picked = torch.where(sound[:, None], picked, 0.0)
-            found = draw(picked, special.params, special.kinds, self._rest)
-            tokens = tokens.index_copy(0, drawn, found)
-        return _if_sound(tokens, best.values)
 
     def logprobs(
         self,
@@ -187,10 +165,10 @@ class DeviceSampler:
         """What `collect` needs for those that ask: `NUM_PARTS` tensors per entry of
         `plan.reported`."""
         found: list[torch.Tensor] = []
-        kept = self._kept(plan, retained) if plan.reported else None
+        kept = self._kept(plan, retained)
         for reported in plan.reported:
-            rows = reported.rows.logits(logits, kept)
-            own = tokens.index_select(0, reported.rows.samples).clamp_(min=0)
+            rows = (kept if reported.kept else logits).index_select(0, reported.rows)
+            own = tokens.index_select(0, reported.samples).clamp_(min=0)
             found += best_logprobs(rows, own, reported.num)
         return found
 
@@ -213,22 +191,16 @@ class DeviceSampler:
                 found[place] = entry
         return found
 
-    def _kept(self, plan: SamplingPlan, retained: Retained) -> torch.Tensor | None:
-        return torch.stack([retained[s] for s in plan.kept]) if plan.kept else None
+    def _kept(self, plan: SamplingPlan, retained: Retained) -> torch.Tensor:
+        """The kept logits [any, vocab] that the plan's rows are counted in."""
+        if not plan.kept:
+            return torch.empty(0, self._vocab_size)
+        return torch.stack([retained[segment] for segment in plan.kept])
 
 
-def rest_for(device: torch.device) -> Rest:
-    """How rows are drawn on a device that need all of the vocabulary, without reading back.
-
-    On CUDA by a kernel that passes over the rows that need it alone; sorting, where there is no
-    Triton, sorts all that are truncated.
-    """
-    if device.type != "cuda" or find_spec("triton") is None:
-        return sort_all
-    from shoal.sampling.draw_kernel import draw_rest
-
-    return draw_rest
-
-
-def _if_sound(tokens: torch.Tensor, best: torch.Tensor) -> torch.Tensor:
-    return torch.where(best.isfinite(), tokens, UNSOUND)
+def _alike(*columns: BoolArray) -> list[Int64Array]:
+    """The samples, int64, in groups of which all columns are the same."""
+    code = np.zeros(len(columns[0]), dtype=np.int64)
+    for column in columns:
+        code = 2 * code + column
+    return [np.flatnonzero(code == value) for value in np.unique(code)]

@@ -1,144 +1,160 @@
-"""The Triton kernel that draws from rows whose likeliest candidates do not suffice.
+"""The Triton kernel for rows without top-k and top-p: the likeliest token, or one drawn.
 
-Few rows need it, which ones only the device knows: so one program is started per row, and those
-that are not needed end at once. It ranks nothing. Scores are at most 0, so the bits of -score, read
-as a whole number, order them; a running sum over ranked tokens is the sum over all keys up to one,
-and where it passes a bound is found by bisection over keys, a pass over the row each. Sums are
-float64 of float32 weights as in `shoal.sampling.draw`, in another order: the two may differ where a
-uniform number lies within rounding of the border between two tokens.
+One program per row, which reads the row once and then one block of it again. From the first pass it
+keeps each block's largest logit and, relative to that, the block's mass. So the row's largest logit
+need not be known before the masses are summed, and the block in which the running sum reaches the
+uniform's share is known without another pass. (A min-p needs the largest first: two passes.)
+
+Weights are float32, summed within a block in float32 and over blocks in float64. So a token may
+differ from that of `shoal.sampling.draw` where the uniform number lies within rounding (about 1e-6
+of the mass) of the border between two tokens.
 """
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 
-from shoal.sampling.draw import DrawParams
+_LOG2_E = tl.constexpr(1.4426950408889634)
+_LARGEST = tl.constexpr(3.4028234663852886e38)
+UNSOUND = tl.constexpr(-1)
+"""As in `shoal.sampling.choose`."""
 
-_BLOCK = 4096
-_WARPS = 8
 
-
-def draw_rest(
-    scores: torch.Tensor,
-    mass: torch.Tensor,
-    params: DrawParams,
-    tokens: torch.Tensor,
-    short: torch.Tensor,
-    block: int = _BLOCK,
-) -> torch.Tensor:
-    """A `shoal.sampling.draw.Rest` for a GPU.
+@triton.jit
+def draw_plain(
+    logits,
+    stride,
+    vocab,
+    rows,
+    samples,
+    temperature,
+    min_p,
+    uniforms,
+    tokens,
+    BLOCK: tl.constexpr,
+    BLOCKS: tl.constexpr,
+):
+    """The token of each of n samples, by programs [n].
 
     Args:
-        block: tokens that a program works on at once, a power of two.
+        logits: [R, vocab], float; strides stride, 1.
+        rows, samples, temperature, min_p, uniforms: [n], see `RowGroup` and `DrawParams`.
+        tokens: int64 [S].
+        BLOCK: tokens worked on at once; BLOCKS: at least as many as a row has. Powers of two.
     """
-    tokens = tokens.contiguous()
-    _draw_row[(len(scores),)](
-        scores,
-        mass,
-        params.top_k,
-        params.top_p,
-        params.uniforms,
-        short,
-        tokens,
-        scores.shape[1],
-        scores.stride(0),
-        BLOCK=block,
-        num_warps=_WARPS,
-    )
-    return tokens
-
-
-@triton.jit
-def _draw_row(
-    scores, mass, top_k, top_p, uniforms, short, tokens, vocab, stride, BLOCK: tl.constexpr
-):
-    row = tl.program_id(0).to(tl.int64)
-    if tl.load(short + row) != 0:
-        base = scores + row * stride
-        k = tl.load(top_k + row)
-        p = tl.load(top_p + row)
-        bound = tl.load(mass + row)
-        # Keys of tokens that are possible at all end before that of -inf.
-        last = tl.full((), 0x7F7FFFFF, tl.int32)
-        if k < vocab:
-            last = tl.minimum(last, _least_key(base, vocab, k.to(tl.float64), True, BLOCK))
-            bound = _sum_up_to(base, vocab, last, False, BLOCK)
-        limit = p * bound
-        cut = last
-        if p < 1:
-            cut = tl.minimum(last, _least_key(base, vocab, limit, False, BLOCK))
-        below = _sum_up_to(base, vocab, cut - 1, False, BLOCK)
-        equals = _sum_up_to(base, vocab, cut, True, BLOCK)
-        equals -= _sum_up_to(base, vocab, cut - 1, True, BLOCK)
-        weight = _weight(cut)
-        if (p < 1) & (weight > 0):
-            equals = tl.minimum(equals, tl.ceil((limit - below) / weight))
-        target = tl.load(uniforms + row) * (below + equals * weight)
-        level = cut
-        if target <= below:
-            level = _least_key(base, vocab, target, False, BLOCK)
-            below = _sum_up_to(base, vocab, level - 1, False, BLOCK)
-            weight = _weight(level)
-            equals = _sum_up_to(base, vocab, level, True, BLOCK)
-            equals -= _sum_up_to(base, vocab, level - 1, True, BLOCK)
-        rank = tl.full((), 0, tl.float64)
-        if weight > 0:
-            rank = tl.ceil((target - below) / weight) - 1
-        rank = tl.maximum(0.0, tl.minimum(rank, equals - 1))
-        tl.store(tokens + row, _at(base, vocab, level, rank.to(tl.int64), BLOCK))
-
-
-@triton.jit
-def _keys(base, start, vocab, BLOCK: tl.constexpr):
-    """Keys of a block of the row, int32; beyond the row, that of -inf."""
-    at = start + tl.arange(0, BLOCK)
-    score = tl.load(base + at, mask=at < vocab, other=-float("inf"))
-    return tl.abs(score).to(tl.int32, bitcast=True)
-
-
-@triton.jit
-def _weight(key):
-    """exp(score) of a key, float64, from float32."""
-    return tl.exp(-key.to(tl.float32, bitcast=True)).to(tl.float64)
-
-
-@triton.jit
-def _sum_up_to(base, vocab, key, COUNT: tl.constexpr, BLOCK: tl.constexpr):
-    """Weights of the tokens with keys up to one, or how many they are; float64."""
-    total = tl.full((), 0, tl.float64)
-    for start in range(0, vocab, BLOCK):
-        keys = _keys(base, start, vocab, BLOCK)
-        if COUNT:
-            total += tl.sum((keys <= key).to(tl.float64), 0)
+    at = tl.program_id(0)
+    base = logits + tl.load(rows + at) * stride
+    heat = tl.load(temperature + at)
+    scale = scale_of(heat)
+    peaks, sums, _ = read_row(base, vocab, scale, BLOCK, BLOCKS)
+    peak = tl.max(peaks, 0)
+    masses = masses_of(peaks, sums, peak, scale)
+    token = tl.full((), UNSOUND, tl.int32)
+    if is_sound(masses):
+        if heat > 0:
+            least = tl.log2(tl.load(min_p + at))
+            if least > -float("inf"):
+                masses = _masses_above(base, vocab, peak, scale, least, BLOCK, BLOCKS)
+            token = _drawn(base, vocab, peak, scale, least, masses, tl.load(uniforms + at), BLOCK)
         else:
-            total += tl.sum(tl.where(keys <= key, _weight(keys), 0.0), 0)
-    return total
+            token = _first(base, vocab, peak, peaks, BLOCK, BLOCKS)
+    tl.store(tokens + tl.load(samples + at), token.to(tl.int64))
 
 
 @triton.jit
-def _least_key(base, vocab, wanted, COUNT: tl.constexpr, BLOCK: tl.constexpr):
-    """The least key up to which the sum reaches `wanted`; beyond all finite ones if none does."""
-    low = tl.full((), 0, tl.int32)
-    high = tl.full((), 0x7F800000, tl.int32)
-    for _ in range(31):
-        middle = low + (high - low) // 2
-        reached = _sum_up_to(base, vocab, middle, COUNT, BLOCK) >= wanted
-        high = tl.where(reached, middle, high)
-        low = tl.where(reached, low, tl.minimum(middle + 1, high))
-    return high
+def scale_of(temperature):
+    """What turns a difference of logits into one of powers of two; finite and above 0."""
+    heat = tl.where(temperature > 0, temperature, 1.0)
+    return tl.minimum(_LOG2_E / heat, _LARGEST)
 
 
 @triton.jit
-def _at(base, vocab, key, rank, BLOCK: tl.constexpr):
-    """The token with a key that comes `rank`-th among its equals, by ids from 0."""
-    found = tl.full((), 0, tl.int64)
-    seen = tl.full((), 0, tl.int64)
-    for start in range(0, vocab, BLOCK):
-        same = (_keys(base, start, vocab, BLOCK) == key).to(tl.int64)
-        number = seen + tl.cumsum(same, 0) - 1
-        ids = (start + tl.arange(0, BLOCK)).to(tl.int64)
-        found += tl.sum(tl.where((same > 0) & (number == rank), ids, 0), 0)
-        seen += tl.sum(same, 0)
-    return found
+def read_row(base, vocab, scale, BLOCK: tl.constexpr, BLOCKS: tl.constexpr):
+    """One pass over a row.
+
+    Returns, float32: of each block its largest logit, and the sum of 2^((logit - largest) * scale),
+    which is NaN if a logit is NaN or infinite; of each place in a block the largest logit there.
+    """
+    numbers = tl.arange(0, BLOCKS)
+    peaks = tl.full((BLOCKS,), -float("inf"), tl.float32)
+    sums = tl.full((BLOCKS,), 0.0, tl.float32)
+    places = tl.full((BLOCK,), -float("inf"), tl.float32)
+    for start in tl.range(0, vocab, BLOCK, num_stages=3):
+        block = read_block(base, start, vocab, BLOCK)
+        peak = tl.max(block, 0)
+        # A block of impossible tokens has no mass, and -inf - -inf is no number.
+        origin = tl.where(peak > -float("inf"), peak, 0.0)
+        mass = tl.sum(tl.exp2((block - origin) * scale), 0)
+        here = numbers == start // BLOCK
+        peaks = tl.where(here, peak, peaks)
+        sums = tl.where(here, mass, sums)
+        places = tl.maximum(places, block)
+    return peaks, sums, places
+
+
+@triton.jit
+def read_block(base, start, vocab, BLOCK: tl.constexpr):
+    """A block of a row in float32; beyond the row -inf."""
+    at = start + tl.arange(0, BLOCK)
+    return tl.load(base + at, mask=at < vocab, other=-float("inf")).to(tl.float32)
+
+
+@triton.jit
+def masses_of(peaks, sums, peak, scale):
+    """The blocks' masses relative to the row's largest logit, float64."""
+    origin = tl.where(peak > -float("inf"), peak, 0.0)
+    return sums.to(tl.float64) * tl.exp2((peaks - origin) * scale).to(tl.float64)
+
+
+@triton.jit
+def is_sound(masses):
+    """Whether a row's logits are numbers: else there is no mass, or it is NaN."""
+    return tl.sum(masses, 0) > 0
+
+
+@triton.jit
+def _masses_above(base, vocab, peak, scale, least, BLOCK: tl.constexpr, BLOCKS: tl.constexpr):
+    """The blocks' masses, float64, of the tokens that min-p leaves; it is 2^least."""
+    numbers = tl.arange(0, BLOCKS)
+    masses = tl.full((BLOCKS,), 0.0, tl.float64)
+    for start in tl.range(0, vocab, BLOCK, num_stages=3):
+        weights = _weights(base, start, vocab, peak, scale, least, BLOCK)
+        masses = tl.where(numbers == start // BLOCK, tl.sum(weights, 0).to(tl.float64), masses)
+    return masses
+
+
+@triton.jit
+def _weights(base, start, vocab, peak, scale, least, BLOCK: tl.constexpr):
+    power = (read_block(base, start, vocab, BLOCK) - peak) * scale
+    return tl.where(power >= least, tl.exp2(power), 0.0)
+
+
+@triton.jit
+def _drawn(base, vocab, peak, scale, least, masses, uniform, BLOCK: tl.constexpr):
+    """The first token at which the running sum of weights reaches uniform * total."""
+    target = uniform * tl.sum(masses, 0)
+    block, before = _reached(masses, target)
+    weights = _weights(base, block * BLOCK, vocab, peak, scale, least, BLOCK)
+    place, _ = _reached(weights.to(tl.float64), target - before)
+    return block * BLOCK + place
+
+
+@triton.jit
+def _reached(weights, target):
+    """The first place where the running sum of float64 weights reaches a target, and the sum before
+    it; where rounding keeps the sum below, the last place that has any weight."""
+    places = tl.arange(0, weights.shape[0])
+    running = tl.cumsum(weights, 0)
+    # Sums of a scan may shrink by a rounding, so that one without weight would seem the first.
+    first = tl.min(tl.where((running >= target) & (weights > 0), places, weights.shape[0]), 0)
+    place = tl.minimum(first, tl.max(tl.where(weights > 0, places, 0), 0))
+    return place, tl.sum(tl.where(places == place, running - weights, 0.0), 0)
+
+
+@triton.jit
+def _first(base, vocab, peak, peaks, BLOCK: tl.constexpr, BLOCKS: tl.constexpr):
+    """The first token whose logit is the largest."""
+    block = tl.min(tl.where(peaks == peak, tl.arange(0, BLOCKS), BLOCKS), 0)
+    logits = read_block(base, block * BLOCK, vocab, BLOCK)
+    return block * BLOCK + tl.min(tl.where(logits == peak, tl.arange(0, BLOCK), BLOCK), 0)

@@ -12,7 +12,8 @@ import torch
 from shoal import LLM, SamplingParams
 from shoal.cuda.transfers import Transfers
 from shoal.executor.executor import PendingResult, TorchExecutor
-from shoal.sampling.device_sampling import DeviceSampler, rest_for
+from shoal.sampling.device_rows import chooser_for
+from shoal.sampling.device_sampling import DeviceSampler
 from shoal.sampling.draw import CANDIDATES
 from shoal.sampling.rows import LogitRows
 from shoal.types import RequestParams as Params
@@ -75,7 +76,7 @@ def test_tokens_are_those_of_the_cpu() -> None:
     params = [Params(**entry) for entry in PARAMS] * 4
     count = len(params)
     host, other = samplers(params, vocab)
-    sampler = DeviceSampler(other, vocab, rest_for(device))
+    sampler = DeviceSampler(other, vocab, chooser_for(device))
     transfers = Transfers.cuda(device)
     for position, spread in enumerate((0.05, 1.0, 4.0)):
         generator = torch.Generator().manual_seed(position)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import shoal.sampling.logprobs as logprobs_module
 from shoal.cuda.transfers import DirectStage
 from shoal.errors import InternalError, InvalidLogitsError
+from shoal.sampling.device_rows import TorchChooser
 from shoal.sampling.device_sampling import DeviceSampler
 from shoal.sampling.draw import CANDIDATES, sort_all, sort_short
 from shoal.sampling.random import seeded_key
@@ -61,7 +62,7 @@ def samplers(params: list[RequestParams], vocab: int) -> tuple[Sampler, Sampler]
 def on_device(
     sampler: Sampler, vocab: int, batch: Any, logits: torch.Tensor, retained: Any, rest: Any
 ) -> tuple[np.ndarray, Any]:
-    device = DeviceSampler(sampler, vocab, rest)
+    device = DeviceSampler(sampler, vocab, TorchChooser(rest))
     plan = device.plan(batch, DirectStage())
     before = logits.clone()
     tokens = device.choose(plan, logits, retained)
@@ -126,7 +127,7 @@ def test_rows_that_are_no_numbers_are_named_at_the_end(wrong: float, place: int)
         logits[bad] = wrong
     _, sampler = samplers(params, vocab)
     batch = batch_of(count, np.arange(count), count)
-    device = DeviceSampler(sampler, vocab, sort_all)
+    device = DeviceSampler(sampler, vocab, TorchChooser())
     plan = device.plan(batch, DirectStage())
     tokens = device.choose(plan, logits, {})
     assert np.flatnonzero(tokens.numpy() < 0).tolist() == bad
@@ -143,7 +144,7 @@ def test_rows_that_are_no_numbers_are_named_at_the_end(wrong: float, place: int)
 
 def test_logits_of_another_vocabulary_are_refused() -> None:
     _, sampler = samplers([RequestParams()], 12)
-    device = DeviceSampler(sampler, 12, sort_all)
+    device = DeviceSampler(sampler, 12, TorchChooser())
     plan = device.plan(batch_of(1, np.zeros(1, dtype=np.int64), 1), DirectStage())
     with pytest.raises(InternalError, match="vocabulary of 12"):
         device.choose(plan, torch.zeros(1, 13), {})

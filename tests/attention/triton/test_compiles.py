@@ -5,57 +5,24 @@ Triton brings NVIDIA's assembler along, so this needs no GPU. Run by `make test-
 
 from __future__ import annotations
 
-import re
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
 from shoal.attention import KVShape
 from shoal.attention.triton.kernels import attend, merge, store
 from shoal.attention.triton.launch import make_launch
 from shoal.attention.triton.tiles import Tiles, choose_tiles
-from tests.helpers.hopper import SHARED_BYTES
+from tests.helpers.compiled import compiled, resources
+from tests.helpers.hopper import FULL_SHARED_BYTES, REGISTERS, SHARED_BYTES
 from tests.helpers.interpreter import INTERPRETED
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing"),
 ]
-HOPPER = GPUTarget("cuda", 90, 32)
-FULL_SHARED_BYTES = 228 << 10
-"""Of a multiprocessor; a program takes 1 KiB beyond what it asks for."""
-REGISTERS = 65_536
 NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
-
-
-def compiled(kernel, constants: dict[str, int], types: dict[str, str], warps: int):
-    """The kernel for Hopper, with arguments aligned as torch's are."""
-    names = kernel.arg_names
-    signature = {name: types.get(name, "constexpr") for name in names}
-    aligned = [name for name in names if name in types and types[name] != "fp32"]
-    source = ASTSource(
-        fn=kernel,
-        signature=signature,
-        constexprs={(names.index(name),): value for name, value in constants.items()},
-        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
-    )
-    return triton.compile(source, target=HOPPER, options={"num_warps": warps})
-
-
-def resources(kernel, folder: Path) -> tuple[int, int]:
-    """Registers per thread, and bytes of stack, which spilled registers take."""
-    binary = folder / "kernel.cubin"
-    binary.write_bytes(kernel.asm["cubin"])
-    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-    command = [tool, "--dump-resource-usage", binary]
-    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", text).groups()
-    return int(registers), int(stack)
 
 
 def attend_types(number: str) -> dict[str, str]:
