@@ -1,22 +1,23 @@
 """Forwards of few rows replayed as graphs: one launch instead of thousands.
 
-A graph is captured per bucket of rows, at a bucket's first use, and reads its inputs where they
-were when it was captured: in static buffers that `run` fills. Rows beyond the batch's own are
-padding: they write their keys and values to scratch slots that no request owns, and attend to
-nothing. Since attention takes any work list, any batch that is small enough is replayed, of
-decodes, of prompts or of both.
+A graph is captured per bucket of rows, and of rows with logits, at their first use. It reads its
+inputs where they were when it was captured: in static buffers that `run` fills. Rows beyond the
+batch's own are padding: they write their keys and values to scratch slots that no request owns, and
+attend to nothing. Since attention takes any work list, any batch that is small enough is replayed,
+of decodes, of prompts or of both.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from shoal.cuda.buckets import bucket_for
+from shoal.cuda.buckets import bucket_for, logit_bucket
 from shoal.cuda.capture import Recorder
 from shoal.model.hook import AttentionStep, attention_step
 from shoal.model.kv import KVPool
@@ -95,13 +96,13 @@ class GraphedForward:
         self._inputs = _Inputs(sizes[-1], scratch)
         self._logits = like.new_empty(sizes[-1], like.shape[1])
         self._works = {rows: fixed(rows) for rows in tiers(sizes)}
-        self._replays: dict[int, Callable[[], None]] = {}
-        self._refused: set[int] = set()
+        self._replays: dict[_Bucket, Callable[[], None]] = {}
+        self._refused: set[_Bucket] = set()
 
     @property
     def captured(self) -> tuple[int, ...]:
-        """The buckets that have a graph, ascending."""
-        return tuple(sorted(self._replays))
+        """The buckets of rows that have a graph, ascending."""
+        return tuple(sorted({bucket.rows for bucket in self._replays}))
 
     def run(
         self,
@@ -123,39 +124,48 @@ class GraphedForward:
             before that. None: this batch is not for a graph; it is to be run eagerly.
         """
         size = bucket_for(self.sizes, len(token_ids))
-        if size is None or size in self._refused or len(logit_rows) > size:
+        if size is None or len(logit_rows) > size:
             return None
+        bucket = _Bucket(size, logit_bucket(size, len(logit_rows)))
         fixed = self._works[min(rows for rows in self._works if rows >= size)]
-        if not fixed.fill(work):
+        if bucket in self._refused or not fixed.fill(work):
             return None
-        self._inputs.fill(size, token_ids, positions, slots, logit_rows)
-        replay = self._replays.get(size)
+        self._inputs.fill(bucket, token_ids, positions, slots, logit_rows)
+        replay = self._replays.get(bucket)
         if replay is not None:
             replay()
-        elif not self._record(size, fixed):
+        elif not self._record(bucket, fixed):
             return None
         return self._logits[: len(logit_rows)]
 
-    def _record(self, size: int, fixed: GraphableWork) -> bool:
+    def _record(self, bucket: _Bucket, fixed: GraphableWork) -> bool:
         """Run the bucket for the first time, capturing it."""
         try:
-            self._replays[size] = self._recorder.record(lambda: self._forward(size, fixed))
+            self._replays[bucket] = self._recorder.record(lambda: self._forward(bucket, fixed))
         except RuntimeError as error:
-            self._refused.add(size)
+            self._refused.add(bucket)
             _log.warning(
                 "batches of %d rows run without a CUDA graph, slower: %s",
-                size,
+                bucket.rows,
                 str(error).splitlines()[0],
             )
             return False
         return True
 
-    def _forward(self, size: int, fixed: GraphableWork) -> None:
-        token_ids, positions, slots, logit_rows = self._inputs.of(size)
+    def _forward(self, bucket: _Bucket, fixed: GraphableWork) -> None:
+        token_ids, positions, slots, logit_rows = self._inputs.of(bucket)
         with attention_step(AttentionStep(self._kv, slots, fixed)):
             logits = self._model.logits(token_ids, positions, logit_rows)
         # A buffer of ours, so that no graph keeps its logits: they would add up over the buckets.
-        self._logits[:size].copy_(logits)
+        self._logits[: bucket.logits].copy_(logits)
+
+
+@dataclass(frozen=True)
+class _Bucket:
+    """What a graph is captured for: batches of up to `rows` rows, the logits of up to `logits`."""
+
+    rows: int
+    logits: int
 
 
 class _Inputs:
@@ -166,18 +176,19 @@ class _Inputs:
         zeros = torch.zeros(most, dtype=torch.int64, device=scratch.device)
         self._padding = (zeros, zeros, scratch, zeros)
 
-    def of(self, size: int) -> tuple[torch.Tensor, ...]:
+    def of(self, bucket: _Bucket) -> tuple[torch.Tensor, ...]:
         """The buffers of a bucket."""
-        return tuple(self._columns[:, :size])
+        lengths = bucket.rows, bucket.rows, bucket.rows, bucket.logits
+        return tuple(column[:length] for column, length in zip(self._columns, lengths, strict=True))
 
-    def fill(self, size: int, *columns: torch.Tensor) -> None:
-        """Put a batch's columns there, and padding behind them, up to `size`."""
+    def fill(self, bucket: _Bucket, *columns: torch.Tensor) -> None:
+        """Put a batch's columns there, and padding behind them, up to the bucket's lengths."""
         targets, sources = [], []
-        for buffer, column, padding in zip(self._columns, columns, self._padding, strict=True):
+        for buffer, column, padding in zip(self.of(bucket), columns, self._padding, strict=True):
             count = len(column)
             targets.append(buffer[:count])
             sources.append(column)
-            if count < size:
-                targets.append(buffer[count:size])
-                sources.append(padding[: size - count])
+            if count < len(buffer):
+                targets.append(buffer[count:])
+                sources.append(padding[: len(buffer) - count])
         torch._foreach_copy_(targets, sources, non_blocking=True)

@@ -18,7 +18,7 @@ import torch
 from shoal.attention import AttentionBackend, select_backend
 from shoal.config import EngineOptions
 from shoal.costs import BLOCK_SIZE, Machine
-from shoal.cuda.buckets import buckets
+from shoal.cuda.buckets import bucket_for, buckets
 from shoal.cuda.capture import CudaRecorder, Recorder
 from shoal.cuda.graphs import (
     GraphableAttention,
@@ -125,7 +125,8 @@ class Placing:
         trial_blocks = self._trial_blocks(reading)
         kv = self._pool(trial_blocks)
         calibration = self._calibration(kv, trial_blocks)
-        graph_bytes = self._graph_bytes(kv, trial_blocks, memory, recorder)
+        budget = self._options.token_budget or token_budget_of(calibration)
+        graph_bytes = self._graph_bytes(kv, trial_blocks, budget, memory, recorder)
         reading = replace(reading, graphs=graph_bytes or 0)
         reading, budget = self._largest_batch(reading, kv, trial_blocks, memory, calibration)
         num_blocks = self._stated or self._description.kv_blocks(self._left(reading))
@@ -135,7 +136,7 @@ class Placing:
         memory.empty_cache()
         _log.info("%d KV blocks beside %s", num_blocks, reading)
         kv = self._pool(num_blocks)
-        graphs = None if graph_bytes is None else self._graphs(kv, num_blocks, recorder())
+        graphs = None if graph_bytes is None else self._graphs(kv, num_blocks, budget, recorder())
         return Placement(kv, self._machine(calibration, budget, num_blocks), graphs)
 
     def _machine(self, calibration: Calibration | None, budget: int, num_blocks: int) -> Machine:
@@ -219,6 +220,7 @@ class Placing:
         self,
         kv: KVPool,
         num_blocks: int,
+        budget: int,
         memory: DeviceMemory,
         recorder: Callable[[], Recorder],
     ) -> int | None:
@@ -227,10 +229,12 @@ class Placing:
             return None
         memory.empty_cache()
         before = memory.free()
-        graphs = self._graphs(kv, num_blocks, recorder())
+        graphs = self._graphs(kv, num_blocks, budget, recorder())
         return None if graphs is None else max(0, before - memory.free())
 
-    def _graphs(self, kv: KVPool, num_blocks: int, recorder: Recorder) -> GraphedForward | None:
+    def _graphs(
+        self, kv: KVPool, num_blocks: int, budget: int, recorder: Recorder
+    ) -> GraphedForward | None:
         # Triton is installed where its backend was selected, and need not be elsewhere.
         from shoal.attention.triton import Capacity
 
@@ -243,8 +247,10 @@ class Placing:
         def fixed(rows: int) -> GraphableWork:
             return backend.fixed(Capacity(rows=rows, blocks=blocks), device)
 
-        # Every row of a batch takes a slot, so there are no larger batches.
-        sizes = tuple(size for size in self._sizes if size <= num_blocks * BLOCK_SIZE)
+        # Every row of a batch takes a slot, and a token of the budget: there are no larger batches.
+        slots, enough = num_blocks * BLOCK_SIZE, bucket_for(self._sizes, budget)
+        most = min(slots, enough or slots)
+        sizes = tuple(size for size in self._sizes if size <= most)
         return graphed_forward(
             self._model, kv, self._description, recorder, fixed, num_blocks, sizes
         )

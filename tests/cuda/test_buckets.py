@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.cuda.buckets import MAX_GRAPH_ROWS, bucket_for, buckets
+from shoal.cuda.buckets import (
+    LEAST_LOGITS,
+    MAX_GRAPH_ROWS,
+    MOST_STEP,
+    bucket_for,
+    buckets,
+    logit_bucket,
+)
 from shoal.cuda.graphs import WORK_TIERS, scratch_blocks, tiers
 
 
@@ -23,8 +30,18 @@ def test_a_batch_gets_the_least_bucket_that_holds_it(rows: int) -> None:
     assert size is not None
     assert rows <= size
     assert all(other < rows or other >= size for other in buckets())
+    assert size - rows < MOST_STEP
     if rows > 64:
         assert (size - rows) / size < 0.12
+
+
+@given(st.integers(1, MAX_GRAPH_ROWS), st.data())
+def test_a_graph_gives_few_logits_more_than_wanted(size: int, data: st.DataObject) -> None:
+    rows = data.draw(st.integers(0, size))
+    found = logit_bucket(size, rows)
+    assert rows <= found <= size
+    assert found <= max(LEAST_LOGITS, 2 * rows)
+    assert len({logit_bucket(size, wanted) for wanted in range(size + 1)}) <= 4
 
 
 def test_a_larger_batch_gets_none() -> None:
@@ -42,12 +59,12 @@ def test_scratch_holds_any_padding(sizes: set[int]) -> None:
 
 
 def test_the_tiers() -> None:
-    assert tiers(buckets()) == (512, 64, 8)
+    assert tiers(buckets()) == (4096, 512, 64, 8)
     assert tiers((20, 30)) == (30,)
 
 
-def test_one_block_of_scratch_is_enough() -> None:
-    assert scratch_blocks(buckets(), 32) == 1
+def test_few_blocks_of_scratch_are_enough() -> None:
+    assert scratch_blocks(buckets(), 32) == 4
 
 
 @pytest.mark.parametrize("most", [1, 7, 8, 64, 65, 512])
