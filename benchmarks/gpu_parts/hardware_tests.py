@@ -28,7 +28,8 @@ class Suite:
 
 SUITES = (
     Suite("device", ("tests/cuda/test_on_device.py",), 1),
-    Suite("kernels", ("tests/attention/triton/test_hardware.py",), 12),
+    Suite("sampling", ("tests/sampling/test_draw_hardware.py",), 4),
+    Suite("attention", ("tests/attention/triton/test_hardware.py",), 14),
 )
 """Those that use the whole memory first, alone. The others compile one kernel after another, on as
 many cores as there are."""
@@ -49,7 +50,7 @@ def run_suites(suites: tuple[Suite, ...], recorder: Recorder, deadline: Deadline
 
 
 def _run(suite: Suite, seconds: float) -> dict[str, object]:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short"]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--tb=short"]
     if suite.processes > 1:
         command += ["-n", str(suite.processes)]
     try:

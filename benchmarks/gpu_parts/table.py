@@ -51,7 +51,7 @@ def _kernel(record: Record) -> str:
 
 def _tune(record: Record) -> str:
     tiles = record["tiles"]
-    name = "x".join(str(tiles[k]) for k in ("rows", "keys", "warps", "stages", "programs"))
+    name = "x".join(str(tiles[k]) for k in tiles if k != "sideways" and tiles[k])
     times = "  ".join(
         f"{shape} {s * 1e6:.0f} us {100 * record['ceiling_fraction'][shape]:.0f} %"
         for shape, s in record["seconds"].items()

@@ -55,6 +55,8 @@ def make_launch(shape: KVShape, heads: int, tiles: Tiles, programs: int) -> Laun
         "SIDEWAYS": tiles.sideways,
         "num_warps": tiles.warps,
     }
+    if tiles.registers is not None:
+        attend["maxnreg"] = tiles.registers
     columns = power_of_two(shape.value_dim)
     tile = min(power_of_two(heads), max(1, _MERGE_NUMBERS // columns))
     merge = {"HEADS": heads, "VALUE_DIM": shape.value_dim, "COLUMNS": columns, "TILE": tile}

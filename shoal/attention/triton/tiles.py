@@ -18,6 +18,7 @@ class Tiles:
         stages: of the software pipeline; loads run stages - 1 deep, block numbers first.
         programs: of the persistent grid, per multiprocessor.
         sideways: low tiles lie on their side, which suits the matrix units of 16-bit numbers.
+        registers: most of a thread, so that so many programs fit; None: as many as it wants.
     """
 
     rows: int
@@ -26,6 +27,7 @@ class Tiles:
     stages: int
     programs: int
     sideways: bool
+    registers: int | None = None
 
     def shared_bytes(self, key_dim: int, value_dim: int, itemsize: int) -> int:
         """About what a program needs of shared memory: its queries, and two steps of keys."""
