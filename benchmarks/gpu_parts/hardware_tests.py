@@ -67,7 +67,7 @@ def _run(suite: Suite, seconds: float) -> dict[str, object]:
         text = output.decode(errors="replace") if isinstance(output, bytes) else output
         return {"error": f"stopped after {seconds:.0f} s", "tail": text[-600:]}
     print(done.stdout[-6000:], file=sys.stderr, flush=True)
-    figures: dict[str, object] = dict(outcome(done.stdout))
+    figures: dict[str, object] = {"counts": outcome(done.stdout)}
     if done.returncode:
         figures["error"] = f"pytest ended with {done.returncode}"
         figures["failures"] = re.findall(r"^(?:FAILED|ERROR) (.*)$", done.stdout, re.MULTILINE)[

@@ -30,8 +30,8 @@ def _name(record: Record) -> str:
 
 
 def _tests(record: Record) -> str:
-    counts = ("passed", "failed", "errors", "skipped")
-    return f"{record['suite']:<24} " + ", ".join(f"{record[c]} {c}" for c in counts if c in record)
+    counts = ", ".join(f"{count} {name}" for name, count in record["counts"].items())
+    return f"{record['suite']:<24} {counts}"
 
 
 def _equality(record: Record) -> str:

@@ -31,7 +31,7 @@ def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Suite:
 
 def test_failures_are_named(suite: Suite) -> None:
     found = run(suite)
-    assert (found["passed"], found["failed"]) == (2, 1)
+    assert found["counts"] == {"failed": 1, "passed": 2}
     assert found["error"] == "pytest ended with 1"
     assert found["failures"] == ["test_some.py::test_c - AssertionError: no"]
 
