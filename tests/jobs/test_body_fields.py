@@ -288,11 +288,10 @@ def texts_of(lines: list[tuple[str, str, dict]], folder: Path) -> dict[str, tupl
     run_job(JobSpec(input=source, output=output, options=options, quiet=True))
     assert not (folder / "out.errors.jsonl").exists()
     texts = {}
-    for record in read_records(output):
+    for record, (_, url, _) in zip(read_records(output), lines, strict=True):
         body = record["response"]["body"]
         (choice,) = body["choices"]
-        chats = body["object"] == "chat.completion"
-        text = choice["message"]["content"] if chats else choice["text"]
+        text = choice["message"]["content"] if "chat" in url else choice["text"]
         texts[record["custom_id"]] = text, body["usage"]["prompt_tokens"]
     assert len(texts) == len(lines)
     return texts
