@@ -98,10 +98,12 @@ types: install  ## Check types
 docs: install  ## Regenerate the generated documentation
 	$(BIN)/python tools/make_cli_docs.py
 	$(BIN)/python tools/make_python_docs.py
+	$(BIN)/python tools/make_fields_docs.py
 
 check: lint types  ## Everything CI checks before the tests
 	$(BIN)/python tools/make_cli_docs.py --check
 	$(BIN)/python tools/make_python_docs.py --check
+	$(BIN)/python tools/make_fields_docs.py --check
 
 clean:  ## Remove what was built
 	rm -rf $(VENV) $(OUT) build dist

@@ -26,6 +26,9 @@ CHAT_URL = "/v1/chat/completions"
 COMPLETIONS_URL = "/v1/completions"
 """Endpoints of the Batch API that a request line may name."""
 
+MAX_LOGPROBS = 20
+"""Most alternatives that are listed per token."""
+
 
 def _strings(value: object) -> object:
     return (value,) if isinstance(value, str) else _ids(value)
@@ -73,7 +76,7 @@ class RequestParams(BaseModel):
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     """Most tokens to generate; None: up to the model's length limit."""
     max_completion_tokens: Annotated[int, Field(ge=0)] | None = None
-    """The newer name of `max_tokens`; give one of them."""
+    """The newer name of `max_tokens`; it wins where both are given."""
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] = 1.0
     """0 is greedy."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -86,11 +89,11 @@ class RequestParams(BaseModel):
     stop: Annotated[tuple[NonEmptyString, ...], BeforeValidator(_strings)] = ()
     stop_token_ids: Annotated[tuple[TokenId, ...], BeforeValidator(_ids)] = ()
     include_stop_str_in_output: bool = False
-    logprobs: bool | Annotated[int, Field(ge=0, le=20)] | None = None
+    logprobs: bool | Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     """True (chat) or the number of alternatives (completions)."""
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    """Alternatives per token; needs `logprobs`."""
-    prompt_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    """Alternatives per token; needs `logprobs`, unless it is 0."""
+    prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     """Alternatives per prompt token; files ask for them by `echo` with `logprobs`."""
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
@@ -108,9 +111,7 @@ class RequestParams(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> RequestParams:
-        if self.max_tokens is not None and self.max_completion_tokens is not None:
-            raise ValueError("max_completion_tokens: give it or max_tokens, not both")
-        if self.top_logprobs is not None and self.logprobs in (None, False):
+        if self.top_logprobs and self.logprobs in (None, False):
             raise ValueError("top_logprobs: needs logprobs to be true")
         if self.token_limit is not None and self.min_tokens > self.token_limit:
             raise ValueError("min_tokens: exceeds the most tokens allowed")
@@ -132,8 +133,9 @@ class RequestParams(BaseModel):
 
     @property
     def token_limit(self) -> int | None:
-        """The stated limit on generated tokens under either name."""
-        return self.max_tokens if self.max_tokens is not None else self.max_completion_tokens
+        """The stated limit on generated tokens."""
+        newer = self.max_completion_tokens
+        return self.max_tokens if newer is None else newer
 
     @property
     def num_logprobs(self) -> int | None:

@@ -14,6 +14,7 @@ import shoal
 PACKAGE = Path(shoal.__file__).parent
 FLOORS = {
     "errors": 0,
+    "fates": 0,
     "types": 0,
     "config": 0,
     "work": 0,

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 import shoal
 from shoal import LLM, SamplingParams
 from shoal.errors import InvalidRequestError, OptionError
-from shoal.llm.fates import Honoured, NoEffect, Refused
+from shoal.fates import Honoured, NoEffect, Refused
 from shoal.llm.options import CALL_OPTIONS, LLM_OPTIONS, engine_options
 from shoal.llm.sampling_params import sampling_fates
 from shoal.model.description import bundled_model_path

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from shoal.errors import InvalidRequestError, JobChangedError
+from shoal.jobs.body_fields import endpoint
 from shoal.jobs.lines import open_input
 from shoal.jobs.validate import custom_id_of, decode_line
 from shoal.types import Int64Array
@@ -21,7 +22,7 @@ _BLANK = -1
 
 @dataclass(frozen=True, slots=True)
 class LineName:
-    """What a record repeats of its line."""
+    """What a record repeats of its line; `url` is the endpoint, empty if there is none such."""
 
     custom_id: str
     url: str
@@ -81,7 +82,7 @@ class LineIndex:
                 f"line {line + 1} of {self._path} changed while the job ran; restore the file and "
                 "run the command again, or start over with --restart."
             )
-        return LineName(custom_id, str(content.get("url")))
+        return LineName(custom_id, endpoint(content.get("url")) or "")
 
     def lines_of(self, custom_ids: Iterable[str]) -> Int64Array:
         """The line that has each custom_id, the first one of several; -1: none."""

@@ -1,7 +1,7 @@
 """Check one line of a batch file: bytes in, a `ParsedRequest` or `InvalidRequestError` out.
 
-The contract is OpenAI's Batch API. What is not honoured is refused by name, never ignored;
-null means absent.
+The contract is OpenAI's Batch API; `body_fields.py` says what becomes of each field. What is not
+honoured is refused by name, never ignored; null means absent.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from typing import Any, cast
 import orjson
 
 from shoal.errors import InvalidRequestError
-from shoal.prompts.prompts import ChatPrompt, Prompt, parse_messages, parse_prompts
-from shoal.prompts.refusals import missing, unsupported, wrong_value
-from shoal.types import CHAT_URL, COMPLETIONS_URL, RequestParams
+from shoal.fates import Honoured
+from shoal.jobs.body_fields import BODY_FIELDS, LINE_FIELDS, endpoint
+from shoal.prompts.prompts import ChatPrompt, Prompt, parse_messages, parse_prompts, whole_number
+from shoal.prompts.refusals import check_fields, kind_of, missing, wrong_value
+from shoal.types import CHAT_URL, COMPLETIONS_URL, MAX_LOGPROBS, RequestParams
 
 ANY_MODEL = "*"
 """A served name that accepts every `body.model`."""
@@ -24,21 +26,12 @@ DEFAULT_COMPLETION_TOKENS = 16
 """OpenAI's `max_tokens` of /v1/completions; a chat answer may fill the model's length."""
 
 _ENVELOPE = ("custom_id", "method", "url", "body")
-_SHARED = frozenset(RequestParams.model_fields) - {
-    "max_completion_tokens",
-    "top_logprobs",
-    "echo",
-    "prompt_logprobs",
-}
 _SAMPLING = {
-    CHAT_URL: _SHARED | {"max_completion_tokens", "top_logprobs"},
-    COMPLETIONS_URL: _SHARED | {"echo"},
+    url: [name for name in RequestParams.model_fields if isinstance(fates.get(name), Honoured)]
+    for url, fates in BODY_FIELDS.items()
 }
-_OTHER = frozenset({"model", "stream", "user", "metadata"})
-_OTHER_OF = {
-    CHAT_URL: _OTHER | {"messages", "response_format", "chat_template_kwargs"},
-    COMPLETIONS_URL: _OTHER | {"prompt", "best_of"},
-}
+_OF_TEMPLATE = ("add_generation_prompt", "continue_final_message", "reasoning_effort", "verbosity")
+"""Fields that a chat template is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +64,7 @@ def decode_line(data: bytes) -> dict[str, Any]:
     except orjson.JSONDecodeError as error:
         raise _invalid_json(_why_not_json(data, error)) from None
     if not isinstance(value, dict):
-        raise _invalid_json(f"the line holds {_kind(value)}, not a JSON object")
+        raise _invalid_json(f"the line holds {kind_of(value)}, not a JSON object")
     return value
 
 
@@ -105,14 +98,15 @@ class Validator:
             InvalidRequestError: names the first field that is wrong.
         """
         url, body = self._envelope(line)
-        given = {name: value for name, value in body.items() if value is not None}
+        given = {name: whole_number(value) for name, value in body.items() if value is not None}
         self._model(given)
-        _refuse_unknown(given, url)
-        _check_other(given)
+        tools = _tools_not_called(given, url)
+        check_fields(given, BODY_FIELDS[url], "body.")
         prompts: tuple[Prompt, ...]
         if url == CHAT_URL:
             kwargs = given.get("chat_template_kwargs", {})
-            prompts = (ChatPrompt(parse_messages(given.get("messages")), kwargs),)
+            arguments = _template_arguments(given, kwargs) | tools
+            prompts = (ChatPrompt(parse_messages(given.get("messages")), kwargs, arguments),)
         else:
             prompts = parse_prompts(given.get("prompt"), self._vocab_size)
         key, params = self._sampling(given, url)
@@ -122,22 +116,21 @@ class Validator:
         for name in _ENVELOPE:
             if line.get(name) is None:
                 raise missing(name)
-        for name, value in line.items():
-            if name not in _ENVELOPE and value is not None:
-                raise unsupported(name)
+        given = {name: value for name, value in line.items() if value is not None}
+        check_fields(given, LINE_FIELDS, "")
         if custom_id_of(line) is None:
             raise wrong_value("custom_id", "must be a string that is not empty")
         if line["method"] != "POST":
             raise wrong_value("method", 'must be "POST"')
-        url, body = line["url"], line["body"]
-        if not isinstance(url, str) or url not in _SAMPLING:
+        url, body = endpoint(line["url"]), line["body"]
+        if url is None:
             raise InvalidRequestError(
-                f"url must be {CHAT_URL} or {COMPLETIONS_URL}, not {_shown(url)}.",
+                f"url must be {CHAT_URL} or {COMPLETIONS_URL}, not {_shown(line['url'])}.",
                 code="invalid_url",
                 param="url",
             )
         if not isinstance(body, dict):
-            raise wrong_value("body", f"must be an object, not {_kind(body)}")
+            raise wrong_value("body", f"must be an object, not {kind_of(body)}")
         return url, body
 
     def _model(self, body: Mapping[str, Any]) -> None:
@@ -145,7 +138,7 @@ class Validator:
         if model is None:
             raise missing("body.model")
         if not isinstance(model, str):
-            raise wrong_value("body.model", f"must be a string, not {_kind(model)}")
+            raise wrong_value("body.model", f"must be a string, not {kind_of(model)}")
         if model not in self._names and ANY_MODEL not in self._names:
             names = ", ".join(repr(name) for name in sorted(self._names))
             raise InvalidRequestError(
@@ -156,7 +149,9 @@ class Validator:
             )
 
     def _sampling(self, body: Mapping[str, Any], url: str) -> tuple[bytes, RequestParams]:
-        given = {name: body[name] for name in body.keys() & _SAMPLING[url] if name != "seed"}
+        given = {name: body[name] for name in _SAMPLING[url] if name in body and name != "seed"}
+        if isinstance(ids := given.get("stop_token_ids"), list):
+            given["stop_token_ids"] = [whole_number(token) for token in ids]
         values = _defaults_beside(given, self._defaults) | given
         if url == COMPLETIONS_URL:
             values.setdefault("max_tokens", DEFAULT_COMPLETION_TOKENS)
@@ -201,41 +196,47 @@ def _depth(value: object) -> int:
     return levels
 
 
-def _refuse_unknown(body: Mapping[str, Any], url: str) -> None:
-    for name in body:
-        if name not in _SAMPLING[url] and name not in _OTHER_OF[url]:
-            raise unsupported(f"body.{name}")
+def _tools_not_called(given: dict[str, Any], url: str) -> dict[str, Any]:
+    """Take out the tools of a chat that is to call none: the template is given them, as in vLLM."""
+    if url != CHAT_URL or given.get("tool_choice") != "none":
+        return {}
+    tools = given.pop("tools", [])
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise wrong_value("body.tools", "must be an array of objects")
+    return {"tools": tools} if tools else {}
 
 
-def _check_other(body: Mapping[str, Any]) -> None:
-    """Fields that are not sampling parameters and whose value hardly matters."""
-    stream = body.get("stream", False)
-    if not isinstance(stream, bool):
-        raise wrong_value("body.stream", f"must be a boolean, not {_kind(stream)}")
-    if stream:
-        raise InvalidRequestError(
-            "body.stream: a batch cannot stream; remove it or set it to false.",
-            code="streaming_unsupported",
-            param="body.stream",
-        )
-    if not isinstance(body.get("user", ""), str):
-        raise wrong_value("body.user", "must be a string")
-    for name in ("metadata", "chat_template_kwargs"):
-        if not isinstance(body.get(name, {}), dict):
-            raise wrong_value(f"body.{name}", "must be an object")
-    if body.get("response_format", {"type": "text"}) != {"type": "text"}:
-        raise unsupported("body.response_format", 'only {"type": "text"} is')
-    best_of = body.get("best_of", 1)
-    if type(best_of) is not int or best_of != 1:
-        raise unsupported("body.best_of", "only 1 is")
+def _template_arguments(given: Mapping[str, Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """What the fields of a chat say to its template, beside its `chat_template_kwargs`."""
+    said = {name: given[name] for name in _OF_TEMPLATE if name in given}
+    if said.get("continue_final_message"):
+        if said.get("add_generation_prompt"):
+            raise wrong_value(
+                "body.continue_final_message",
+                "needs add_generation_prompt to be false: a message is continued or answered",
+            )
+        said["add_generation_prompt"] = False
+    for name in said.keys() & kwargs.keys():
+        if said[name] != kwargs[name]:
+            raise wrong_value(
+                f"body.chat_template_kwargs.{name}",
+                f"is not what body.{name} says or implies; give one of them",
+            )
+    if "reasoning_effort" in said:
+        said["enable_thinking"] = said["reasoning_effort"] != "none"
+    return said
 
 
 def _check_logprobs(values: Mapping[str, Any], url: str) -> None:
     logprobs = values.get("logprobs")
     if url == CHAT_URL and not isinstance(logprobs, bool | None):
         raise wrong_value("body.logprobs", "must be true or false; give the number as top_logprobs")
-    if url == COMPLETIONS_URL and isinstance(logprobs, bool):
-        raise wrong_value("body.logprobs", "must be the number of alternatives per token")
+    numbers = range(MAX_LOGPROBS + 1)
+    if url == COMPLETIONS_URL and not (
+        logprobs is None or (type(logprobs) is int and logprobs in numbers)
+    ):
+        why = f"must be the number of alternatives per token, from 0 to {MAX_LOGPROBS}"
+        raise wrong_value("body.logprobs", why)
 
 
 def _check_logit_bias(values: Mapping[str, Any]) -> None:
@@ -246,7 +247,7 @@ def _check_logit_bias(values: Mapping[str, Any]) -> None:
 
 def _check_limit(params: RequestParams) -> None:
     if params.token_limit == 0 and not params.echo:
-        name = "max_tokens" if params.max_tokens is not None else "max_completion_tokens"
+        name = "max_tokens" if params.max_completion_tokens is None else "max_completion_tokens"
         raise wrong_value(f"body.{name}", "must be at least 1 (0 only together with echo)")
 
 
@@ -283,12 +284,4 @@ def _invalid_json(why: str) -> InvalidRequestError:
 
 
 def _shown(value: object) -> str:
-    return _kind(value) if isinstance(value, dict | list) else repr(value)[:100]
-
-
-def _kind(value: object) -> str:
-    """What JSON calls the type of a decoded value."""
-    if isinstance(value, bool) or value is None:
-        return str(orjson.dumps(value), "ascii")
-    names = {str: "a string", int: "a number", float: "a number", list: "an array"}
-    return names.get(type(value), "an object")
+    return kind_of(value) if isinstance(value, dict | list) else repr(value)[:100]

@@ -9,7 +9,7 @@ from typing import Any
 
 from shoal.config import EngineOptions, option_help
 from shoal.errors import OptionError
-from shoal.llm.fates import Fate, Honoured, NoEffect, Refused, alike, note_without_effect
+from shoal.fates import Fate, Honoured, NoEffect, Refused, alike, note_without_effect
 
 _PLANNED = NoEffect("The planner sees all requests of a call and decides by itself.")
 _MEMORY = NoEffect("Where memory comes from changes no answer.")

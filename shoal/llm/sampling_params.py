@@ -8,7 +8,7 @@ from functools import cache
 from typing import Annotated, Any, get_args, get_type_hints
 
 from shoal.errors import InvalidRequestError
-from shoal.llm.fates import Fate, Honoured, NoEffect, Refused
+from shoal.fates import Fate, Honoured, NoEffect, Refused
 from shoal.types import RequestParams
 
 _STREAMS = NoEffect("Outputs are returned whole; nothing is streamed.")

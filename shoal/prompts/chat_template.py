@@ -21,6 +21,8 @@ RENDER_SECONDS = 10.0
 """Processor time that a template may take for a conversation; real ones take milliseconds."""
 _KEPT_FINDINGS = 256
 """Sets of template arguments for which findings are kept."""
+_FIELDS = ("tools", "continue_final_message")
+"""Arguments of transformers that a request has fields for."""
 
 
 class ChatTemplate:
@@ -54,7 +56,7 @@ class ChatTemplate:
             InvalidRequestError: there is no template, or it refuses the messages, takes too long
                 or drops a text.
         """
-        source, kwargs = self._source, prompt.template_kwargs
+        source = self._source
         if not source:
             raise InvalidRequestError(
                 f"{where}: the model has no chat template, or several without a default; send a "
@@ -62,10 +64,9 @@ class ChatTemplate:
                 code="chat_template_missing",
                 param=where,
             )
-        for name in sorted(kwargs.keys() & self._reserved):
-            raise unsupported(f"body.chat_template_kwargs.{name}")
+        kwargs = self._kwargs_of(prompt)
         try:
-            forms, arrival = self._findings_with(kwargs, where, source)
+            forms, arrival = self._findings_with(prompt, where, source)
             messages = [forms.fit(message) for message in prompt.messages]
             self._prove_tools(kwargs, where, messages)
             rendered = self._render(kwargs, where, messages)
@@ -81,6 +82,15 @@ class ChatTemplate:
         if vanished is not None:
             raise _dropped(vanished, where)
         return rendered
+
+    def _kwargs_of(self, prompt: ChatPrompt) -> dict[str, Any]:
+        """All that the request gives the template; what is transformers' own it may not pass."""
+        passed = prompt.template_kwargs
+        for name in sorted(passed.keys() & self._reserved):
+            if passed[name] not in (None, []):
+                but = f"give body.{name}" if name in _FIELDS else "remove it from the request"
+                raise unsupported(f"body.chat_template_kwargs.{name}", but)
+        return prompt.arguments | {k: v for k, v in passed.items() if k not in self._reserved}
 
     def _prove_tools(self, kwargs: dict[str, Any], where: str, messages: list[Message]) -> None:
         """Raise InvalidRequestError if the template drops a text of the tools; once is enough."""
@@ -108,18 +118,13 @@ class ChatTemplate:
         except ValueError:  # several, and none is called "default"
             return None
 
-    def _findings_with(
-        self, kwargs: dict[str, Any], where: str, source: str
-    ) -> tuple[Forms, Arrival]:
+    def _findings_with(self, prompt: ChatPrompt, where: str, source: str) -> tuple[Forms, Arrival]:
         """What was found out about the template with these arguments; others may change it."""
-        try:
-            key = repr(sorted(kwargs.items()))
-        except RecursionError:
-            raise wrong_value("body.chat_template_kwargs", "is nested too deeply") from None
+        key = _key(prompt)
         if key not in self._findings:
             if len(self._findings) >= _KEPT_FINDINGS:
                 self._findings.clear()
-            render = partial(self._render, kwargs, where)
+            render = partial(self._render, self._kwargs_of(prompt), where)
             self._findings[key] = Forms(render, source), Arrival(render)
         return self._findings[key]
 
@@ -140,6 +145,20 @@ class ChatTemplate:
                 param=where,
             ) from error
         return cast(str, rendered)
+
+
+def _key(prompt: ChatPrompt) -> str:
+    """Equal for equal arguments of the template."""
+    keys = []
+    for name, given in (
+        ("body.chat_template_kwargs", prompt.template_kwargs),
+        ("body.tools", prompt.arguments),  # the others are strings and booleans
+    ):
+        try:
+            keys.append(repr(sorted(given.items())))
+        except RecursionError:
+            raise wrong_value(name, "is nested too deeply") from None
+    return "".join(keys)
 
 
 def _dropped(text: Text, where: str) -> InvalidRequestError:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from shoal.prompts.refusals import empty_prompt, missing, unsupported, wrong_value
+from shoal.prompts.message_fields import MESSAGE_FIELDS, PART_FIELDS, REASONING
+from shoal.prompts.refusals import check_fields, empty_prompt, missing, wrong_value
 
 Message = dict[str, Any]
-_TEXT_ONLY = "only text messages are"
-_REASONING = ("reasoning_content", "reasoning")
-"""An earlier answer's reasoning; transformers gives it to templates by the names they know."""
+_EXACT_FLOATS = 2**53
+"""Below this every whole number has a float of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,14 +20,24 @@ class ChatPrompt:
     Attributes:
         messages: {"role", "content", perhaps "name", "reasoning_content" or "reasoning"}; content
             is a string or a list of {"type": "text", "text"}, all others are strings.
-        template_kwargs: passed to the template as they are.
+        template_kwargs: what the request passes to the template, checked there.
+        arguments: what else the template is given: transformers' own arguments, or the variables
+            that fields of the request stand for.
     """
 
     messages: list[Message]
     template_kwargs: dict[str, Any]
+    arguments: dict[str, Any] = field(default_factory=dict)
 
 
 Prompt = ChatPrompt | str | list[int]
+
+
+def whole_number(value: Any) -> Any:
+    """A float that is a whole number as an int: tables' columns hold 8.0 where 8 is meant."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT_FLOATS:
+        return int(value)
+    return value
 
 
 def parse_messages(value: object, where: str = "body.messages") -> list[Message]:
@@ -44,26 +54,20 @@ def parse_messages(value: object, where: str = "body.messages") -> list[Message]
 
 
 def _message(value: object, where: str) -> Message:
-    if not isinstance(value, dict):
-        raise wrong_value(where, "must be an object")
-    message: Message = {}
-    for name, field in value.items():
-        if name in ("role", "name", *_REASONING):
-            if field is not None and not isinstance(field, str):
-                raise wrong_value(f"{where}.{name}", "must be a string")
-            if field:
-                message[name] = field
-        elif name != "content" and not _says_nothing(name, field):
-            raise unsupported(f"{where}.{name}", _TEXT_ONLY)
+    given = _object(value, where, "must be an object")
+    check_fields(given, MESSAGE_FIELDS, f"{where}.")
+    message = {name: given[name] for name in ("role", "name", *REASONING) if given.get(name)}
     if "role" not in message:
         raise wrong_value(f"{where}.role", "must be a string that is not empty")
-    message["content"] = _content(value.get("content"), message["role"], f"{where}.content")
+    message["content"] = _content(given.get("content"), message["role"], f"{where}.content")
     return message
 
 
-def _says_nothing(name: str, field: object) -> bool:
-    """Whether a field that clients copy from answers may be left out."""
-    return field is None or name == "id" or (name in ("annotations", "tool_calls") and field == [])
+def _object(value: object, where: str, why: str) -> dict[str, Any]:
+    """An object without its nulls."""
+    if not isinstance(value, dict):
+        raise wrong_value(where, why)
+    return {name: field for name, field in value.items() if field is not None}
 
 
 def _content(value: object, role: str, where: str) -> str | list[dict[str, str]]:
@@ -77,17 +81,11 @@ def _content(value: object, role: str, where: str) -> str | list[dict[str, str]]
 
 
 def _part(value: object, where: str) -> dict[str, str]:
-    if not isinstance(value, dict):
-        raise wrong_value(where, 'must be an object {"type": "text", "text": ...}')
-    if value.get("type") != "text":
-        raise unsupported(f"{where}.type", _TEXT_ONLY)
-    for name, field in value.items():
-        if name not in ("type", "text", "cache_control") and field is not None:
-            raise unsupported(f"{where}.{name}", _TEXT_ONLY)
-    text = value.get("text")
-    if not isinstance(text, str):
+    given = _object(value, where, 'must be an object {"type": "text", "text": ...}')
+    check_fields({"type": given.get("type"), **given}, PART_FIELDS, f"{where}.")
+    if "text" not in given:
         raise wrong_value(f"{where}.text", "must be a string")
-    return {"type": "text", "text": text}
+    return {"type": "text", "text": given["text"]}
 
 
 def parse_prompts(value: object, vocab_size: int) -> tuple[str | list[int], ...]:
@@ -126,6 +124,8 @@ def _ids(value: object, vocab_size: int, where: str) -> list[int]:
         raise wrong_value(where, "must be an array of token ids, as the prompts before it are")
     if not value:
         raise empty_prompt(where)
+    if float in set(map(type, value)):
+        value = [whole_number(token) for token in value]
     for i, token in enumerate(value):
         if type(token) is not int or not 0 <= token < vocab_size:
             raise wrong_value(

@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
+from shoal.jobs.body_fields import BODY_FIELDS
 from shoal.types import RequestParams
 from tests.helpers.job_files import chat, completion
 
 ENVELOPE = ["custom_id", "method", "url", "body", "extra"]
-BODY = [
-    *RequestParams.model_fields,
-    *("messages", "prompt", "model", "stream", "user", "metadata", "response_format", "best_of"),
-    *("chat_template_kwargs", "tools", "no_such_field"),
-]
+BODY = sorted({*RequestParams.model_fields, *chain(*BODY_FIELDS.values()), "no_such_field"})
 SCALARS: list[Any] = [
     *(None, True, False, 0, 1, -1, 2, 0.5, -0.0, 1e-320, 1e308, 8.0, float("nan"), float("inf")),
     *(2**31, -(2**31) - 1, 2**53 + 1, 2**63 - 1, -(2**63), 2**63, 2**64, -(2**63) - 1, 10**400),
@@ -59,6 +57,10 @@ def body_value(rng: random.Random, name: str) -> Any:
             return [message(rng) for _ in range(rng.randrange(1, 3))]
         if name in ("chat_template_kwargs", "metadata", "logit_bias", "response_format"):
             return {rng.choice(KEYS): value(rng)}
+        if name in ("continue_final_message", "add_generation_prompt"):
+            return rng.random() < 0.5
+        if name in ("reasoning_effort", "verbosity"):
+            return rng.choice([*KEYS, "none"])
         if name in ("prompt", "stop", "stop_token_ids"):
             return [value(rng) for _ in range(rng.randrange(1, 4))]
     return value(rng)
@@ -71,6 +73,8 @@ def lines(rng: random.Random, count: int) -> Iterator[bytes]:
         for _ in range(rng.randrange(3)):
             name = rng.choice(BODY)
             line["body"][name] = body_value(rng, name)
+        if rng.random() < 0.1:
+            line["body"] |= {"tools": [value(rng)], "tool_choice": "none"}
         if rng.random() < 0.15:
             line[rng.choice(ENVELOPE)] = value(rng)
         yield encoded(rng, line)

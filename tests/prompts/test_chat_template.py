@@ -163,6 +163,31 @@ def test_arguments_nested_without_end_are_refused() -> None:
     assert refusal(renderer(SWITCH), said("hi"), x=nested).param == "body.chat_template_kwargs"
 
 
+def test_tools_nested_without_end_are_refused() -> None:
+    deep: Any = {}
+    for _ in range(2000):
+        deep = {"a": deep}
+    prompt = ChatPrompt(parse_messages([{"role": "user", "content": "hi"}]), {}, {"tools": [deep]})
+    with pytest.raises(InvalidRequestError) as caught:
+        style("llama3").text(prompt)
+    assert (caught.value.code, caught.value.param) == ("invalid_value", "body.tools")
+
+
+def test_fields_of_a_request_reach_the_template() -> None:
+    template = (
+        "{{ tools }} {{ reasoning_effort }} {{ enable_thinking }}"
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    )
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    given = {"tools": tools, "reasoning_effort": "low", "enable_thinking": True}
+    prompt = ChatPrompt(
+        parse_messages([{"role": "user", "content": "hi"}]),
+        {"enable_thinking": False, "tools": [], "documents": None},
+        given,
+    )
+    assert renderer(template).text(prompt) == f"{tools} low False<user>hi"
+
+
 def test_different_requests_have_different_prompts() -> None:
     guard = style("llama_guard")
     assert len({text(guard, said(word)) for word in ("User", "a", "Task:", "hello")}) == 4

@@ -1,22 +1,30 @@
-"""What becomes of vLLM's names: honoured, accepted without effect, or refused.
+"""What becomes of a name that others defined: honoured, accepted without effect, or refused.
 
-A name that cannot change an answer is accepted. One that could, and is not honoured, is refused
-with what to use instead. The tables of docs/python.md are made from these.
+The names are vLLM's in Python, OpenAI's and vLLM's in batch files. One that cannot change an answer
+is accepted. One that could, and is not honoured, is refused with what to do instead. The tables of
+docs/python.md and docs/fields.md are made from these.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Honoured:
-    """It does what it does in vLLM.
+class _Fate:
+    """`kind` is the type that a value must have; None: it is checked elsewhere, or any will do."""
+
+    kind: type | None = field(default=None, kw_only=True)
+
+
+@dataclass(frozen=True)
+class Honoured(_Fate):
+    """It does what it does where the name comes from.
 
     Attributes:
         meaning: in a few words.
@@ -28,14 +36,14 @@ class Honoured:
 
 
 @dataclass(frozen=True)
-class NoEffect:
+class NoEffect(_Fate):
     """It is accepted, because no answer depends on it; `why` says so."""
 
     why: str
 
 
 @dataclass(frozen=True)
-class Refused:
+class Refused(_Fate):
     """It would change answers, and is not honoured.
 
     Attributes:

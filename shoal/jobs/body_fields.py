@@ -1,0 +1,159 @@
+"""The fields of a request line and of its body, and what becomes of each.
+
+Null means absent. A field with a value that asks for nothing runs, whatever client wrote it.
+"""
+
+from __future__ import annotations
+
+from shoal.fates import Fate, Honoured, NoEffect, Refused, alike
+from shoal.types import CHAT_URL, COMPLETIONS_URL
+
+_BOOKS = NoEffect("A note of whoever asks.", kind=str)
+_CACHED = "What is shared is found in all requests of the file."
+_TEXT = Refused("Answers are text, and nothing but messages is read.")
+_FORMAT = "Ask for the format in the prompt, and check the answers."
+_NO_TOOLS = 'No tool is called: set tool_choice to "none", or describe tools in a message.'
+_NO_FUNCTIONS = 'No function is called: give them as tools, with tool_choice "none".'
+_ONE_SHAPE = Refused("Records have OpenAI's shape: ask for logprobs.", (None, False))
+_NO_BEAMS = "There is no beam search; sample n choices instead."
+_CLIENTS = Refused("It is an argument of the client, not of the request; remove it.", (None, {}))
+_CHATS = "It is for /v1/chat/completions."
+_PLUGINS = Refused("No plugin reads it; remove it.", (None, {}))
+
+LINE_FIELDS: dict[str, Fate] = {
+    "custom_id": Honoured("Each line's own; its records carry it."),
+    "method": Honoured('`"POST"`'),
+    "url": Honoured(
+        "`/v1/chat/completions` or `/v1/completions`; `/v1` may be left out, a `/` may follow."
+    ),
+    "body": Honoured("The request."),
+    "id": NoEffect("A note; records carry custom_id."),
+    "metadata": NoEffect("A note; records carry custom_id."),
+}
+"""Of a line of the file."""
+
+_BOTH: dict[str, Fate] = {
+    "model": Honoured("The model that runs: its id, its folder's name or a served name."),
+    "max_tokens": Honoured("Most tokens of an answer."),
+    "temperature": Honoured("From 0 to 2; 0 is greedy."),
+    "top_p": Honoured("Above 0, at most 1."),
+    "top_k": Honoured("0 or -1: all tokens."),
+    "min_p": Honoured("From 0 to 1."),
+    "n": Honoured("Choices, each drawn independently."),
+    "seed": Honoured("Makes the draws of this request repeat."),
+    "stop": Honoured("A string or several that end an answer."),
+    "stop_token_ids": Honoured("Tokens that end an answer."),
+    "include_stop_str_in_output": Honoured("Show what stopped an answer."),
+    "frequency_penalty": Honoured("From -2 to 2."),
+    "presence_penalty": Honoured("From -2 to 2."),
+    "repetition_penalty": Honoured("Above 0, at most 10."),
+    "logit_bias": Honoured("`{token id: bias}`, each from -100 to 100."),
+    "min_tokens": Honoured("No end and no stop before this many tokens."),
+    "ignore_eos": Honoured("Go on after the end of sequence."),
+    "skip_special_tokens": Honoured("Leave them out of texts."),
+    "user": _BOOKS,
+    "safety_identifier": _BOOKS,
+    "request_id": _BOOKS,
+    "metadata": NoEffect("A note of whoever asks.", kind=dict),
+    "store": NoEffect("Answers are in the output file, and nowhere else.", kind=bool),
+    "service_tier": NoEffect("There is one tier.", kind=str),
+    "priority": NoEffect("All requests of the file are planned together.", kind=int),
+    **alike("prompt_cache_key prompt_cache_retention cache_salt", NoEffect(_CACHED, kind=str)),
+    "prompt_cache_options": NoEffect(_CACHED, kind=dict),
+    "prediction": NoEffect("It would only save time.", kind=dict),
+    "parallel_tool_calls": NoEffect("No tool is called.", kind=bool),
+    "truncation_side": NoEffect("Nothing is truncated.", kind=str),
+    "stream": Refused("A batch cannot stream; remove it or set it to false.", (False,), kind=bool),
+    "stream_options": Refused("A batch cannot stream; remove it.", (None, {})),
+    "response_format": Refused(_FORMAT, (None, {"type": "text"})),
+    "structured_outputs": Refused(_FORMAT),
+    **alike(
+        "guided_json guided_regex guided_choice guided_grammar guided_decoding_backend",
+        Refused(_FORMAT),
+    ),
+    "tools": Refused(_NO_TOOLS, (None, [])),
+    "tool_choice": Refused(_NO_TOOLS, (None, "none", "auto")),
+    "functions": Refused(_NO_FUNCTIONS, (None, [])),
+    "function_call": Refused(_NO_FUNCTIONS, (None, "none", "auto")),
+    "web_search_options": Refused("Nothing is searched: put what is needed into the prompt."),
+    "modalities": Refused(_TEXT.instead, (None, ["text"])),
+    "audio": _TEXT,
+    "documents": Refused(_TEXT.instead, (None, [])),
+    "prompt_embeds": _TEXT,
+    **alike("media_io_kwargs mm_processor_kwargs", Refused(_TEXT.instead, (None, {}))),
+    "moderation": Refused("Moderate prompts before the job, and answers after it."),
+    "best_of": Refused("Ask for n choices, and choose among them.", (None, 1)),
+    "suffix": Refused("Write it into the prompt, as the model was trained to read it.", (None, "")),
+    "use_beam_search": Refused(_NO_BEAMS, (None, False)),
+    "early_stopping": Refused(_NO_BEAMS, (None, False)),
+    "length_penalty": Refused(_NO_BEAMS, (None, 1)),
+    "allowed_token_ids": Refused("Favour tokens with logit_bias."),
+    "bad_words": Refused("Give single tokens a logit_bias of -100.", (None, [])),
+    "logits_processors": Refused("logit_bias and penalties change logits.", (None, [])),
+    "prompt_logprobs": Refused("Ask for echo with logprobs on /v1/completions."),
+    "logprob_token_ids": Refused("Logprobs list the likeliest tokens.", (None, [])),
+    "truncate_prompt_tokens": Refused("Cut prompts before the job."),
+    "thinking_token_budget": Refused("Lower max_tokens.", (None, -1)),
+    "repetition_detection": Refused("Lower max_tokens, or penalise repetition."),
+    "include_reasoning": Refused("An answer is the model's whole text; cut it.", (None, True)),
+    "spaces_between_special_tokens": Refused("Leave special tokens out of texts.", (None, True)),
+    "chat_template": Refused("Change the template in the model's folder."),
+    **alike(
+        "return_token_ids return_tokens_as_token_ids return_token_offsets return_prompt_text"
+        " return_assistant_tokens_mask",
+        _ONE_SHAPE,
+    ),
+    **alike("vllm_xargs kv_transfer_params ec_transfer_params", _PLUGINS),
+    "extra_body": Refused("Put its fields into body itself.", (None, {})),
+    **alike("extra_headers extra_query timeout", _CLIENTS),
+}
+
+BODY_FIELDS: dict[str, dict[str, Fate]] = {
+    CHAT_URL: {
+        "messages": Honoured("The conversation."),
+        **_BOTH,
+        "max_completion_tokens": Honoured("The newer name of max_tokens; of both, it wins."),
+        "logprobs": Honoured("Whether logprobs are listed."),
+        "top_logprobs": Honoured("Likeliest tokens listed per token, 0 to 20; needs logprobs."),
+        "chat_template_kwargs": Honoured("Given to the template.", kind=dict),
+        "add_generation_prompt": Honoured(
+            "End the prompt with the beginning of an answer.", kind=bool
+        ),
+        "continue_final_message": Honoured(
+            "End the prompt within the last message, which the answer continues.", kind=bool
+        ),
+        "reasoning_effort": Honoured(
+            "Given to the template, and with it whether to think: `enable_thinking`.", kind=str
+        ),
+        "verbosity": Honoured("Given to the template.", kind=str),
+        "echo": Refused("Join what was said and the answer yourself.", (None, False)),
+        "add_special_tokens": Refused("The template writes them.", (None, False)),
+        "prompt": Refused("It is for /v1/completions; give messages."),
+    },
+    COMPLETIONS_URL: {
+        "prompt": Honoured("A string, several, token ids, or several lists of them."),
+        **_BOTH,
+        "logprobs": Honoured("Likeliest tokens listed per token, 0 to 20."),
+        "echo": Honoured("Put the prompt before the answer."),
+        "top_logprobs": Refused("Here logprobs is the number.", (None, 0)),
+        "max_completion_tokens": Refused("Here its name is max_tokens."),
+        "add_special_tokens": Refused("Give token ids as the prompt.", (None, True)),
+        "messages": Refused("It is for /v1/chat/completions; give a prompt."),
+        **alike(
+            "chat_template_kwargs add_generation_prompt continue_final_message reasoning_effort"
+            " verbosity",
+            Refused(_CHATS),
+        ),
+        **alike("tools functions", Refused(_CHATS, (None, []))),
+    },
+}
+"""Of `body`, by endpoint."""
+
+
+def endpoint(url: object) -> str | None:
+    """The endpoint that a line's `url` names, or None: Azure leaves `/v1` out, a `/` may follow."""
+    if not isinstance(url, str):
+        return None
+    path = url.removesuffix("/")
+    path = path if path.startswith("/v1/") else f"/v1{path}"
+    return path if path in BODY_FIELDS else None
