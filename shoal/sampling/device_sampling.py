@@ -165,6 +165,8 @@ class DeviceSampler:
         """What `collect` needs for those that ask: `NUM_PARTS` tensors per entry of
         `plan.reported`."""
         found: list[torch.Tensor] = []
+        if not plan.reported:
+            return found
         kept = self._kept(plan, retained)
         for reported in plan.reported:
             rows = (kept if reported.kept else logits).index_select(0, reported.rows)

@@ -136,7 +136,7 @@ def test_impossible_tokens_and_tokens_of_no_weight() -> None:
 
 @pytest.mark.parametrize("ranked", [False, True])
 def test_a_uniform_at_every_token_gives_it(ranked: bool) -> None:
-    """Between the borders of the running sum, by ids or ranks, and only there."""
+    """Between the borders of the running sum, by ids or ranks, and only there. The list is full."""
     vocab = 20
     logits = normal(1, vocab, 1.0, 3).bfloat16()
     order = logits[0].float().sort(descending=True, stable=True).indices
@@ -144,7 +144,7 @@ def test_a_uniform_at_every_token_gives_it(ranked: bool) -> None:
     weights = logits[0].double().exp()[order]
     uniforms = (weights.cumsum(0) - weights / 2) / weights.sum()
     params = warp(uniforms, vocab, top_p=1 - 1e-9 if ranked else 1.0)
-    chooser = TritonChooser(plain_block=8, ranked_block=8, candidates=16)
+    chooser = TritonChooser(plain_block=8, ranked_block=8, candidates=16, room=vocab)
     group = group_of(torch.zeros(vocab, dtype=torch.int64), params, ranked)
     assert chosen_by(chooser, logits, group).tolist() == order.tolist()
 
