@@ -18,7 +18,7 @@ import torch
 
 from shoal.cuda.transfers import Stage
 from shoal.errors import InternalError
-from shoal.sampling.choose import UNSOUND
+from shoal.sampling.choose import UNSOUND, Settings
 from shoal.sampling.draw import DrawParams, Kinds, Rest, draw, sort_all
 from shoal.sampling.logprobs import NUM_PARTS, best_logprobs, listed, rows_per_chunk
 from shoal.sampling.processors import Change
@@ -97,48 +97,89 @@ class DeviceSampler:
     def plan(self, batch: TokenBatch, stage: Stage) -> SamplingPlan:
         """Put on the stage what sampling needs on the device."""
         task = self._sampler.task(batch.sample_sequences, batch.sample_positions)
+        chosen = np.flatnonzero(task.processed | (task.settings.temperature > 0))
+        index, rows = self._rows(chosen, batch, stage)
+        special = self._special(task, index, rows, stage) if len(index) else []
+        index, rows = self._rows(task.reported, batch, stage)
+        parts = chunks_of(index, self._step)
+        reported = [
+            _Reported(where, part, int(task.num_logprobs[part].max()))
+            for where, part in zip(rows, parts, strict=True)
+        ]
+        source = stage.put(batch.sample_logits)
+        return SamplingPlan(task, source, batch.sample_retained, special, reported)
+
+    def _rows(
+        self, index: Int64Array, batch: TokenBatch, stage: Stage
+    ) -> tuple[Int64Array, list[_Rows]]:
+        """Where the logits of some samples are, a few at a time.
+
+        Every column is put on the stage once, whatever it is divided into: with a vocabulary of
+        128,256 the 4,096 samples of a batch are 32 pieces.
+
+        Returns:
+            The samples in another order, and the rows of each `self._step` of them.
+        """
+        if not len(index):
+            return index, []
         source, num_computed = batch.sample_logits, len(batch.logit_rows)
-        chosen = task.processed | (task.settings.temperature > 0)
-        step = rows_per_chunk(self._vocab_size)
-
-        def rows(index: Int64Array) -> tuple[Int64Array, _Rows]:
-            computed = source[index] < num_computed
-            index = np.concatenate([index[computed], index[~computed]])
-            count = int(computed.sum())
-            first, second = source[index[:count]], source[index[count:]] - num_computed
-            return index, _Rows(stage.put(index), stage.put(first), stage.put(second))
-
-        special = []
-        for index in chunks_of(np.flatnonzero(chosen), step):
-            index, where = rows(index)
-            special.append(self._special(task, index, where, stage))
-        reported = []
-        for index in chunks_of(task.reported, step):
-            index, where = rows(index)
-            num = int(task.num_logprobs[index].max())
-            reported.append(_Reported(where, index, num))
-        kept = batch.sample_retained
-        return SamplingPlan(task, stage.put(source), kept, special, reported)
-
-    def _special(self, task: SampleTask, index: Int64Array, rows: _Rows, stage: Stage) -> _Special:
-        settings = task.settings.rows(index)
-        drawn = np.flatnonzero(settings.temperature > 0)
-        settings = settings.rows(drawn)
-        params = DrawParams(
-            stage.put(settings.temperature),
-            stage.put(settings.min_p),
-            stage.put(settings.top_k),
-            stage.put(settings.top_p),
-            stage.put(settings.uniforms),
+        computed = source[index] < num_computed
+        index = np.concatenate([index[computed], index[~computed]])
+        count = int(np.count_nonzero(computed))
+        bounds = self._bounds(index)
+        columns = (
+            _put(stage, index, bounds),
+            _put(stage, source[index[:count]], np.minimum(bounds, count)),
+            _put(stage, source[index[count:]] - num_computed, np.maximum(bounds - count, 0)),
         )
-        truncated = stage.put(settings.truncated(self._vocab_size))
-        return _Special(
-            rows=rows,
-            changes=self._sampler.changes(task, index, stage.put),
-            drawn=stage.put(drawn),
-            params=params,
-            kinds=Kinds(bool((settings.min_p > 0).any()), truncated),
+        return index, [_Rows(*piece) for piece in zip(*columns, strict=True)]
+
+    def _special(
+        self, task: SampleTask, index: Int64Array, rows: list[_Rows], stage: Stage
+    ) -> list[_Special]:
+        bounds = self._bounds(index)
+        drawn = np.flatnonzero(task.settings.temperature[index] > 0)
+        first = np.searchsorted(drawn, bounds)
+        draws = self._draws(task.settings.rows(index[drawn]), first, stage)
+        pieces = chunks_of(index, self._step), _put(stage, drawn % self._step, first), draws
+        return [
+            _Special(where, self._changes(task, part, stage), own, *draw)
+            for where, part, own, draw in zip(rows, *pieces, strict=True)
+        ]
+
+    def _draws(
+        self, settings: Settings, bounds: Int64Array, stage: Stage
+    ) -> list[tuple[DrawParams, Kinds]]:
+        """How the rows that are drawn are, for each piece of them."""
+        columns = (
+            settings.temperature,
+            settings.min_p,
+            settings.top_k,
+            settings.top_p,
+            settings.uniforms,
         )
+        params = zip(*(_put(stage, column, bounds) for column in columns), strict=True)
+        rows = settings.truncated(self._vocab_size)
+        ends = np.searchsorted(rows, bounds)
+        truncated = _put(stage, rows - np.repeat(bounds[:-1], np.diff(ends)), ends)
+        min_p = np.diff(np.searchsorted(np.flatnonzero(settings.min_p > 0), bounds)) > 0
+        return [
+            (DrawParams(*piece), Kinds(some, which))
+            for piece, some, which in zip(params, min_p.tolist(), truncated, strict=True)
+        ]
+
+    def _changes(self, task: SampleTask, index: Int64Array, stage: Stage) -> list[Change]:
+        if not task.processed[index].any():
+            return []
+        return self._sampler.changes(task, index, stage.put)
+
+    @property
+    def _step(self) -> int:
+        return rows_per_chunk(self._vocab_size)
+
+    def _bounds(self, index: Int64Array) -> Int64Array:
+        """Where each `_step` of the index begins, and its end."""
+        return np.append(np.arange(0, len(index), self._step), len(index))
 
     def choose(self, plan: SamplingPlan, logits: torch.Tensor, retained: Retained) -> torch.Tensor:
         """A token per sample, int64 [S]; `UNSOUND` where the logits are no numbers.
@@ -228,6 +269,11 @@ def rest_for(device: torch.device) -> Rest:
     from shoal.sampling.draw_kernel import draw_rest
 
     return draw_rest
+
+
+def _put(stage: Stage, column: npt.NDArray[np.generic], bounds: Int64Array) -> list[torch.Tensor]:
+    """A column on the stage, divided where `bounds` say."""
+    return list(torch.split(stage.put(column), np.diff(bounds).tolist()))
 
 
 def _if_sound(tokens: torch.Tensor, best: torch.Tensor) -> torch.Tensor:
