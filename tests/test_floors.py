@@ -15,6 +15,7 @@ PACKAGE = Path(shoal.__file__).parent
 FLOORS = {
     "errors": 0,
     "types": 0,
+    "slots": 0,
     "config": 0,
     "work": 0,
     "costs": 0,
@@ -49,6 +50,7 @@ WITHIN_FLOOR_0 = {
     ("types", "errors"),
     ("config", "errors"),
     ("work", "types"),
+    ("slots", "types"),
     ("signals", "errors"),
 }
 """Floor 0 is single files; these are the arrows between them."""

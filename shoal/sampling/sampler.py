@@ -31,6 +31,7 @@ from shoal.sampling.processors import Bias, Change, Mask, Pairs, Penalty, Put, p
 from shoal.sampling.random import uniform
 from shoal.sampling.results import Sampled
 from shoal.sampling.rows import LogitRows
+from shoal.slots import SlotMap
 from shoal.types import BoolArray, Int32Array, Int64Array, RequestParams, TokenLogprob
 
 _COLUMNS = np.dtype(
@@ -123,9 +124,8 @@ class Sampler:
         self._kernels = kernels
         # An id beyond the vocabulary cannot come out of the logits.
         self._eos = [token for token in eos_token_ids if token < vocab_size]
-        self._slots: dict[int, int] = {}
-        self._free: list[int] = []
-        self._columns: Columns = np.zeros(0, dtype=_COLUMNS)
+        self._slots = SlotMap()
+        self._columns: Columns = np.zeros(self._slots.capacity, dtype=_COLUMNS)
         self._bias: dict[int, tuple[Int64Array, npt.NDArray[np.float32]]] = {}
         self._stops: dict[int, Int64Array] = {}
         self._history: dict[int, TokenHistory] = {}
@@ -145,8 +145,10 @@ class Sampler:
         if sequence in self._slots:
             raise InternalError(f"sequence {sequence} is already registered for sampling")
         check_vocabulary(params, self._vocab_size)
-        slot = self._take_slot()
-        self._slots[sequence] = slot
+        slot = self._slots.add(sequence)
+        if slot >= len(self._columns):
+            more = np.zeros(self._slots.capacity - len(self._columns), dtype=_COLUMNS)
+            self._columns = np.concatenate([self._columns, more])
         self._fill(self._columns[slot], params, key)
         if params.logit_bias:
             tokens, values = zip(*params.logit_bias, strict=True)
@@ -159,11 +161,18 @@ class Sampler:
 
     def remove(self, sequence: int) -> None:
         """Forget a registered sequence."""
-        slot = self._slots_of([sequence])[0]
-        del self._slots[sequence]
+        slot = int(self._slots_of(np.array([sequence]))[0])
+        self._slots.remove(sequence)
         for held in (self._bias, self._stops, self._history):
             held.pop(slot, None)
-        self._free.append(slot)
+
+    def __contains__(self, sequence: int) -> bool:
+        """Whether a sequence is registered."""
+        return sequence in self._slots
+
+    def unknown(self, sequences: Int32Array) -> Int32Array:
+        """Those of some sequences that are not registered."""
+        return sequences[self._slots.find(sequences) < 0]
 
     def sample(self, rows: LogitRows, sequences: Int32Array, positions: Int32Array) -> Sampled:
         """Choose a token for each sequence, on the host's side: see `DeviceSampler` for the other.
@@ -202,7 +211,7 @@ class Sampler:
 
     def task(self, sequences: Int32Array, positions: Int32Array) -> SampleTask:
         """What is to be done for registered sequences; see `sample`."""
-        slots = np.array(self._slots_of(sequences.tolist()), dtype=np.int64)
+        slots = self._slots_of(sequences)
         columns = self._columns[slots]
         waiting = positions < columns["min_tokens"]
         processed = np.asarray(columns["biased"] | columns["penalised"] | waiting)
@@ -254,19 +263,12 @@ class Sampler:
         row["biased"] = bool(params.logit_bias)
         row["penalised"] = needs_history(params)
 
-    def _slots_of(self, sequences: list[int]) -> list[int]:
-        try:
-            return [self._slots[sequence] for sequence in sequences]
-        except KeyError as error:
-            raise InternalError(f"sequence {error} is not registered for sampling") from None
-
-    def _take_slot(self) -> int:
-        if not self._free:
-            held = len(self._columns)
-            room = max(64, held)
-            self._columns = np.concatenate([self._columns, np.zeros(room, dtype=_COLUMNS)])
-            self._free = list(range(held + room - 1, held - 1, -1))
-        return self._free.pop()
+    def _slots_of(self, sequences: Int32Array | Int64Array) -> Int64Array:
+        slots = self._slots.find(sequences)
+        if len(slots) and slots.min() < 0:
+            sequence = int(sequences[np.argmin(slots)])
+            raise InternalError(f"sequence {sequence} is not registered for sampling")
+        return slots
 
 
 def _settings(columns: Columns, positions: Int32Array) -> Settings:
