@@ -31,17 +31,18 @@ def forecast_peak_blocks(held: Int64Array, growth: Int64Array, block_size: int) 
     if len(held) == 0:
         return 0
     # Of those that leave together the last sees the most: one row for each growth there is.
-    growths, group = np.unique(-growth, return_inverse=True)
-    more = -growths
-    size = len(growths) * block_size
+    found = np.bincount(growth) > 0
+    more = np.flatnonzero(found)[::-1]
+    group = (len(more) - np.cumsum(found))[growth]
+    size = len(more) * block_size
     counts = np.bincount(group * block_size + held % block_size, minlength=size)
     counts = counts.reshape(-1, block_size).cumsum(axis=0)
     full = np.bincount(group, weights=held // block_size).astype(np.int64).cumsum()
     # What is left over: ceil((r_j + m_i) / B) is 0, 1 or 2 for r_j = held_j mod B, m_i = growth_i
     # mod B. at_least[i, t] counts the j with at least growth i and r_j >= t.
-    at_least = np.zeros((len(growths), block_size + 2), dtype=np.int64)
+    at_least = np.zeros((len(more), block_size + 2), dtype=np.int64)
     at_least[:, :block_size] = counts[:, ::-1].cumsum(axis=1)[:, ::-1]
-    rows, rank, left = np.arange(len(growths)), at_least[:, 0], more % block_size
+    rows, rank, left = np.arange(len(more)), at_least[:, 0], more % block_size
     whole = full + rank * (more // block_size)
     one = np.where(left > 0, rank, at_least[rows, 1])
     two = at_least[rows, block_size + 1 - left]

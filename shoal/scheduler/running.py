@@ -143,11 +143,21 @@ class RunningSequences:
         """Add KV blocks at the end."""
         first = int(self.num_blocks[slot])
         last = first + len(blocks)
-        if last > self.blocks.shape[1]:
-            wider = max(last, 2 * self.blocks.shape[1])
-            self.blocks = np.pad(self.blocks, ((0, 0), (0, wider - self.blocks.shape[1])))
+        self._widen(last)
         self.blocks[slot, first:last] = blocks
         self.num_blocks[slot] = last
+
+    def append_block(self, slots: Int64Array, blocks: list[int]) -> None:
+        """Add one KV block at the end of each slot."""
+        last = self.num_blocks[slots]
+        self._widen(int(last.max(initial=0)) + 1)
+        self.blocks[slots, last] = blocks
+        self.num_blocks[slots] = last + 1
+
+    def _widen(self, most: int) -> None:
+        held = self.blocks.shape[1]
+        if most > held:
+            self.blocks = np.pad(self.blocks, ((0, 0), (0, max(most, 2 * held) - held)))
 
     def _column(self) -> Int64Array:
         return np.zeros(self._capacity, dtype=np.int64)
