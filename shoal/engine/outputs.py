@@ -26,19 +26,26 @@ from shoal.types import (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What all choices of a request have in common."""
+
+    params: RequestParams
+    limit: int
+    end_ids: frozenset[int]
+    """Tokens that end them."""
+    reports: bool
+    """Whether logprobs are asked for."""
+    context: Context
+
+
 @dataclass(slots=True)
 class _Sequence:
     """One choice being generated."""
 
     request: int
     choice: int
-    params: RequestParams
-    limit: int
-    end_ids: frozenset[int]
-    """Tokens that end it."""
-    reports: bool
-    """Whether logprobs are asked for."""
-    context: Context
+    asked: _Asked
     search: StopSearch | None
     searched: list[int] = field(default_factory=list)
     """Its tokens, where stop strings are searched for: those are read at every one."""
@@ -78,6 +85,8 @@ class OutputProcessor:
         self._known_end_ids: set[int] = set()
         self._dropped: set[int] = set()
         self._requests: dict[int, _Request] = {}
+        self._asked: dict[int, _Asked] = {}
+        """Of requests with a choice that has begun, and not completed."""
         self._done = np.zeros(len(table), dtype=np.bool_)
         self._ready: list[Completion] = []
 
@@ -88,32 +97,37 @@ class OutputProcessor:
         if self._done[request]:
             self._dropped.add(sequence)
             return
-        params = self._table.sampling(request)
-        skip = params.skip_special_tokens
-        context = self._detokenizer.context(self._table.prompt(request), skip)
-        search = None
+        asked = self._asked.get(request)
+        if asked is None:
+            asked = self._asked[request] = self._asked_by(request)
+            self._requests.setdefault(request, _Request())
+        params, search = asked.params, None
         if params.stop:
-            search = StopSearch(params.stop, params.min_tokens, skip, context)
-        self._requests.setdefault(request, _Request())
-        eos_ids = frozenset() if params.ignore_eos else self._eos
-        state = self._sequences[sequence] = _Sequence(
-            request=request,
-            choice=choice,
-            params=params,
-            limit=int(self._table.max_new_tokens[request]),
-            end_ids=eos_ids.union(params.stop_token_ids),
-            reports=params.num_logprobs is not None,
-            context=context,
-            search=search,
-        )
+            skip = params.skip_special_tokens
+            search = StopSearch(params.stop, params.min_tokens, skip, asked.context)
+        self._sequences[sequence] = _Sequence(request, choice, asked, search)
         slot = self._slots.add(sequence)
         if slot >= len(self._limit):
             more = np.zeros(self._slots.capacity - len(self._limit), dtype=np.int64)
             self._limit = np.concatenate([self._limit, more])
-        self._limit[slot] = 0 if state.reports or state.search is not None else state.limit
-        if not state.end_ids.issubset(self._known_end_ids):
-            self._known_end_ids |= state.end_ids
+        self._limit[slot] = 0 if asked.reports or search is not None else asked.limit
+
+    def _asked_by(self, request: int) -> _Asked:
+        params = self._table.sampling(request)
+        eos_ids = frozenset() if params.ignore_eos else self._eos
+        end_ids = eos_ids.union(params.stop_token_ids)
+        if not end_ids.issubset(self._known_end_ids):
+            self._known_end_ids |= end_ids
             self._end_ids = np.array(sorted(self._known_end_ids), dtype=np.int64)
+        return _Asked(
+            params=params,
+            limit=int(self._table.max_new_tokens[request]),
+            end_ids=end_ids,
+            reports=params.num_logprobs is not None,
+            context=self._detokenizer.context(
+                self._table.prompt(request), params.skip_special_tokens
+            ),
+        )
 
     def unknown(self, sequences: Int32Array) -> list[int]:
         """Those of some sequences that were not added, or have ended."""
@@ -156,7 +170,7 @@ class OutputProcessor:
             if state is None:
                 self._drop(sequence)
                 continue
-            if state.reports:
+            if state.asked.reports:
                 state.logprobs.append(_reported(sampled, row))
             if state.search is not None:
                 state.searched.append(int(sampled.token_ids[row]))
@@ -228,7 +242,7 @@ class OutputProcessor:
         self._forget(sequence)
         request = self._requests[state.request]
         request.choices[state.choice] = self._choice(state, ids, reason, request.prompt_logprobs)
-        if len(request.choices) == state.params.n:
+        if len(request.choices) == state.asked.params.n:
             del self._requests[state.request]
             choices = tuple(request.choices[index] for index in sorted(request.choices))
             self._complete(state.request, choices, None, request.prompt_logprobs)
@@ -240,7 +254,7 @@ class OutputProcessor:
         reason: FinishReason,
         prompt_logprobs: tuple[TokenLogprob, ...] | None,
     ) -> Choice:
-        params = state.params
+        params = state.asked.params
         if params.token_limit == 0:
             # A prompt alone still needs one iteration; the token that it samples is not output.
             ids, state.logprobs = [], []
@@ -264,12 +278,12 @@ class OutputProcessor:
         As in vLLM a token that ends the sequence is not shown unless the request includes stops,
         whether special tokens are shown or not.
         """
-        params = state.params
+        params = state.asked.params
         include = params.include_stop_str_in_output
-        by_token = ids[-1] in state.end_ids
+        by_token = ids[-1] in state.asked.end_ids
         ended = by_token and not include
         text, taken = self._detokenizer.continued(
-            ids[:-1] if ended else ids, params.skip_special_tokens, state.context
+            ids[:-1] if ended else ids, params.skip_special_tokens, state.asked.context
         )
         stop: int | str | None = None
         if by_token:
@@ -289,14 +303,15 @@ class OutputProcessor:
         prompt_logprobs: tuple[TokenLogprob, ...] | None = None,
     ) -> None:
         self._done[request] = True
+        self._asked.pop(request, None)
         prompt_tokens = len(self._table.prompt(request))
         self._ready.append(Completion(request, prompt_tokens, choices, error, prompt_logprobs))
 
 
 def _finish_reason(state: _Sequence, last: int, count: int) -> FinishReason | None:
-    if last in state.end_ids or state.stopped_at is not None:
+    if last in state.asked.end_ids or state.stopped_at is not None:
         return "stop"
-    return "length" if count >= state.limit else None
+    return "length" if count >= state.asked.limit else None
 
 
 def _reported(sampled: Sampled, row: int) -> TokenLogprob:
