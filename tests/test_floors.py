@@ -16,6 +16,7 @@ FLOORS = {
     "errors": 0,
     "fates": 0,
     "types": 0,
+    "slots": 0,
     "config": 0,
     "work": 0,
     "costs": 0,
@@ -50,6 +51,7 @@ WITHIN_FLOOR_0 = {
     ("types", "errors"),
     ("config", "errors"),
     ("work", "types"),
+    ("slots", "types"),
     ("signals", "errors"),
 }
 """Floor 0 is single files; these are the arrows between them."""

@@ -168,7 +168,6 @@ class Run:
         self._outputs, self._pilot = outputs, pilot
         self._block_bytes = BLOCK_SIZE * int(self.machine.costs.kv_bytes)
         self._end = self.plan.num_sequences
-        self._added: set[int] = set()
         self._failures = 0
         self._scored = table.scored
         self._scores: dict[int, list[TokenLogprob]] = {}
@@ -226,14 +225,12 @@ class Run:
         wanted = self._scheduler.wanted(launched)
         if not wanted.all():
             sequences, sampled = sequences[wanted], sampled.only(wanted)
-        for sequence in sequences.tolist():
-            if sequence not in self._added:
-                self._begin(sequence)
+        for sequence in self._outputs.unknown(sequences):
+            self._begin(sequence)
         finished[wanted] = self._outputs.accept(sequences, sampled)
         self._scheduler.settle(launched, result.sampled.token_ids, finished)
         ended = sequences[finished[wanted]]
         self._executor.finish(ended.tolist())
-        self._added.difference_update(ended.tolist())
         if self._pilot is not None and self._pilot.ended(ended):
             self.plan = self._pilot.replan(self.plan, self._scheduler.first_untouched)
             self._scheduler.replan(self.plan)
@@ -241,7 +238,6 @@ class Run:
 
     def _begin(self, sequence: int) -> None:
         request = int(self.plan.sequence_request[sequence])
-        self._added.add(sequence)
         self._outputs.add(sequence, request, int(self.plan.sequence_choice[sequence]))
         if self._scored[request]:
             first = TokenLogprob(int(self._table.prompt(request)[0]), None)
@@ -270,7 +266,6 @@ class Run:
                 self._scheduler.cancel(sequence)
                 self._scores.pop(sequence, None)
             self._executor.finish(sequences)
-            self._added.difference_update(sequences)
 
     def _take(self) -> list[Completion]:
         counts, stats = self._scheduler.stats, self.stats

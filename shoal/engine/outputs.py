@@ -11,16 +11,32 @@ from shoal.answers.detokenize import Context, Detokenizer
 from shoal.answers.stops import StopSearch
 from shoal.errors import InternalError, InvalidRequestError
 from shoal.sampling.results import Sampled
+from shoal.scheduler import GeneratedTokens
+from shoal.slots import SlotMap
 from shoal.types import (
     BoolArray,
     Choice,
     Completion,
     FinishReason,
     Int32Array,
+    Int64Array,
     RequestParams,
     RequestTable,
     TokenLogprob,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What all choices of a request have in common."""
+
+    params: RequestParams
+    limit: int
+    end_ids: frozenset[int]
+    """Tokens that end them."""
+    reports: bool
+    """Whether logprobs are asked for."""
+    context: Context
 
 
 @dataclass(slots=True)
@@ -29,15 +45,10 @@ class _Sequence:
 
     request: int
     choice: int
-    params: RequestParams
-    limit: int
-    end_ids: frozenset[int]
-    """Tokens that end it."""
-    reports: bool
-    """Whether logprobs are asked for."""
-    context: Context
+    asked: _Asked
     search: StopSearch | None
-    ids: list[int] = field(default_factory=list)
+    searched: list[int] = field(default_factory=list)
+    """Its tokens, where stop strings are searched for: those are read at every one."""
     logprobs: list[TokenLogprob] = field(default_factory=list)
     stopped_at: tuple[int, int] | None = None
 
@@ -65,8 +76,17 @@ class OutputProcessor:
         self._detokenizer = detokenizer
         self._eos = frozenset(eos_token_ids)
         self._sequences: dict[int, _Sequence] = {}
+        self._answers = GeneratedTokens()
+        self._slots = SlotMap()
+        self._limit: Int64Array = np.zeros(self._slots.capacity, dtype=np.int64)
+        """Tokens after which a slot must be looked at; 0: after each."""
+        self._end_ids: Int64Array = np.zeros(0, dtype=np.int64)
+        """Tokens that end some sequence, sorted; and the same as a set."""
+        self._known_end_ids: set[int] = set()
         self._dropped: set[int] = set()
         self._requests: dict[int, _Request] = {}
+        self._asked: dict[int, _Asked] = {}
+        """Of requests with a choice that has begun, and not completed."""
         self._done = np.zeros(len(table), dtype=np.bool_)
         self._ready: list[Completion] = []
 
@@ -77,24 +97,42 @@ class OutputProcessor:
         if self._done[request]:
             self._dropped.add(sequence)
             return
-        params = self._table.sampling(request)
-        skip = params.skip_special_tokens
-        context = self._detokenizer.context(self._table.prompt(request), skip)
-        search = None
+        asked = self._asked.get(request)
+        if asked is None:
+            asked = self._asked[request] = self._asked_by(request)
+            self._requests.setdefault(request, _Request())
+        params, search = asked.params, None
         if params.stop:
-            search = StopSearch(params.stop, params.min_tokens, skip, context)
-        self._requests.setdefault(request, _Request())
+            skip = params.skip_special_tokens
+            search = StopSearch(params.stop, params.min_tokens, skip, asked.context)
+        self._sequences[sequence] = _Sequence(request, choice, asked, search)
+        slot = self._slots.add(sequence)
+        if slot >= len(self._limit):
+            more = np.zeros(self._slots.capacity - len(self._limit), dtype=np.int64)
+            self._limit = np.concatenate([self._limit, more])
+        self._limit[slot] = 0 if asked.reports or search is not None else asked.limit
+
+    def _asked_by(self, request: int) -> _Asked:
+        params = self._table.sampling(request)
         eos_ids = frozenset() if params.ignore_eos else self._eos
-        self._sequences[sequence] = _Sequence(
-            request=request,
-            choice=choice,
+        end_ids = eos_ids.union(params.stop_token_ids)
+        if not end_ids.issubset(self._known_end_ids):
+            self._known_end_ids |= end_ids
+            self._end_ids = np.array(sorted(self._known_end_ids), dtype=np.int64)
+        return _Asked(
             params=params,
             limit=int(self._table.max_new_tokens[request]),
-            end_ids=eos_ids.union(params.stop_token_ids),
+            end_ids=end_ids,
             reports=params.num_logprobs is not None,
-            context=context,
-            search=search,
+            context=self._detokenizer.context(
+                self._table.prompt(request), params.skip_special_tokens
+            ),
         )
+
+    def unknown(self, sequences: Int32Array) -> list[int]:
+        """Those of some sequences that were not added, or have ended."""
+        missing = sequences[self._slots.find(sequences) < 0].tolist()
+        return [sequence for sequence in missing if sequence not in self._dropped]
 
     def accept(self, sequences: Int32Array, sampled: Sampled) -> BoolArray:
         """Append one token to each sequence.
@@ -103,35 +141,43 @@ class OutputProcessor:
             bool [S], whether each is finished (or belongs to a request that failed): it takes no
             more tokens.
         """
-        ids = sequences.tolist()
-        states = list(map(self._sequences.get, ids))
-        tokens = sampled.token_ids.tolist()
-        # This loop runs for every token generated: the common case does next to nothing.
-        ended: list[int] = []
-        searched: list[int] = []
-        for row, (state, token) in enumerate(zip(states, tokens, strict=True)):
+        slots, tokens = self._slots.find(sequences), sampled.token_ids
+        known = np.flatnonzero(slots >= 0)
+        counts = np.zeros(len(slots), dtype=np.int64)
+        counts[known] = self._answers.append(sequences[known], tokens[known])
+        # Most tokens of an iteration end nothing, and are not looked at one by one.
+        due = (counts >= self._limit[slots]) | (slots < 0) | np.isin(tokens, self._end_ids)
+        finished = np.zeros(len(slots), dtype=np.bool_)
+        rows = np.flatnonzero(due)
+        states = self._looked_at(rows, sequences[rows].tolist(), sampled)
+        for row, state in zip(rows.tolist(), states, strict=True):
             if state is None:
-                self._drop(ids[row])
-                ended.append(row)
+                finished[row] = True
                 continue
-            state.ids.append(token)
-            if state.reports:
+            reason = _finish_reason(state, int(tokens[row]), int(counts[row]))
+            if reason is not None:
+                finished[row] = True
+                self._finish(int(sequences[row]), state, reason)
+        return finished
+
+    def _looked_at(
+        self, rows: Int64Array, sequences: list[int], sampled: Sampled
+    ) -> list[_Sequence | None]:
+        """The state of sequences, after their logprobs and stop strings; None: it was dropped."""
+        states = list(map(self._sequences.get, sequences))
+        searched: list[_Sequence] = []
+        for row, sequence, state in zip(rows.tolist(), sequences, states, strict=True):
+            if state is None:
+                self._drop(sequence)
+                continue
+            if state.asked.reports:
                 state.logprobs.append(_reported(sampled, row))
             if state.search is not None:
-                searched.append(row)
-            elif token in state.end_ids or len(state.ids) >= state.limit:
-                ended.append(row)
+                state.searched.append(int(sampled.token_ids[row]))
+                searched.append(state)
         if searched:
-            self._search([state for row in searched if (state := states[row]) is not None])
-            ended += searched
-        finished = np.zeros(len(ids), dtype=np.bool_)
-        for row in sorted(ended):
-            state = states[row]
-            reason = _finish_reason(state) if state is not None else None
-            finished[row] = state is None or reason is not None
-            if state is not None and reason is not None:
-                self._finish(ids[row], state, reason)
-        return finished
+            self._search(searched)
+        return states
 
     def set_prompt_logprobs(self, request: int, logprobs: Sequence[TokenLogprob]) -> None:
         """The logprobs of a request's prompt, one per token; `echo` shows them before the output.
@@ -151,7 +197,7 @@ class OutputProcessor:
         self._requests.pop(request, None)
         dropped = [s for s, state in self._sequences.items() if state.request == request]
         for sequence in dropped:
-            del self._sequences[sequence]
+            self._forget(sequence)
         self._dropped.update(dropped)
         self._complete(request, (), error)
 
@@ -164,7 +210,13 @@ class OutputProcessor:
         """The tokens an unfinished sequence has so far, a copy."""
         if sequence not in self._sequences:
             raise InternalError(f"sequence {sequence} is not being generated")
-        return list(self._sequences[sequence].ids)
+        tokens: list[int] = self._answers.tokens(sequence).tolist()
+        return tokens
+
+    def _forget(self, sequence: int) -> None:
+        del self._sequences[sequence]
+        self._slots.remove(sequence)
+        self._answers.forget(sequence)
 
     def _drop(self, sequence: int) -> None:
         if sequence not in self._dropped:
@@ -179,17 +231,18 @@ class OutputProcessor:
                 for state in states
                 if state.search and state.search.skip_special_tokens == skip
             ]
-            windows = [search.window(state.ids) for state, search in group]
+            windows = [search.window(state.searched) for state, search in group]
             ids, contexts = [w for w, _ in windows], [context for _, context in windows]
             texts = self._detokenizer.texts(ids, skip, contexts) if windows else []
             for (state, search), text in zip(group, texts, strict=True):
-                state.stopped_at = search.advance(state.ids, text, self._detokenizer)
+                state.stopped_at = search.advance(state.searched, text, self._detokenizer)
 
     def _finish(self, sequence: int, state: _Sequence, reason: FinishReason) -> None:
-        del self._sequences[sequence]
+        ids: list[int] = self._answers.tokens(sequence).tolist()
+        self._forget(sequence)
         request = self._requests[state.request]
-        request.choices[state.choice] = self._choice(state, reason, request.prompt_logprobs)
-        if len(request.choices) == state.params.n:
+        request.choices[state.choice] = self._choice(state, ids, reason, request.prompt_logprobs)
+        if len(request.choices) == state.asked.params.n:
             del self._requests[state.request]
             choices = tuple(request.choices[index] for index in sorted(request.choices))
             self._complete(state.request, choices, None, request.prompt_logprobs)
@@ -197,16 +250,17 @@ class OutputProcessor:
     def _choice(
         self,
         state: _Sequence,
+        ids: list[int],
         reason: FinishReason,
         prompt_logprobs: tuple[TokenLogprob, ...] | None,
     ) -> Choice:
-        params = state.params
+        params = state.asked.params
         if params.token_limit == 0:
             # A prompt alone still needs one iteration; the token that it samples is not output.
-            state.ids, state.logprobs = [], []
+            ids, state.logprobs = [], []
             text, taken, stop, reason = "", 0, None, "length"
         else:
-            text, taken, stop = self._text(state)
+            text, taken, stop = self._text(state, ids)
         logprobs = tuple(state.logprobs) if params.num_logprobs is not None else None
         if params.echo:
             prompt = self._table.prompt(state.request).tolist()
@@ -216,20 +270,20 @@ class OutputProcessor:
                 if prompt_logprobs is None:
                     raise InternalError(f"request {state.request} echoes without prompt logprobs")
                 logprobs = prompt_logprobs + logprobs
-        return Choice(state.choice, text, tuple(state.ids), reason, logprobs, stop)
+        return Choice(state.choice, text, tuple(ids), reason, logprobs, stop)
 
-    def _text(self, state: _Sequence) -> tuple[str, int, int | str | None]:
+    def _text(self, state: _Sequence, ids: list[int]) -> tuple[str, int, int | str | None]:
         """The text, how many characters the prompt's loses to it, and the `stop_reason`.
 
         As in vLLM a token that ends the sequence is not shown unless the request includes stops,
         whether special tokens are shown or not.
         """
-        params, ids = state.params, state.ids
+        params = state.asked.params
         include = params.include_stop_str_in_output
-        by_token = ids[-1] in state.end_ids
+        by_token = ids[-1] in state.asked.end_ids
         ended = by_token and not include
         text, taken = self._detokenizer.continued(
-            ids[:-1] if ended else ids, params.skip_special_tokens, state.context
+            ids[:-1] if ended else ids, params.skip_special_tokens, state.asked.context
         )
         stop: int | str | None = None
         if by_token:
@@ -249,15 +303,15 @@ class OutputProcessor:
         prompt_logprobs: tuple[TokenLogprob, ...] | None = None,
     ) -> None:
         self._done[request] = True
+        self._asked.pop(request, None)
         prompt_tokens = len(self._table.prompt(request))
         self._ready.append(Completion(request, prompt_tokens, choices, error, prompt_logprobs))
 
 
-def _finish_reason(state: _Sequence) -> FinishReason | None:
-    last = state.ids[-1]
-    if last in state.end_ids or state.stopped_at is not None:
+def _finish_reason(state: _Sequence, last: int, count: int) -> FinishReason | None:
+    if last in state.asked.end_ids or state.stopped_at is not None:
         return "stop"
-    return "length" if len(state.ids) >= state.limit else None
+    return "length" if count >= state.asked.limit else None
 
 
 def _reported(sampled: Sampled, row: int) -> TokenLogprob:

@@ -112,14 +112,13 @@ class TorchExecutor:
             if transfers is None
             else DeviceSide(runner, self._sampler, scorer, description, transfers)
         )
-        self._registered: set[int] = set()
         self._retained: dict[int, torch.Tensor] = {}
         """Logits [vocabulary] that later batches sample from, by segment."""
 
     @torch.inference_mode()
     def launch(self, batch: TokenBatch) -> PendingResult:
         """On the host to the end; on a device enqueue all of it. Registers what is new to it."""
-        self._register(batch.sample_sequences.tolist())
+        self._register(self._sampler.unknown(batch.sample_sequences).tolist())
         wait: Callable[[], StepResult]
         if self._ahead is None:
             logits, done = self._host.launch(batch, self._plan, self._retained)
@@ -155,9 +154,9 @@ class TorchExecutor:
 
     def finish(self, sequences: list[int]) -> None:
         """Forget the sampling state of sequences that get no more tokens."""
-        for sequence in self._registered.intersection(sequences):
-            self._registered.remove(sequence)
-            self._sampler.remove(sequence)
+        for sequence in sequences:
+            if sequence in self._sampler:
+                self._sampler.remove(sequence)
 
     def replan(self, plan: Plan) -> None:
         """Take a plan in which only sequences that were never asked for have other numbers."""
@@ -165,12 +164,10 @@ class TorchExecutor:
 
     def _register(self, sequences: list[int]) -> None:
         for sequence in sequences:
-            if sequence not in self._registered:
-                request = int(self._plan.sequence_request[sequence])
-                key = stream_key(self._table, request, int(self._plan.sequence_choice[sequence]))
-                params, prompt = self._table.sampling(request), self._table.prompt(request)
-                self._sampler.add(sequence, params, key, prompt)
-                self._registered.add(sequence)
+            request = int(self._plan.sequence_request[sequence])
+            key = stream_key(self._table, request, int(self._plan.sequence_choice[sequence]))
+            params, prompt = self._table.sampling(request), self._table.prompt(request)
+            self._sampler.add(sequence, params, key, prompt)
 
 
 def _done(result: StepResult) -> Callable[[], StepResult]:

@@ -66,15 +66,14 @@ class ModelRunner:
 
     def inputs(self, batch: TokenBatch, stage: Stage) -> BatchInputs:
         """The columns of a batch, put on a stage."""
-        rows, order = np.unique(batch.logit_rows, return_inverse=True)
+        rows, order = _distinct(batch.logit_rows)
         selects = self._model.selects_rows and 0 < len(rows) < batch.num_tokens
-        moved = selects and not np.array_equal(order, np.arange(len(rows)))
         return BatchInputs(
             token_ids=_put(stage, batch.token_ids),
             positions=_put(stage, batch.positions),
             slots=_put(stage, batch.slots),
             logit_rows=_put(stage, rows if selects else batch.logit_rows),
-            order=_put(stage, order) if moved else None,
+            order=_put(stage, order) if selects and order is not None else None,
             selects=selects,
         )
 
@@ -91,13 +90,20 @@ class ModelRunner:
         prepared = backend.prepare(batch.attention, self._device)
         step = AttentionStep(kv=self._kv, slots=inputs.slots, prepared=prepared)
         if inputs.selects:
-            rows = np.unique(batch.logit_rows)
+            rows, _ = _distinct(batch.logit_rows)
             some = backend.prepare(batch.attention.only(rows), self._device)
             step.wanted = WantedRows(inputs.logit_rows, some)
         with attention_step(step):
             rows_of = None if inputs.selects else inputs.logit_rows
             logits = self._model.logits(inputs.token_ids, inputs.positions, rows_of)
         return logits if inputs.order is None else logits[inputs.order]
+
+
+def _distinct(rows: Int64Array) -> tuple[Int64Array, Int64Array | None]:
+    """The rows, ascending, each once; and which of them each was, None: one after another."""
+    if (rows[1:] > rows[:-1]).all():
+        return rows, None
+    return np.unique(rows, return_inverse=True)
 
 
 def _put(stage: Stage, column: Int32Array | Int64Array) -> torch.Tensor:

@@ -15,8 +15,10 @@ prompt, its output before the position, and the position. Sampling a position ag
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,27 +33,27 @@ from shoal.sampling.processors import Bias, Change, Mask, Pairs, Penalty, Put, p
 from shoal.sampling.random import uniform
 from shoal.sampling.results import Sampled
 from shoal.sampling.rows import LogitRows
+from shoal.slots import SlotMap
 from shoal.types import BoolArray, Int32Array, Int64Array, RequestParams, TokenLogprob
 
-_COLUMNS = np.dtype(
-    [
-        ("key", np.uint64),
-        ("temperature", np.float32),
-        ("min_p", np.float32),
-        ("top_k", np.int64),
-        ("top_p", np.float64),
-        ("repetition", np.float32),
-        ("frequency", np.float32),
-        ("presence", np.float32),
-        ("min_tokens", np.int64),
-        ("num_logprobs", np.int64),
-        ("reported", np.bool_),
-        ("biased", np.bool_),
-        ("penalised", np.bool_),
-    ]
-)
+_COLUMNS = {
+    "key": np.uint64,
+    "temperature": np.float32,
+    "min_p": np.float32,
+    "top_k": np.int64,
+    "top_p": np.float64,
+    "repetition": np.float32,
+    "frequency": np.float32,
+    "presence": np.float32,
+    "min_tokens": np.int64,
+    "num_logprobs": np.int64,
+    "reported": np.bool_,
+    "biased": np.bool_,
+    "penalised": np.bool_,
+}
 
-Columns = npt.NDArray[np.void]
+Columns = Mapping[str, npt.NDArray[Any]]
+"""Parameters by name, each an array of its own: a gather of records is slower than of columns."""
 
 
 @dataclass(frozen=True)
@@ -123,9 +125,8 @@ class Sampler:
         self._kernels = kernels
         # An id beyond the vocabulary cannot come out of the logits.
         self._eos = [token for token in eos_token_ids if token < vocab_size]
-        self._slots: dict[int, int] = {}
-        self._free: list[int] = []
-        self._columns: Columns = np.zeros(0, dtype=_COLUMNS)
+        self._slots = SlotMap()
+        self._columns = _columns(self._slots.capacity)
         self._bias: dict[int, tuple[Int64Array, npt.NDArray[np.float32]]] = {}
         self._stops: dict[int, Int64Array] = {}
         self._history: dict[int, TokenHistory] = {}
@@ -145,25 +146,34 @@ class Sampler:
         if sequence in self._slots:
             raise InternalError(f"sequence {sequence} is already registered for sampling")
         check_vocabulary(params, self._vocab_size)
-        slot = self._take_slot()
-        self._slots[sequence] = slot
-        self._fill(self._columns[slot], params, key)
+        slot = self._slots.add(sequence)
+        if slot >= (held := len(self._columns["key"])):
+            more = _columns(self._slots.capacity - held)
+            self._columns = {n: np.concatenate([c, more[n]]) for n, c in self._columns.items()}
+        self._fill(slot, params, key)
         if params.logit_bias:
             tokens, values = zip(*params.logit_bias, strict=True)
             self._bias[slot] = np.array(tokens, np.int64), np.array(values, np.float32)
         if params.min_tokens:
             self._stops[slot] = np.array([*self._eos, *params.stop_token_ids], np.int64)
-        if self._columns[slot]["penalised"]:
+        if needs_history(params):
             counted = prompt if params.repetition_penalty != 1 else prompt[:0]
             self._history[slot] = TokenHistory(counted)
 
     def remove(self, sequence: int) -> None:
         """Forget a registered sequence."""
-        slot = self._slots_of([sequence])[0]
-        del self._slots[sequence]
+        slot = int(self._slots_of(np.array([sequence]))[0])
+        self._slots.remove(sequence)
         for held in (self._bias, self._stops, self._history):
             held.pop(slot, None)
-        self._free.append(slot)
+
+    def __contains__(self, sequence: int) -> bool:
+        """Whether a sequence is registered."""
+        return sequence in self._slots
+
+    def unknown(self, sequences: Int32Array) -> Int32Array:
+        """Those of some sequences that are not registered."""
+        return sequences[self._slots.find(sequences) < 0]
 
     def sample(self, rows: LogitRows, sequences: Int32Array, positions: Int32Array) -> Sampled:
         """Choose a token for each sequence, on the host's side: see `DeviceSampler` for the other.
@@ -202,17 +212,18 @@ class Sampler:
 
     def task(self, sequences: Int32Array, positions: Int32Array) -> SampleTask:
         """What is to be done for registered sequences; see `sample`."""
-        slots = np.array(self._slots_of(sequences.tolist()), dtype=np.int64)
-        columns = self._columns[slots]
+        slots = self._slots_of(sequences)
+        columns = {name: column[slots] for name, column in self._columns.items()}
         waiting = positions < columns["min_tokens"]
-        processed = np.asarray(columns["biased"] | columns["penalised"] | waiting)
+        processed = columns["biased"] | columns["penalised"] | waiting
         return SampleTask(
             sequences, positions, slots, columns, _settings(columns, positions), processed
         )
 
     def changes(self, task: SampleTask, index: Int64Array, put: Put) -> list[Change]:
         """Bias, masks and penalties for the rows at `index`, in the order they are applied in."""
-        columns, slots, positions = task.columns[index], task.slots[index], task.positions[index]
+        columns = {name: column[index] for name, column in task.columns.items()}
+        slots, positions = task.slots[index], task.positions[index]
         found: list[Change] = []
         biased = np.flatnonzero(columns["biased"])
         if len(biased):
@@ -241,44 +252,48 @@ class Sampler:
             history = self._history[int(task.slots[row])]
             history.record(int(task.positions[row]), int(token_ids[row]))
 
-    def _fill(self, row: np.void, params: RequestParams, key: int) -> None:
-        row["key"] = key
-        row["temperature"] = params.temperature
-        row["min_p"] = params.min_p
-        row["top_k"] = params.top_k if 0 < params.top_k < self._vocab_size else self._vocab_size
-        row["top_p"] = params.top_p
-        row["repetition"], row["frequency"], row["presence"] = _penalties(params)
-        row["min_tokens"] = params.min_tokens
-        row["num_logprobs"] = params.num_logprobs or 0
-        row["reported"] = params.num_logprobs is not None
-        row["biased"] = bool(params.logit_bias)
-        row["penalised"] = needs_history(params)
+    def _fill(self, slot: int, params: RequestParams, key: int) -> None:
+        every = self._vocab_size
+        repetition, frequency, presence = _penalties(params)
+        values = {
+            "key": key,
+            "temperature": params.temperature,
+            "min_p": params.min_p,
+            "top_k": params.top_k if 0 < params.top_k < every else every,
+            "top_p": params.top_p,
+            "repetition": repetition,
+            "frequency": frequency,
+            "presence": presence,
+            "min_tokens": params.min_tokens,
+            "num_logprobs": params.num_logprobs or 0,
+            "reported": params.num_logprobs is not None,
+            "biased": bool(params.logit_bias),
+            "penalised": needs_history(params),
+        }
+        for name, value in values.items():
+            self._columns[name][slot] = value
 
-    def _slots_of(self, sequences: list[int]) -> list[int]:
-        try:
-            return [self._slots[sequence] for sequence in sequences]
-        except KeyError as error:
-            raise InternalError(f"sequence {error} is not registered for sampling") from None
-
-    def _take_slot(self) -> int:
-        if not self._free:
-            held = len(self._columns)
-            room = max(64, held)
-            self._columns = np.concatenate([self._columns, np.zeros(room, dtype=_COLUMNS)])
-            self._free = list(range(held + room - 1, held - 1, -1))
-        return self._free.pop()
+    def _slots_of(self, sequences: Int32Array | Int64Array) -> Int64Array:
+        slots = self._slots.find(sequences)
+        if len(slots) and slots.min() < 0:
+            sequence = int(sequences[np.argmin(slots)])
+            raise InternalError(f"sequence {sequence} is not registered for sampling")
+        return slots
 
 
 def _settings(columns: Columns, positions: Int32Array) -> Settings:
     greedy = not columns["temperature"].any()
-    # A view into a column has the stride of a whole record: hence the copies.
     return Settings(
-        temperature=columns["temperature"].copy(),
-        min_p=columns["min_p"].copy(),
-        top_k=columns["top_k"].copy(),
-        top_p=columns["top_p"].copy(),
-        uniforms=np.zeros(len(columns)) if greedy else uniform(columns["key"], positions),
+        temperature=columns["temperature"],
+        min_p=columns["min_p"],
+        top_k=columns["top_k"],
+        top_p=columns["top_p"],
+        uniforms=np.zeros(len(positions)) if greedy else uniform(columns["key"], positions),
     )
+
+
+def _columns(size: int) -> dict[str, npt.NDArray[Any]]:
+    return {name: np.zeros(size, dtype) for name, dtype in _COLUMNS.items()}
 
 
 def _penalties(params: RequestParams) -> tuple[float, float, float]:

@@ -7,6 +7,7 @@ from shoal.costs import BLOCK_SIZE
 from shoal.scheduler.batch import Chunks, Feedback, Retain, ScoredRange, TokenBatch
 from shoal.scheduler.chunking import SCORED_ROWS
 from shoal.scheduler.forecast import forecast_peak_blocks
+from shoal.scheduler.generated import GeneratedTokens
 from shoal.scheduler.launches import Launched
 from shoal.scheduler.pool import BlockPool
 from shoal.scheduler.scheduler import Scheduler
@@ -18,6 +19,7 @@ __all__ = [
     "BlockPool",
     "Chunks",
     "Feedback",
+    "GeneratedTokens",
     "Launched",
     "Retain",
     "Scheduler",

@@ -61,7 +61,10 @@ class Admission:
         running, pool = self._running, self._pool
         slots = running.split()[0][:most]
         full = slots[~self.has_room(slots)]
-        if not preempt and len(full) > pool.free_blocks:
+        if len(full) <= pool.free_blocks:
+            running.append_block(full, pool.allocate(len(full)))
+            return True
+        if not preempt:
             return False
         for slot in full.tolist():
             sequence = int(running.sequence[slot])

@@ -72,22 +72,24 @@ class BatchBuilder:
             scored=tuple(scored),
             chunks=chunks,
             num_decodes=len(decoding),
-            sequences=self._sequences(chunks, sampled),
+            sequences=self._sequences(chunks, slots),
             feedback=rows.feedback,
         )
 
-    def _sequences(self, chunks: Chunks, sampled: Int32Array) -> Int32Array:
+    def _sequences(self, chunks: Chunks, sampled: Int64Array) -> Int32Array:
         """Who is tried again if the batch fails: those with a row or a sample of their own.
 
         A segment's chunk is computed for all that use it; its first user that runs stands for them,
         and computes it when it is tried alone.
         """
         running = self._state.running
-        in_order = running.sequence[running.in_order()]
+        slots = running.in_order()
         first_users = self._state.segments.first_user[chunks.segments]
-        users = in_order[np.searchsorted(in_order, first_users)]
-        own = running.sequence[chunks.slots]
-        return np.unique(np.concatenate([own, sampled, users])).astype(np.int32)
+        users = slots[np.searchsorted(running.sequence[slots], first_users)]
+        chosen = np.zeros(running.capacity, dtype=np.bool_)
+        for some in (chunks.slots, sampled, users):
+            chosen[some] = True
+        return running.sequence[slots[chosen[slots]]].astype(np.int32)
 
     def _score(self, chunks: Chunks, row: int) -> tuple[list[ScoredRange], list[int]]:
         """What scores prompts, in rows of logits from `row` on, and the batch rows these are.

@@ -71,9 +71,13 @@ def choose_chunks(
     num_segments, num_decodes = len(shared.owner), len(decoding)
     segments = np.array(shared.owner, dtype=np.int64)
     slots = np.concatenate([decoding, np.array(own.owner, dtype=np.int64)])
-    first = np.array(shared.first + [0] * num_decodes + own.first, dtype=np.int64)
-    first[num_segments : num_segments + num_decodes] = running.computed[decoding]
-    count = np.array(shared.count + [1] * num_decodes + own.count, dtype=np.int64)
+    decoded = running.computed[decoding], np.ones(num_decodes, dtype=np.int64)
+    first, count = (
+        np.concatenate([np.array(of_shared, np.int64), column, np.array(of_own, np.int64)])
+        for of_shared, column, of_own in zip(
+            (shared.first, shared.count), decoded, (own.first, own.count), strict=True
+        )
+    )
     order = _row_order(segments, slots, state.segments, running)
     is_shared = order < num_segments
     return Chunks(

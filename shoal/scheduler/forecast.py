@@ -30,17 +30,22 @@ def forecast_peak_blocks(held: Int64Array, growth: Int64Array, block_size: int) 
     """
     if len(held) == 0:
         return 0
-    order = np.argsort(-growth, kind="stable")
-    held, growth = held[order], growth[order]
-    rank = np.arange(1, len(held) + 1)
-    whole = np.cumsum(held // block_size) + rank * (growth // block_size)
+    # Of those that leave together the last sees the most: one row for each growth there is.
+    found = np.bincount(growth) > 0
+    more = np.flatnonzero(found)[::-1]
+    group = (len(more) - np.cumsum(found))[growth]
+    size = len(more) * block_size
+    counts = np.bincount(group * block_size + held % block_size, minlength=size)
+    counts = counts.reshape(-1, block_size).cumsum(axis=0)
+    full = np.bincount(group, weights=held // block_size).astype(np.int64).cumsum()
     # What is left over: ceil((r_j + m_i) / B) is 0, 1 or 2 for r_j = held_j mod B, m_i = growth_i
-    # mod B. at_least[i, t] counts the j <= i with r_j >= t.
-    left, more = held % block_size, growth % block_size
-    at_least = np.cumsum(left[:, None] >= np.arange(block_size + 2), axis=0, dtype=np.int32)
-    rows = np.arange(len(held))
-    one = np.where(more > 0, rank, at_least[rows, 1])
-    two = at_least[rows, block_size + 1 - more]
+    # mod B. at_least[i, t] counts the j with at least growth i and r_j >= t.
+    at_least = np.zeros((len(more), block_size + 2), dtype=np.int64)
+    at_least[:, :block_size] = counts[:, ::-1].cumsum(axis=1)[:, ::-1]
+    rows, rank, left = np.arange(len(more)), at_least[:, 0], more % block_size
+    whole = full + rank * (more // block_size)
+    one = np.where(left > 0, rank, at_least[rows, 1])
+    two = at_least[rows, block_size + 1 - left]
     return int((whole + one + two).max())
 
 
@@ -48,7 +53,8 @@ class PeakForecast:
     """Answers whether running sequences fit some blocks, as one after another is added to them.
 
     Most answers follow from two sums: the peak is at least the blocks held now, and at most what
-    would be held if nobody left before all have grown.
+    would be held if nobody left before all have grown. One that had to be worked out bounds those
+    that follow: a newcomer raises it by no more than it needs itself.
 
     Where growths are guesses, `caution` of their root sum of squares is kept in reserve: the error
     of a sum of independent guesses grows like that, and admission until the forecast is full would
@@ -64,6 +70,7 @@ class PeakForecast:
         self._more: list[tuple[int, int]] = []
         self._least = int((-(-held // block_size)).sum())
         self._most = int((-(-(held + growth) // block_size)).sum())
+        """At least the peak."""
         self._squares = int((growth * growth).sum())
 
     def add(self, held: int, growth: int) -> None:
@@ -76,12 +83,16 @@ class PeakForecast:
     def fits(self, blocks: int) -> bool:
         """Whether the peak, and what is kept in reserve, is at most `blocks`."""
         blocks -= math.ceil(self._caution * math.sqrt(self._squares) / self._block_size)
-        if self._most <= blocks or self._least > blocks:
-            return self._most <= blocks
+        if self._most > blocks >= self._least:
+            self._most = self._peak()
+        return self._most <= blocks
+
+    def _peak(self) -> int:
         more = np.array(self._more, dtype=np.int64).reshape(-1, 2)
-        held = np.concatenate([self._held, more[:, 0]])
-        growth = np.concatenate([self._growth, more[:, 1]])
-        return forecast_peak_blocks(held, growth, self._block_size) <= blocks
+        self._held = np.concatenate([self._held, more[:, 0]])
+        self._growth = np.concatenate([self._growth, more[:, 1]])
+        self._more = []
+        return forecast_peak_blocks(self._held, self._growth, self._block_size)
 
 
 def remaining_growth(generated: Int64Array, expected: Int64Array, limit: Int64Array) -> Int64Array:

@@ -31,6 +31,8 @@ class StatedGrowth:
         request = plan.sequence_request
         self._limit = self._table.max_new_tokens[request].astype(np.int64)
         self._expected = self._table.expected_new_tokens[request].astype(np.int64)
+        every = np.arange(len(request))
+        self._at_first = self.running(every, np.zeros(len(request), dtype=np.int64))
 
     def running(self, sequences: Int64Array, generated: Int64Array) -> Int64Array:
         """Tokens of KV that sequences have still to store, int64 [R]."""
@@ -38,6 +40,8 @@ class StatedGrowth:
 
     def waiting(self, sequence: int, generated: int) -> int:
         """The same for one that is about to be admitted."""
+        if generated == 0:
+            return int(self._at_first[sequence])
         return int(self.running(np.array([sequence]), np.array([generated]))[0])
 
     def refresh(self, sequences: Int64Array, generated: Int64Array, upcoming: int) -> None:

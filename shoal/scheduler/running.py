@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from shoal.slots import SlotMap
 from shoal.types import BoolArray, Int32Array, Int64Array
 
 _NOBODY = -1
@@ -30,8 +31,9 @@ class RunningSequences:
     """
 
     def __init__(self) -> None:
-        self._capacity = 64
-        self.sequence = self._column()
+        self._slots = SlotMap()
+        self._capacity = self._slots.capacity
+        self.sequence: Int64Array = np.full(self._capacity, _NOBODY, dtype=np.int64)
         self.shared = self._column()
         self.own_prompt = self._column()
         self.own_total = self._column()
@@ -42,12 +44,10 @@ class RunningSequences:
         self.decoding: BoolArray = np.zeros(self._capacity, dtype=np.bool_)
         self.ending: BoolArray = np.zeros(self._capacity, dtype=np.bool_)
         self.blocks: Int32Array = np.zeros((self._capacity, 8), dtype=np.int32)
-        self._free = list(range(self._capacity - 1, -1, -1))
-        self._active: dict[int, int] = {}
         self._order: Int64Array | None = None
 
     def __len__(self) -> int:
-        return len(self._active)
+        return len(self._slots)
 
     @property
     def capacity(self) -> int:
@@ -56,20 +56,19 @@ class RunningSequences:
 
     def slot_of(self, sequence: int) -> int:
         """The slot of a running sequence."""
-        return self._active[sequence]
+        return self._slots[sequence]
 
     def slots_of(self, sequences: Int32Array) -> Int64Array:
         """The slots of running sequences, int64 [S]."""
-        slots = map(self._active.__getitem__, sequences.tolist())
-        return np.fromiter(slots, dtype=np.int64, count=len(sequences))
+        return self._slots.find(sequences)
 
     def __contains__(self, sequence: int) -> bool:
-        return sequence in self._active
+        return sequence in self._slots
 
     def in_order(self) -> Int64Array:
         """The active slots in the plan's order, int64 [running]; not to be written to."""
         if self._order is None:
-            slots = np.fromiter(self._active.values(), dtype=np.int64, count=len(self._active))
+            slots = np.flatnonzero(self.sequence != _NOBODY)
             self._order = slots[np.argsort(self.sequence[slots])]
         return self._order
 
@@ -81,9 +80,9 @@ class RunningSequences:
 
     def add(self, sequence: int, segment: int, shared: int, own_prompt: int, own_total: int) -> int:
         """Take a slot for an admitted sequence, nothing of it computed."""
-        if not self._free:
+        slot = self._slots.add(sequence)
+        if slot >= self._capacity:
             self._grow()
-        slot = self._free.pop()
         self.sequence[slot] = sequence
         self.segment[slot] = segment
         self.shared[slot] = shared
@@ -93,16 +92,14 @@ class RunningSequences:
         self.num_blocks[slot] = 0
         self.decoding[slot] = False
         self.ending[slot] = False
-        self._active[sequence] = slot
         self._order = None
         return slot
 
     def remove(self, slot: int) -> list[int]:
         """Give the slot back; returns the KV blocks it held."""
         blocks: list[int] = self.blocks_of(slot).tolist()
-        del self._active[int(self.sequence[slot])]
+        self._slots.remove(int(self.sequence[slot]))
         self.sequence[slot] = _NOBODY
-        self._free.append(slot)
         self._order = None
         return blocks
 
@@ -146,21 +143,30 @@ class RunningSequences:
         """Add KV blocks at the end."""
         first = int(self.num_blocks[slot])
         last = first + len(blocks)
-        if last > self.blocks.shape[1]:
-            wider = max(last, 2 * self.blocks.shape[1])
-            self.blocks = np.pad(self.blocks, ((0, 0), (0, wider - self.blocks.shape[1])))
+        self._widen(last)
         self.blocks[slot, first:last] = blocks
         self.num_blocks[slot] = last
+
+    def append_block(self, slots: Int64Array, blocks: list[int]) -> None:
+        """Add one KV block at the end of each slot."""
+        last = self.num_blocks[slots]
+        self._widen(int(last.max(initial=0)) + 1)
+        self.blocks[slots, last] = blocks
+        self.num_blocks[slots] = last + 1
+
+    def _widen(self, most: int) -> None:
+        held = self.blocks.shape[1]
+        if most > held:
+            self.blocks = np.pad(self.blocks, ((0, 0), (0, max(most, 2 * held) - held)))
 
     def _column(self) -> Int64Array:
         return np.zeros(self._capacity, dtype=np.int64)
 
     def _grow(self) -> None:
-        old = self._capacity
-        self._capacity = 2 * old
-        self._order = None
+        old, self._capacity = self._capacity, self._slots.capacity
         for name, value in vars(self).items():
-            if isinstance(value, np.ndarray):
-                padding = [(0, old)] + [(0, 0)] * (value.ndim - 1)
+            if isinstance(value, np.ndarray) and value is not self._order:
+                padding = [(0, self._capacity - old)] + [(0, 0)] * (value.ndim - 1)
                 setattr(self, name, np.pad(value, padding))
-        self._free = list(range(2 * old - 1, old - 1, -1))
+        self.sequence[old:] = _NOBODY
+        self._order = None

@@ -193,7 +193,7 @@ class Scheduler:
         finished, generated = settled.finished, self._state.generated
         ended = settled.sequences[finished].astype(np.int64)
         self._growth.finished(ended, settled.lengths[finished])
-        generated.append(settled.sequences[~finished].tolist(), settled.tokens[~finished].tolist())
+        generated.append(settled.sequences[~finished], settled.tokens[~finished])
         for sequence in ended.tolist():
             self._admission.finish(sequence)
             generated.forget(sequence)

@@ -126,10 +126,10 @@ def _chunk_blocks(chunks: Chunks, state: RunState) -> tuple[Int32Array, Int64Arr
     # All slots at once, through a mask as wide as the longest: they are many, and alike in length.
     own = counts[chunks.own]
     width = np.arange(int(own.max(initial=0)))
-    held = state.running.blocks[chunks.slots, : len(width)]
-    used = width < own[:, None]
-    target = offsets[:-1][chunks.own][:, None] + width
-    flat[target[used]] = held[used]
+    held = state.running.blocks[chunks.slots, : len(width)][width < own[:, None]]
+    if len(held) == len(flat):
+        return held, offsets
+    flat[np.repeat(chunks.own, counts)] = held
     for chunk, segment in zip(
         np.flatnonzero(chunks.shared).tolist(), chunks.segments.tolist(), strict=True
     ):

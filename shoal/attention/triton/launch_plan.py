@@ -213,7 +213,8 @@ def _merge_slots(
     piece = chosen[index]
     row = pieces.row_first[piece] + place
     at = slot[piece] + row - items.row_first[pieces.item[piece]]
-    return np.sort(row << 32 | at).astype(np.int32)  # the low half is the slot
+    # The low half is the slot. A stable sort merges what is in order, as each item's rows are.
+    return np.sort(row << 32 | at, kind="stable").astype(np.int32)
 
 
 def _expand(counts: Int64Array) -> tuple[Int64Array, Int64Array]:
