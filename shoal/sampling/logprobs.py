@@ -56,13 +56,28 @@ def best_logprobs(
     Returns:
         `NUM_PARTS` tensors: the tokens' logprobs, float32 [S]; how many tokens are as likely or
         likelier, int64 [S]; the `num` largest of each row, float32 [S, num], and their ids,
-        int64 [S, num], ties in any order.
+        int64 [S, num], of equals those of the lowest ids.
     """
     logprobs = torch.log_softmax(logits.float(), dim=-1)
     own = logprobs.gather(1, token_ids[:, None])
     ranks = (logprobs >= own).sum(dim=-1)
-    best = torch.topk(logprobs, min(num, logprobs.shape[1]), dim=-1)
-    return own[:, 0], ranks, best.values, best.indices
+    best = _best(logprobs, min(num, logprobs.shape[1]))
+    return own[:, 0], ranks, logprobs.gather(1, best), best
+
+
+def _best(logprobs: torch.Tensor, num: int) -> torch.Tensor:
+    """The ids [S, num] of the largest, of equals the lowest.
+
+    Which of equals `torch.topk` takes depends on `num`, and so on what else is asked for in a
+    batch. Here no two are equal: the bits of a float, as a whole number that grows with it, come
+    first, then the id.
+    """
+    vocab = logprobs.shape[1]
+    bits = (logprobs + 0.0).view(torch.int32)  # -0 becomes 0
+    grows = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long()
+    last = torch.arange(vocab - 1, -1, -1, device=logprobs.device)
+    keys = torch.topk(grows * vocab + last, num, dim=-1).values
+    return vocab - 1 - keys % vocab
 
 
 def listed(

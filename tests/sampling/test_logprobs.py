@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from shoal.sampling import logprobs as module
-from shoal.sampling.logprobs import token_logprobs
+from shoal.sampling.logprobs import best_logprobs, token_logprobs
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -41,3 +41,15 @@ def test_more_alternatives_than_tokens_lists_all():
 
 def test_no_rows():
     assert token_logprobs(torch.zeros(0, 4), np.array([], dtype=np.int32), np.array([])) == []
+
+
+@pytest.mark.parametrize("num", [1, 2, 5, 20])
+def test_of_equals_the_lowest_ids_are_listed_however_many_are_asked_for(num: int) -> None:
+    """bfloat16 has many equal logits; what a row is given must not depend on the rows beside it."""
+    generator = torch.Generator().manual_seed(num)
+    logits = torch.randn(40, 3000, generator=generator).to(torch.bfloat16)
+    logits[0] = 0.0
+    _, _, values, ids = best_logprobs(logits, torch.zeros(40, dtype=torch.int64), num)
+    ranked = torch.sort(torch.log_softmax(logits.float(), -1), descending=True, stable=True)
+    assert torch.equal(ids, ranked.indices[:, :num])
+    assert torch.equal(values, ranked.values[:, :num])
