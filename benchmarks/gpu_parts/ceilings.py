@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from benchmarks.gpu_parts.clock import Stopwatch
+from benchmarks.gpu_parts.records import Record
 from benchmarks.models import ModelShape
 
 ROWS = (16, 64, 256, 1024, 2048, 4096, 8192)
@@ -34,6 +35,25 @@ class Ceilings:
     def flops_per_second(self) -> float:
         """The fastest product seen."""
         return max(self.square, *self.products.values())
+
+    def record(self) -> Record:
+        """As it is written down."""
+        return {
+            "copy_bytes_per_second": self.copy_bytes_per_second,
+            "flops_per_second": self.flops_per_second,
+            "square_flops_per_second": self.square,
+            "product_flops_per_second": self.products,
+        }
+
+
+def read_ceilings(record: Record) -> Ceilings:
+    """What `Ceilings.record` wrote."""
+    products = record["product_flops_per_second"]
+    return Ceilings(
+        record["copy_bytes_per_second"],
+        {int(rows): rate for rows, rate in products.items()},
+        record["square_flops_per_second"],
+    )
 
 
 def measure_ceilings(

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks.gpu_parts import session
-from benchmarks.gpu_parts.ceilings import Ceilings
+from benchmarks.gpu_parts.ceilings import Ceilings, read_ceilings
 from benchmarks.gpu_parts.cells import Cell
 from benchmarks.gpu_parts.clock import Deadline, HostStopwatch
 from benchmarks.gpu_parts.kernel import KernelBench
@@ -91,3 +91,11 @@ def test_chosen_policies_and_workloads() -> None:
     cells = [Cell("shared-2k"), Cell("none", policies=("shoal", "paper"))]
     assert Choice((), ("none",), ("paper",)).cells(cells) == [Cell("none", policies=("paper",))]
     assert Choice(()).cells(cells) == cells
+
+
+def test_ceilings_are_read_as_they_were_written(tmp_path: Path) -> None:
+    recorder = Recorder(Machine(CPU, "CPU", smoke=True), tmp_path)
+    found = Ceilings(3.0e12, {16: 1.0e13, 8192: 8.0e14}, 7.9e14)
+    recorder.add("ceilings", **found.record())
+    (record,) = earlier_records(tmp_path / "gpu.jsonl")
+    assert read_ceilings(record) == found
