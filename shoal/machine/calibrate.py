@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 import torch
 
 from shoal.costs import BLOCK_SIZE
+from shoal.cuda.graphs import GraphedForward
 from shoal.machine.calibrate_batches import Bench
 from shoal.machine.calibrate_rates import measure_rates
 from shoal.machine.calibration_cache import Calibration, remember, remembered
@@ -41,16 +42,23 @@ _log = logging.getLogger(__name__)
 
 
 def calibrated(
-    model: LoadedModel, description: ModelDescription, pool: KVPool, num_blocks: int
+    model: LoadedModel,
+    description: ModelDescription,
+    pool: KVPool,
+    num_blocks: int,
+    make_graphs: Callable[[], GraphedForward | None] = lambda: None,
 ) -> Calibration | None:
     """What is remembered of a model on this machine, or measured now and remembered.
 
     Overwrites the KV pool, so only before a run. None: the pool is too small to measure with.
+
+    Args:
+        make_graphs: called where something is to be measured.
     """
     known = remembered(description)
     if known is not None or num_blocks * BLOCK_SIZE < CANDIDATES[-1]:
         return known
-    bench = Bench(model, description, pool, num_blocks)
+    bench = Bench(model, description, pool, num_blocks, make_graphs())
     timed: dict[int, float] = {}
 
     def seconds(tokens: int) -> float:

@@ -20,7 +20,7 @@ from shoal.costs import Rates
 from shoal.kernels.processor import processor_field
 from shoal.model.description import ModelDescription
 
-VERSION = 7
+VERSION = 8
 """Of the file, of what is measured and of the kernels: a calibration of another version is measured
 anew."""
 

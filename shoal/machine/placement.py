@@ -124,7 +124,9 @@ class Placing:
         )
         trial_blocks = self._trial_blocks(reading)
         kv = self._pool(trial_blocks)
-        calibration = self._calibration(kv, trial_blocks)
+        calibration = self._calibration(
+            kv, trial_blocks, lambda: self._graphs(kv, trial_blocks, CANDIDATES[-1], recorder())
+        )
         budget = self._options.token_budget or token_budget_of(calibration)
         graph_bytes = self._graph_bytes(kv, trial_blocks, budget, memory, recorder)
         reading = replace(reading, graphs=graph_bytes or 0)
@@ -157,10 +159,15 @@ class Placing:
     def _scratch(self) -> int:
         return scratch_blocks(self._sizes, BLOCK_SIZE) if self._graphable else 0
 
-    def _calibration(self, kv: KVPool, num_blocks: int) -> Calibration | None:
+    def _calibration(
+        self,
+        kv: KVPool,
+        num_blocks: int,
+        make_graphs: Callable[[], GraphedForward | None] = lambda: None,
+    ) -> Calibration | None:
         if self._options.token_budget:
             return remembered(self._description)
-        return calibrated(self._model, self._description, kv, num_blocks)
+        return calibrated(self._model, self._description, kv, num_blocks, make_graphs)
 
     def _left(self, reading: MemoryReading) -> int:
         """Bytes for the scheduler's blocks."""
@@ -225,8 +232,6 @@ class Placing:
         recorder: Callable[[], Recorder],
     ) -> int | None:
         """What graphs take as far as they are captured by the trial; None: there will be none."""
-        if not self._graphable:
-            return None
         memory.empty_cache()
         before = memory.free()
         graphs = self._graphs(kv, num_blocks, budget, recorder())
@@ -235,6 +240,8 @@ class Placing:
     def _graphs(
         self, kv: KVPool, num_blocks: int, budget: int, recorder: Recorder
     ) -> GraphedForward | None:
+        if not self._graphable:
+            return None
         # Triton is installed where its backend was selected, and need not be elsewhere.
         from shoal.attention.triton import Capacity
 

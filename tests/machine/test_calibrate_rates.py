@@ -4,9 +4,11 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 
 from shoal.config import EngineOptions
 from shoal.engine.engine import Engine
+from shoal.machine import calibrate
 from shoal.machine.calibrate_batches import OWN, STEPS, Bench, Decoding
 from shoal.machine.calibrate_rates import (
     GROUPS,
@@ -16,7 +18,11 @@ from shoal.machine.calibrate_rates import (
     measure_rates,
     overheads,
 )
+from shoal.machine.calibration_cache import Calibration
 from shoal.model.description import ModelDescription
+from shoal.scheduler import BLOCK_SIZE
+from tests.helpers.cuda_models import tiny
+from tests.helpers.cuda_twins import BLOCKS, Twins
 from tests.helpers.models import save_model
 
 CASES = list(itertools.product(GROUPS, (len(levels) for levels in SPLITS)))
@@ -92,3 +98,43 @@ def test_rates_make_sense(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None
     assert 0 < rates.iteration_seconds < 1
     assert 0 <= rates.segment_seconds < 0.01
     assert 0 <= rates.use_seconds < 0.01
+
+
+def test_batches_that_graphs_take_are_measured_replayed() -> None:
+    """A rate measured with eager forwards is that of launching them, where runs replay."""
+    twins = Twins(sizes=(1, 64))
+    model, description = twins.model, tiny()[1]
+    bench = Bench(model, description, twins.replayed, BLOCKS, twins.graphs)
+    plain = Bench(model, description, twins.replayed, BLOCKS)
+    decoding = Decoding(plain, groups=2, users=2, levels=[48])
+    assert bench.decode_seconds(decoding.batch) > 0
+    assert twins.graphs.captured == (64,)
+    records = twins.recorder.records
+    bench.decode_seconds(decoding.batch)
+    assert twins.recorder.records == records
+    # Larger than any bucket.
+    assert bench.prefill_seconds(512) > 0
+    assert twins.graphs.captured == (64,)
+    rows = torch.from_numpy(decoding.batch.slots), torch.from_numpy(decoding.batch.positions).long()
+    ids = torch.arange(4)
+    with torch.inference_mode():
+        found, expected = (
+            each._logits(decoding.batch.attention, ids, rows[1], rows[0]) for each in (bench, plain)
+        )
+    torch.testing.assert_close(found, expected)
+
+
+def test_graphs_are_there_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And none are made where rates are remembered."""
+    made: list[object] = []
+    monkeypatch.setattr(calibrate, "remembered", lambda _: None)
+    monkeypatch.setattr(calibrate, "remember", lambda *_: None)
+    monkeypatch.setattr(calibrate, "measure_rates", lambda bench, *_: made.append(bench.graphs))
+    twins = Twins(sizes=(1, 64))
+    pool, blocks = twins.replayed, 512 // BLOCK_SIZE
+    monkeypatch.setattr(calibrate, "CANDIDATES", (512,))
+    calibrate.calibrated(twins.model, tiny()[1], pool, blocks, lambda: twins.graphs)
+    assert made == [twins.graphs]
+    monkeypatch.setattr(calibrate, "remembered", lambda _: Calibration(512, None))
+    calibrate.calibrated(twins.model, tiny()[1], pool, blocks, lambda: made.append(None))
+    assert made == [twins.graphs]
