@@ -9,10 +9,10 @@ from shoal.scheduler import GeneratedTokens
 from shoal.slots import FIRST_CAPACITY, SlotMap
 
 
-@given(st.lists(st.integers(0, 300), max_size=400))
-def test_numbers_keep_a_slot_of_their_own_till_they_go(numbers: list[int]) -> None:
+@given(st.lists(st.integers(0, 300), max_size=400), st.sampled_from([1, 1000, 100_003]))
+def test_numbers_keep_a_slot_of_their_own_till_they_go(places: list[int], apart: int) -> None:
     slots, held = SlotMap(), dict[int, int]()
-    for number in numbers:
+    for number in (place * apart for place in places):
         assert (number in slots) == (number in held)
         if number in held:
             assert slots.remove(number) == held.pop(number)
@@ -20,7 +20,7 @@ def test_numbers_keep_a_slot_of_their_own_till_they_go(numbers: list[int]) -> No
             held[number] = slots.add(number)
         assert len(slots) == len(held) == len(set(held.values()))
         assert max(held.values(), default=0) < slots.capacity
-    every = np.arange(400)
+    every = np.arange(400) * apart
     assert slots.find(every).tolist() == [held.get(number, -1) for number in every]
 
 
@@ -63,3 +63,16 @@ def test_tokens_are_those_that_were_appended() -> None:
         assert generated.count(sequence) == len(answer)
         assert [generated.token(sequence, i) for i in range(len(answer))] == answer
     assert max(map(len, expected.values())) > 128
+
+
+def test_memory_goes_with_the_numbers_that_have_slots() -> None:
+    """Sequences of a job of 10^8 come and go as a window that moves."""
+    slots = SlotMap()
+    for first in range(0, 100_000_000, 1_000_000):
+        for number in range(first, first + 300, 100):
+            slots.add(number)
+        assert slots.find(np.arange(first, first + 300, 100)).min() >= 0
+        for number in range(first, first + 300, 100):
+            slots.remove(number)
+    assert len(slots) == 0
+    assert slots._pages.nbytes + slots._page_of.nbytes < 1 << 20
