@@ -274,7 +274,7 @@ def plan(
             kv_peak_bytes=max((run.kv_peak_bytes for run in job.runs), default=0),
             kv_capacity_source=job.kv_capacity.source,
             orders=job.orders,
-            device_seconds=tuple(dealt.seconds for dealt in job.dealt),
+            device_seconds=tuple(share.seconds for share in job.shares),
             device_kv_peak_bytes=tuple(run.kv_peak_bytes for run in job.runs),
             read_seconds=job.read_seconds,
             plan_seconds=job.plan_seconds,

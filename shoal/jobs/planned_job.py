@@ -18,7 +18,7 @@ from shoal.jobs.token_input import check_input_options, read_tokens
 from shoal.machine.capacity import KVCapacity, planned_capacity, planned_machine
 from shoal.model.description import ModelDescription
 from shoal.planner import FoldCost, Forest, Plan, Savings, forest_of, savings
-from shoal.planning import Dealt, RunPlan, divide_job, plan_run
+from shoal.planning import RunPlan, Share, divide_job, plan_run
 from shoal.types import PlanFigures, RequestTable
 
 
@@ -34,7 +34,7 @@ class PlannedJob:
         savings: prompt tokens each sharing mode would save.
         rejected: (line from 1, error) of the lines that cannot run, in no order.
         kv_capacity: what the pool holds, and how that is known.
-        dealt: what each of several devices gets; empty for one.
+        shares: what each of several devices gets; empty for one.
         diagnoses: what in the prompts and limits makes the job dearer than it need be.
     """
 
@@ -50,7 +50,7 @@ class PlannedJob:
     plan_seconds: float
     diagnoses: Diagnoses
     diagnose_seconds: float
-    dealt: list[Dealt]
+    shares: list[Share]
 
     @property
     def figures(self) -> PlanFigures:
@@ -108,7 +108,7 @@ def plan_job(
     read = time.perf_counter()
     machine = planned_machine(description, options, kv_capacity)
     forest = forest_of(table)
-    runs, whole, dealt = _planned(table, options, machine, forest)
+    runs, whole, shares = _planned(table, options, machine, forest)
     saved = savings(forest, FoldCost.of(machine.costs), table.expected_new_tokens)
     planned = time.perf_counter()
     diagnoses = diagnose(
@@ -132,16 +132,16 @@ def plan_job(
         plan_seconds=planned - read,
         diagnoses=diagnoses,
         diagnose_seconds=time.perf_counter() - planned,
-        dealt=dealt,
+        shares=shares,
     )
 
 
 def _planned(
     table: RequestTable, options: EngineOptions, machine: Machine, forest: Forest
-) -> tuple[list[RunPlan], Plan, list[Dealt]]:
+) -> tuple[list[RunPlan], Plan, list[Share]]:
     """What each device runs, the plan of the whole, and how it is divided among several."""
     if options.devices == 1:
         run = plan_run(table, options, machine, forest)
         return [run], run.plan, []
     division = divide_job(table, options, machine, forest)
-    return division.run_plans(table, options, machine), division.whole, division.dealt
+    return division.run_plans(table, options, machine), division.whole, division.shares

@@ -193,16 +193,16 @@ def _joined(parts: list[tuple[Int32Array, Int64Array]]) -> tuple[Int32Array, Int
 def _distinct(
     params: Sequence[RequestParams], count: int
 ) -> tuple[list[RequestParams], Int32Array]:
-    """The distinct parameters without their seeds, and each prompt's place among them."""
-    place: dict[RequestParams, int] = {}
+    """The distinct parameters without their seeds, and each prompt's index among them."""
+    number: dict[RequestParams, int] = {}
     of_object: dict[int, int] = {}
     index = np.empty(len(params), dtype=np.int32)
     for i, wanted in enumerate(params):
         if id(wanted) not in of_object:
             seedless = wanted.model_copy(update={"seed": None})
-            of_object[id(wanted)] = place.setdefault(seedless, len(place))
+            of_object[id(wanted)] = number.setdefault(seedless, len(number))
         index[i] = of_object[id(wanted)]
-    return list(place), np.broadcast_to(index, (count,))
+    return list(number), np.broadcast_to(index, (count,))
 
 
 def _output_lengths(

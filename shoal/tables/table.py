@@ -26,7 +26,7 @@ class TextColumn:
 
     Attributes:
         values: D texts, no two alike.
-        codes: int32 [N], places in `values`.
+        codes: int32 [N], indices into `values`.
     """
 
     values: list[str]
