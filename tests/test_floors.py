@@ -54,7 +54,7 @@ WITHIN_FLOOR_0 = {
     ("slots", "types"),
     ("signals", "errors"),
 }
-"""Floor 0 is single files; these are the arrows between them."""
+"""Floor 0 is small rooms; these are the arrows between them."""
 
 
 def room_of(path: Path) -> str:

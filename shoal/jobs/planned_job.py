@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from shoal.answers.detokenize import Detokenizer
@@ -19,7 +19,7 @@ from shoal.machine.capacity import KVCapacity, planned_capacity, planned_machine
 from shoal.model.description import ModelDescription
 from shoal.planner import FoldCost, Forest, Plan, Savings, forest_of, savings
 from shoal.planning import RunPlan, Share, divide_job, plan_run
-from shoal.types import PlanFigures, RequestTable
+from shoal.types import Int64Array, PlanFigures, RequestTable
 
 
 @dataclass(frozen=True)
@@ -86,25 +86,9 @@ def plan_job(
     check_input_options(path, max_tokens=max_tokens, served_names=served_names, results=results)
     description = ModelDescription.load(model, options)
     kv_capacity = planned_capacity(description, options)
-    capacity = kv_capacity.tokens
-    rejected: list[tuple[int, InvalidRequestError]] = []
     began = time.perf_counter()
-    generated = None
-    if max_tokens is not None:
-        table = read_tokens(path, description, capacity_tokens=capacity, max_tokens=max_tokens)
-    else:
-        job = read_job(
-            path,
-            description,
-            capacity_tokens=capacity,
-            names=served_names,
-            reject=lambda line, _, error: rejected.append((line + 1, error)),
-        )
-        try:
-            table = job.table
-            generated = None if results is None else generated_lengths(results, job.index, table)
-        finally:
-            job.index.close()
+    requests = _read(path, description, kv_capacity.tokens, served_names, results, max_tokens)
+    table = requests.table
     read = time.perf_counter()
     machine = planned_machine(description, options, kv_capacity)
     forest = forest_of(table)
@@ -116,8 +100,8 @@ def plan_job(
         whole,
         forest,
         Detokenizer(description.tokenizer).token_bytes,
-        capacity_tokens=capacity,
-        generated=generated,
+        capacity_tokens=kv_capacity.tokens,
+        generated=requests.generated,
     )
     return PlannedJob(
         description,
@@ -126,7 +110,7 @@ def plan_job(
         runs,
         whole,
         saved,
-        rejected,
+        requests.rejected,
         kv_capacity,
         read_seconds=read - began,
         plan_seconds=planned - read,
@@ -134,6 +118,41 @@ def plan_job(
         diagnose_seconds=time.perf_counter() - planned,
         shares=shares,
     )
+
+
+@dataclass(frozen=True)
+class _Requests:
+    """What was read: `generated` are the lengths of earlier answers, where there are some."""
+
+    table: RequestTable
+    rejected: list[tuple[int, InvalidRequestError]] = field(default_factory=list)
+    generated: Int64Array | None = None
+
+
+def _read(
+    path: Path,
+    description: ModelDescription,
+    capacity_tokens: int,
+    served_names: Sequence[str],
+    results: Path | None,
+    max_tokens: int | None,
+) -> _Requests:
+    if max_tokens is not None:
+        limits = {"capacity_tokens": capacity_tokens, "max_tokens": max_tokens}
+        return _Requests(read_tokens(path, description, **limits))
+    rejected: list[tuple[int, InvalidRequestError]] = []
+    job = read_job(
+        path,
+        description,
+        capacity_tokens=capacity_tokens,
+        names=served_names,
+        reject=lambda line, _, error: rejected.append((line + 1, error)),
+    )
+    try:
+        generated = None if results is None else generated_lengths(results, job.index, job.table)
+    finally:
+        job.index.close()
+    return _Requests(job.table, rejected, generated)
 
 
 def _planned(

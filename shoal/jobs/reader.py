@@ -12,7 +12,7 @@ from typing import Any
 
 from shoal.errors import InvalidRequestError
 from shoal.jobs.index import LineIndex
-from shoal.jobs.lines import MAX_LINE_BYTES, ContentDigest, LineReader, RawLine, open_input
+from shoal.jobs.lines import ContentDigest, LineReader, RawLine, open_input
 from shoal.jobs.validate import ParsedRequest, Validator, custom_id_of, decode_line
 from shoal.model.description import ModelDescription
 from shoal.prompts.length_rules import LengthRules, OutputLength
@@ -93,7 +93,6 @@ def read_job(
     skip: Callable[[int], bool] = lambda line: False,
     progress: Progress = lambda lines: None,
     job_seed: int = 0,
-    max_line_bytes: int = MAX_LINE_BYTES,
 ) -> JobInput:
     """Read a batch file.
 
@@ -115,7 +114,7 @@ def read_job(
     try:
         reader = _Reader(index, description, capacity_tokens, names, reject, skip)
         with open_input(path) as file:
-            lines = LineReader(file, max_line_bytes=max_line_bytes)
+            lines = LineReader(file)
             reader.read(lines, progress)
         return reader.result(lines.digest, job_seed)
     except BaseException:
