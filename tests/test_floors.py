@@ -14,6 +14,7 @@ import shoal
 PACKAGE = Path(shoal.__file__).parent
 FLOORS = {
     "errors": 0,
+    "arrow": 0,
     "fates": 0,
     "types": 0,
     "slots": 0,
@@ -49,6 +50,7 @@ FLOORS = {
 }
 WITHIN_FLOOR_0 = {
     ("types", "errors"),
+    ("arrow", "errors"),
     ("config", "errors"),
     ("work", "types"),
     ("slots", "types"),

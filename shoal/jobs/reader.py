@@ -16,7 +16,6 @@ from shoal.jobs.lines import ContentDigest, LineReader, RawLine, open_input
 from shoal.jobs.validate import ParsedRequest, Validator, custom_id_of, decode_line
 from shoal.model.description import ModelDescription
 from shoal.prompts.length_rules import LengthRules, OutputLength
-from shoal.prompts.refusals import empty_prompt
 from shoal.prompts.render import Renderer, TokenIds
 from shoal.prompts.table_builder import TableBuilder
 from shoal.types import CHAT_URL, RequestTable
@@ -236,8 +235,6 @@ class _Reader:
                 param = f"{param}[{number}]"
             if isinstance(prompt, InvalidRequestError):
                 raise prompt
-            if len(prompt) == 0:
-                raise empty_prompt(param)
             length = self._rules.output_length(len(prompt), request.params, param)
             checked.append((prompt, length))
         for prompt, length in checked:
