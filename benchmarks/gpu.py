@@ -1,7 +1,9 @@
 """Shoal on a GPU, in one command: `python3 -m benchmarks.gpu` (`make bench-gpu`).
 
-Needs torch, Triton, transformers and numpy beside this repository: no installation, no network, no
-files of a model. Parts, in the order they run, each taking what time it needs of what is left:
+Needs torch, Triton, transformers, numpy and pydantic beside this repository: no installation, no
+network, no files of a model. Images for GPU machines often lack pydantic: under "Packages for a
+machine without network" docs/gpu-internals.md says how to carry it there. Parts, in the order they
+run, each taking what time it needs of what is left:
 
 - tests: the tests that only a GPU can run;
 - equality: greedy float32 tokens against transformers, under every sharing;
@@ -64,15 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.smoke:
         # Read when Triton is imported: its kernels then run on the CPU, slowly.
         os.environ.setdefault("TRITON_INTERPRET", "1")
-    # Imported here: the interpreter's switch, and what is missing on a bare machine, come first.
+    # Imported here: the interpreter's switch comes first.
     import torch
 
     if not chosen.smoke and not torch.cuda.is_available():
         print(f"error: {NO_DEVICE}", file=sys.stderr)
         return 1
-    from benchmarks.bare import import_shoal
-
-    stand_in = import_shoal()
     from benchmarks.gpu_parts.records import earlier_records
     from benchmarks.gpu_parts.session import Choice, Session
 
@@ -86,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results = chosen.results or (None if chosen.smoke else RESULTS)
     known = earlier_records(chosen.resume) if chosen.resume else []
     left = (chosen.minutes or stage.minutes) * 60 - (time.perf_counter() - _BEGAN)
-    Session(left, results, chosen.smoke, not stand_in, known).run(choice)
+    Session(left, results, chosen.smoke, known).run(choice)
     return 0
 
 

@@ -13,21 +13,21 @@ void store_rows(const ShoalStore& s) {
   const int64_t value_block = int64_t(SHOAL_BLOCK) * s.value_dim;
 #pragma omp parallel for num_threads(s.threads) if (s.rows > 64) schedule(static)
   for (int64_t row = 0; row < s.rows; row++) {
-    int64_t block = s.slots[row] / SHOAL_BLOCK, place = s.slots[row] % SHOAL_BLOCK;
+    int64_t block = s.slots[row] / SHOAL_BLOCK, offset = s.slots[row] % SHOAL_BLOCK;
     for (int32_t head = 0; head < s.kv_heads; head++) {
       auto key = static_cast<const T*>(s.key) + head * s.key_head + row * s.key_row;
       auto value = static_cast<const T*>(s.value) + head * s.value_head + row * s.value_row;
       auto keys = static_cast<T*>(s.keys) + head * s.keys_head + block * key_block;
       auto values = static_cast<T*>(s.values) + head * s.values_head + block * value_block;
       for (int32_t d = 0; d < s.key_dim; d += Pack)
-        memcpy(keys + (d / Pack * SHOAL_BLOCK + place) * Pack, key + d, Pack * sizeof(T));
-      T* to = values + place / Pack * s.value_dim * Pack + place % Pack;
+        memcpy(keys + (d / Pack * SHOAL_BLOCK + offset) * Pack, key + d, Pack * sizeof(T));
+      T* to = values + offset / Pack * s.value_dim * Pack + offset % Pack;
       for (int32_t d = 0; d < s.value_dim; d++) to[d * Pack] = value[d];
     }
   }
 }
 
-// Values of unused places are multiplied by weights of zero: they must be finite.
+// Values of unused slots are multiplied by weights of zero: they must be finite.
 template <class T>
 void clear_new_blocks(const ShoalStore& s) {
   const int64_t value_block = int64_t(SHOAL_BLOCK) * s.value_dim;

@@ -39,7 +39,7 @@ struct ShoalStore {
   int32_t dtype;
   int32_t kv_heads, key_dim, value_dim;
   int64_t rows;
-  const int64_t* slots;  // [rows], block * SHOAL_BLOCK + place
+  const int64_t* slots;  // [rows], block * SHOAL_BLOCK + offset
   const void *key, *value;
   int64_t key_head, key_row, value_head, value_row;      // strides
   void *keys, *values;                                   // the layer's pool
@@ -47,8 +47,8 @@ struct ShoalStore {
   int32_t threads;
 };
 
-// Writes rows into the pool. A row at the first place of a block clears the block's values first,
-// so that unused places never hold infinities.
+// Writes rows into the pool. A row at the first slot of a block clears the block's values first,
+// so that unused slots never hold infinities.
 SHOAL_API void shoal_kv_store(const ShoalStore* store);
 
 // Asks for huge pages for memory not yet touched: blocks lie all over the pool, and each small page

@@ -15,10 +15,11 @@ import typer
 from rich.console import Console
 
 from shoal.config import EngineOptions, option_help
-from shoal.errors import Interrupted, OptionError, ShoalError
+from shoal.errors import Interrupted, InvalidRequestError, OptionError, ShoalError
 
 if TYPE_CHECKING:
-    pass
+    from shoal.jobs import PlannedJob
+    from shoal.report.explain import PlanReport
 
 METAVARS = {"kv_memory": "SIZE"} | dict.fromkeys(
     ("token_budget", "max_model_len", "devices", "tensor_parallel"), "N"
@@ -175,19 +176,10 @@ def run(
     ] = None,
 ) -> None:
     """Run every request of a batch file or table. Interrupted, the same command resumes."""
-    from shoal.jobs import JobSpec, check_folder, check_written, run_job
-    from shoal.report.figures import require_matplotlib
-    from shoal.report.page import REPORT_FILES, write_report
+    from shoal.jobs import JobSpec, run_job
+    from shoal.report.page import write_report
     from shoal.report.summary import summary_table
 
-    written: dict[str, Path] = {}  # after the run, so they are checked before it
-    if summary is not None:
-        written |= check_written(summary, "--summary")
-    if report is not None:
-        require_matplotlib()
-        check_folder(report, "--report")
-        if report.exists():
-            written |= {f"--report's {name}": report / name for name in REPORT_FILES}
     spec = JobSpec(
         input=input,
         table=table,
@@ -199,7 +191,7 @@ def run(
         served_names=served_model_name or (),
         restart=restart,
         quiet=quiet,
-        also_written=written,
+        also_written=_check_also_written(summary, report),
     )
     result = run_job(spec)
     if summary is not None:
@@ -219,6 +211,23 @@ def run(
         failed = result.summary.requests.failed
         typer.echo(f"{failed:,} requests failed: see {result.errors}", err=True)
     raise typer.Exit(result.exit_code)
+
+
+def _check_also_written(summary: Path | None, report: Path | None) -> dict[str, Path]:
+    """The files written after the run, by what they are called; checked before it."""
+    from shoal.jobs import check_folder, check_written
+    from shoal.report.figures import require_matplotlib
+    from shoal.report.page import REPORT_FILES
+
+    written: dict[str, Path] = {}
+    if summary is not None:
+        written |= check_written(summary, "--summary")
+    if report is not None:
+        require_matplotlib()
+        check_folder(report, "--report")
+        if report.exists():
+            written |= {f"--report's {name}": report / name for name in REPORT_FILES}
+    return written
 
 
 @app.command()
@@ -249,10 +258,7 @@ def plan(
     ] = None,
 ) -> None:
     """Explain a job before it runs: prefixes, savings, memory, mistakes. Loads no weights."""
-    from shoal.answers.detokenize import Detokenizer
     from shoal.jobs import check_files, check_written, plan_job, readable_source
-    from shoal.report.explain import PlanReport
-    from shoal.report.plan_facts import PlanFacts
     from shoal.report.plan_page import write_plan_page
 
     if html is not None:
@@ -261,28 +267,7 @@ def plan(
         check_files(reads, check_written(html, "--html"))
     with readable_source(input, table, template) as (path, field_order):
         job = plan_job(path, model, options, served_model_name or (), results, max_tokens)
-    detokenizer = Detokenizer(job.description.tokenizer)
-    report = PlanReport(
-        table=job.table,
-        plan=job.whole,
-        facts=PlanFacts(
-            requests=len(job.table),
-            invalid=len(job.rejected),
-            savings=job.savings,
-            figures=job.figures,
-            machine=job.machine,
-            kv_peak_bytes=max((run.kv_peak_bytes for run in job.runs), default=0),
-            kv_capacity_source=job.kv_capacity.source,
-            orders=job.orders,
-            device_seconds=tuple(dealt.seconds for dealt in job.dealt),
-            device_kv_peak_bytes=tuple(run.kv_peak_bytes for run in job.runs),
-            read_seconds=job.read_seconds,
-            plan_seconds=job.plan_seconds,
-            diagnose_seconds=job.diagnose_seconds,
-        ),
-        diagnoses=job.diagnoses,
-        decode=lambda ids: detokenizer.text(ids, skip_special_tokens=False),
-    )
+    report = _plan_report(job)
     if html is not None:
         write_plan_page(html, (table or input or path).name, report)
     if json:
@@ -294,10 +279,44 @@ def plan(
     if field_order is not None:
         text = f"Fields: {field_order}"
         console.print(text, markup=False, highlight=False, soft_wrap=True)
-    for line, error in sorted(job.rejected, key=lambda rejected: rejected[0])[:MOST_ERRORS]:
+    _print_rejected(console, job.rejected)
+
+
+def _plan_report(job: PlannedJob) -> PlanReport:
+    """What is told of a planned job."""
+    from shoal.answers.detokenize import Detokenizer
+    from shoal.report.explain import PlanReport
+    from shoal.report.plan_facts import PlanFacts
+
+    detokenizer = Detokenizer(job.description.tokenizer)
+    return PlanReport(
+        table=job.table,
+        plan=job.whole,
+        facts=PlanFacts(
+            requests=len(job.table),
+            invalid=len(job.rejected),
+            savings=job.savings,
+            figures=job.figures,
+            machine=job.machine,
+            kv_peak_bytes=max((run.kv_peak_bytes for run in job.runs), default=0),
+            kv_capacity_source=job.kv_capacity.source,
+            orders=job.orders,
+            device_seconds=tuple(share.seconds for share in job.shares),
+            device_kv_peak_bytes=tuple(run.kv_peak_bytes for run in job.runs),
+            read_seconds=job.read_seconds,
+            plan_seconds=job.plan_seconds,
+            diagnose_seconds=job.diagnose_seconds,
+        ),
+        diagnoses=job.diagnoses,
+        decode=lambda ids: detokenizer.text(ids, skip_special_tokens=False),
+    )
+
+
+def _print_rejected(console: Console, rejected: list[tuple[int, InvalidRequestError]]) -> None:
+    for line, error in sorted(rejected, key=lambda found: found[0])[:MOST_ERRORS]:
         console.print(f"line {line}: {error}", markup=False, highlight=False, soft_wrap=True)
-    if len(job.rejected) > MOST_ERRORS:
-        console.print(f"... and {len(job.rejected) - MOST_ERRORS:,} more invalid lines")
+    if len(rejected) > MOST_ERRORS:
+        console.print(f"... and {len(rejected) - MOST_ERRORS:,} more invalid lines")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Slots: places in columns for numbers that come and go, found for many at once."""
+"""Slots: indices into columns for numbers that come and go, found for many at once."""
 
 from __future__ import annotations
 

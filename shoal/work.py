@@ -58,9 +58,9 @@ class SegmentWork:
         # A causal item becomes one item per row: what is left of a chunk has gaps.
         copies = np.where(self.causal, last - first, last > first)
         item = np.repeat(np.arange(len(self)), copies)
-        place = np.arange(len(item)) - np.repeat(np.cumsum(copies) - copies, copies)
+        offset = np.arange(len(item)) - np.repeat(np.cumsum(copies) - copies, copies)
         causal = self.causal[item]
-        row_first = np.where(causal, first[item] + place, first[item])
+        row_first = np.where(causal, first[item] + offset, first[item])
         row_last = np.where(causal, row_first + 1, last[item])
         unseen = np.where(causal, self.row_last[item] - 1 - rows[row_first], 0)
         return SegmentWork(

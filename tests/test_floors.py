@@ -14,6 +14,7 @@ import shoal
 PACKAGE = Path(shoal.__file__).parent
 FLOORS = {
     "errors": 0,
+    "arrow": 0,
     "fates": 0,
     "types": 0,
     "slots": 0,
@@ -49,12 +50,13 @@ FLOORS = {
 }
 WITHIN_FLOOR_0 = {
     ("types", "errors"),
+    ("arrow", "errors"),
     ("config", "errors"),
     ("work", "types"),
     ("slots", "types"),
     ("signals", "errors"),
 }
-"""Floor 0 is single files; these are the arrows between them."""
+"""Floor 0 is small rooms; these are the arrows between them."""
 
 
 def room_of(path: Path) -> str:

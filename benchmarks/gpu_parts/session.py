@@ -77,7 +77,6 @@ class Session:
         seconds: float,
         results: Path | None,
         smoke: bool,
-        pydantic: bool,
         known: Sequence[Record] = (),
     ) -> None:
         """Begin.
@@ -86,7 +85,6 @@ class Session:
             seconds: most time to take.
             results: the folder records go to; None: none.
             smoke: tiny sizes on the CPU; otherwise torch must see a CUDA device.
-            pydantic: whether the real one is installed; for the record.
             known: what an earlier run found on this device, which is not measured again.
         """
         self._deadline = Deadline(seconds)
@@ -97,7 +95,7 @@ class Session:
             mend_interpreter()
         self._sizes: Sizes = smoke_sizes() if smoke else real_sizes()
         self._recorder = Recorder(Machine.of(self._device, smoke), results, known)
-        self._recorder.add("machine", **self._machine(), pydantic=pydantic)
+        self._recorder.add("machine", **self._machine())
 
     def run(self, choice: Choice) -> None:
         """Run what is chosen, in the order of `PARTS`, and print a table of it."""

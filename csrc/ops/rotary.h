@@ -52,11 +52,11 @@ void store_keys(const T* key, int64_t row, int64_t n, int32_t dim, T* to) {
     for (int64_t t = 0; t < n; t++) memcpy(to + t * Pack, key + t * row + d, Pack * sizeof(T));
 }
 
-// The same for values; `place` in the block.
+// The same for values; `offset` in the block.
 template <class T, int Pack>
-void store_values(const T* value, int64_t row, int64_t place, int64_t n, int32_t dim, T* block) {
+void store_values(const T* value, int64_t row, int64_t offset, int64_t n, int32_t dim, T* block) {
   for (int64_t t = 0; t < n;) {
-    int64_t at = place + t;
+    int64_t at = offset + t;
     T* to = block + at / Pack * dim * Pack;
     const T* from = value + t * row;
     if (Pack == 1) {
@@ -76,20 +76,20 @@ template <class T>
 void store_rows(const ShoalRotary& c, int64_t first, int64_t last) {
   constexpr int Pack = sizeof(T) == 2 ? 2 : 1;
   for (int64_t row = first, n; row < last; row += n) {
-    int64_t slot = c.slots[row], block = slot / SHOAL_BLOCK, place = slot % SHOAL_BLOCK;
-    for (n = 1; row + n < last && place + n < SHOAL_BLOCK && c.slots[row + n] == slot + n;) n++;
+    int64_t slot = c.slots[row], block = slot / SHOAL_BLOCK, offset = slot % SHOAL_BLOCK;
+    for (n = 1; row + n < last && offset + n < SHOAL_BLOCK && c.slots[row + n] == slot + n;) n++;
     auto key = static_cast<const T*>(c.qkv) + row * c.qkv_row + int64_t(c.heads) * c.key_dim;
     auto value = key + int64_t(c.kv_heads) * c.key_dim;
     for (int32_t h = 0; h < c.kv_heads; h++) {
       auto keys = static_cast<T*>(c.keys) + h * c.keys_head + block * SHOAL_BLOCK * c.key_dim;
       auto values = static_cast<T*>(c.values) + h * c.values_head + block * SHOAL_BLOCK * c.value_dim;
-      store_keys<T, Pack>(key + h * c.key_dim, c.qkv_row, n, c.key_dim, keys + place * Pack);
-      store_values<T, Pack>(value + h * c.value_dim, c.qkv_row, place, n, c.value_dim, values);
+      store_keys<T, Pack>(key + h * c.key_dim, c.qkv_row, n, c.key_dim, keys + offset * Pack);
+      store_values<T, Pack>(value + h * c.value_dim, c.qkv_row, offset, n, c.value_dim, values);
     }
   }
 }
 
-// As shoal_kv_store does: values of unused places are multiplied by zero and must be finite.
+// As shoal_kv_store does: values of unused slots are multiplied by zero and must be finite.
 template <class T>
 void clear_new_block(const ShoalRotary& c, int64_t slot) {
   if (slot % SHOAL_BLOCK != 0) return;

@@ -137,10 +137,10 @@ int test_rotary(int32_t dtype, int32_t isa, int32_t threads) {
   bool norms = pick({0, 1});
   if (norms) c.query_norm = query_norm.data(), c.key_norm = key_norm.data();
   // A run of slots from somewhere inside a block, over blocks in descending order.
-  int64_t blocks = c.rows / SHOAL_BLOCK + 2, place = pick({0, 1, 31});
+  int64_t blocks = c.rows / SHOAL_BLOCK + 2, offset = pick({0, 1, 31});
   std::vector<int64_t> slots(c.rows);
   for (int64_t r = 0; r < c.rows; r++) {
-    int64_t at = place + r;
+    int64_t at = offset + r;
     slots[r] = (blocks - 1 - at / SHOAL_BLOCK) * SHOAL_BLOCK + at % SHOAL_BLOCK;
   }
   c.slots = slots.data();

@@ -165,8 +165,8 @@ def _buckets(work: SegmentWork, items: Int64Array) -> list[_Bucket]:
 def _bucket(work: SegmentWork, items: Int64Array, lengths: Int64Array) -> _Bucket:
     token = np.arange(int(lengths[0]))
     valid = token < lengths[:, None]
-    place = work.block_offsets[items][:, None] + token // work.block_size
-    blocks = work.blocks[np.where(valid, place, 0)].astype(np.int64)
+    entry = work.block_offsets[items][:, None] + token // work.block_size
+    blocks = work.blocks[np.where(valid, entry, 0)].astype(np.int64)
     slots = np.where(valid, blocks * work.block_size + token % work.block_size, 0)
     mask = np.where(valid, np.float32(0), np.float32(-np.inf))[:, None, None]
     return _Bucket(

@@ -71,7 +71,7 @@ def _reads_back(func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> b
     if packet in READBACKS:
         return True
     if packet in (_aten.index, _aten.index_put, _aten.index_put_):
-        # A mask is turned into the places where it is true, whose number the host must know.
+        # A mask is turned into the indices at which it is true, whose number the host must know.
         return any(index is not None and index.dtype in _MASKS for index in args[1])
     if packet is _aten.where:
         return len(args) == 1

@@ -30,7 +30,7 @@ from shoal.engine.engine import RunStats
 from shoal.engine.trace import TRACE_COLUMNS, IterationTrace
 from shoal.errors import DeviceLostError, InternalError, ShoalError
 from shoal.planner import Plan
-from shoal.planning import Dealt, deal, divide_job, part_of, plan_of, plan_run
+from shoal.planning import Share, divide_job, make_shares, plan_run, plan_share
 from shoal.simulate import part_seconds
 from shoal.types import Completion, Int64Array, PlanFigures, RequestTable
 
@@ -104,7 +104,7 @@ class DeviceRun:
         """Of the whole table, not in the order of any device."""
         seconds = part_seconds(table, self.plan, self._device)
         self._assignments = Assignments(seconds.of_requests(self.plan, len(table)))
-        self._dealt = division.dealt
+        self._shares = division.shares
         self._first: list[_Assigned] = []
         """The parts of the division, when they are handed out."""
         self._deaths: list[int] = []
@@ -124,10 +124,10 @@ class DeviceRun:
         plan, the part of the whole table's plan stands for it.
         """
         if not self._first:
-            return PlanFigures.together([_estimate(dealt.plan) for dealt in self._dealt])
+            return PlanFigures.together([_estimate(share.plan) for share in self._shares])
         return PlanFigures.together(
             [
-                assigned.planned or _estimate(plan_of(self.plan, assigned.requests, self._table))
+                assigned.planned or _estimate(plan_share(self.plan, assigned.requests, self._table))
                 for assigned in self._first
             ]
         )
@@ -190,22 +190,22 @@ class DeviceRun:
         waiting = self._assignments.waiting
         if len(waiting):
             first = not self._first
-            for number, dealt in zip(idle, self._dealt_to(len(idle), waiting), strict=True):
-                if len(dealt.requests):
-                    self._assign(number, _Assigned(dealt.requests, first))
+            for number, share in zip(idle, self._shares_for(len(idle), waiting), strict=True):
+                if len(share.requests):
+                    self._assign(number, _Assigned(share.requests, first))
             return
         busy = [number for number, device in self._devices.items() if device.busy]
         asked = self._assignments.ask(busy)
         if asked is not None:
             self._group.send(asked, Release(len(idle)))
 
-    def _dealt_to(self, devices: int, waiting: Int64Array) -> list[Dealt]:
-        """What waits, dealt out; for the first time that was done already."""
-        dealt, self._dealt = self._dealt, []
-        if len(dealt) != devices:
-            plan = plan_of(self.plan, waiting, self._table)
-            dealt = deal(self._table, plan, self._device, devices)
-        return dealt
+    def _shares_for(self, devices: int, waiting: Int64Array) -> list[Share]:
+        """What waits, divided; for the first time that was done already."""
+        shares, self._shares = self._shares, []
+        if len(shares) != devices:
+            plan = plan_share(self.plan, waiting, self._table)
+            shares = make_shares(self._table, plan, self._device, devices)
+        return shares
 
     def _assign(self, number: int, assigned: _Assigned) -> None:
         device = self._devices[number]
@@ -214,7 +214,7 @@ class DeviceRun:
         if assigned.first:
             self._first.append(assigned)
         self._assignments.assign(number, assigned.requests)
-        table = part_of(self._table, assigned.requests)
+        table = self._table.select(assigned.requests)
         self._group.send(number, Assign(table, assigned.requests))
 
     def _now(self) -> float:
@@ -291,7 +291,7 @@ class DeviceRun:
         """Take back what a device has; a plan that it had no time to tell is made here."""
         assigned, self._devices[number].assigned = self._devices[number].assigned, None
         if assigned is not None and assigned.first and assigned.planned is None:
-            table = part_of(self._table, assigned.requests)
+            table = self._table.select(assigned.requests)
             assigned.planned = plan_run(table, self._group.options, self._device).figures
         return self._assignments.take_back(number)
 

@@ -22,33 +22,33 @@ _LONG = 8
 
 
 def find_shuffled_chunks(
-    prompts: Prompts, texts: TokenTexts, place: Int64Array, saved: int
+    prompts: Prompts, texts: TokenTexts, text_index: Int64Array, saved: int
 ) -> Finding | None:
     """What it costs that chunks are in different orders; None when nothing.
 
     Args:
-        texts, place: of the prompts' tokens, see `token_texts`.
+        texts, text_index: of the prompts' tokens, see `token_texts`.
         saved: tokens that the prompts save as they are.
     """
     found = [
-        _compare(prompts, _chunks(prompts, texts.blank[place], begins), saved)
+        _compare(prompts, _chunks(prompts, texts.blank[text_index], begins), saved)
         for begins in (
-            _line_begins(prompts, texts, place),
-            _paragraph_begins(prompts, texts, place),
+            _line_begins(prompts, texts, text_index),
+            _paragraph_begins(prompts, texts, text_index),
         )
     ]
     best = max((f for f in found if f is not None), key=lambda f: f.cost_tokens, default=None)
     return best if best is not None and best.cost_tokens > 0 else None
 
 
-def _line_begins(prompts: Prompts, texts: TokenTexts, place: Int64Array) -> BoolArray:
+def _line_begins(prompts: Prompts, texts: TokenTexts, text_index: Int64Array) -> BoolArray:
     """Which tokens begin a line."""
-    return _after(prompts, texts.newlines[place] >= 1)
+    return _after(prompts, texts.newlines[text_index] >= 1)
 
 
-def _paragraph_begins(prompts: Prompts, texts: TokenTexts, place: Int64Array) -> BoolArray:
+def _paragraph_begins(prompts: Prompts, texts: TokenTexts, text_index: Int64Array) -> BoolArray:
     """Which tokens follow a blank line."""
-    newlines, blank = texts.newlines[place], texts.blank[place]
+    newlines, blank = texts.newlines[text_index], texts.blank[text_index]
     ended = newlines >= 2
     ended[1:] |= (newlines[1:] >= 1) & (newlines[:-1] >= 1) & blank[1:]
     return _after(prompts, ended)
@@ -81,9 +81,9 @@ class _Runs:
 
     @classmethod
     def of(cls, prompts: Prompts, blank: BoolArray, start: Int64Array) -> _Runs:
-        place = np.arange(len(blank))
+        position = np.arange(len(blank))
         size = np.diff(start, append=len(blank))
-        in_run = place - np.repeat(start, size)
+        in_run = position - np.repeat(start, size)
         length = np.maximum.reduceat(np.where(blank, 0, in_run + 1), start)
         counted = np.where(in_run < np.repeat(length, size), mix(prompts.tokens), np.uint64(0))
         value = mix(run_hashes(counted, start, in_run) ^ mix(length))

@@ -80,9 +80,11 @@ def _text_findings(
 ) -> list[Finding]:
     """Findings that need to know what tokens look like."""
     prompts = take(table, by_rank, **_TEXTS)
-    texts, place = token_texts(prompts.tokens, token_bytes)
+    texts, text_index = token_texts(prompts.tokens, token_bytes)
     saved = prompts.saved()
-    found = [find(prompts, texts, place, saved) for find in (find_spellings, find_shuffled_chunks)]
+    found = [
+        find(prompts, texts, text_index, saved) for find in (find_spellings, find_shuffled_chunks)
+    ]
     return [_scaled(f, table, by_rank, prompts) for f in found if f is not None]
 
 

@@ -33,17 +33,17 @@ def powers(count: int) -> UInt64Array:
     return _powers(_BASE, 1 << max(count, 1).bit_length())[:count]
 
 
-def run_hashes(values: UInt64Array, head: Int64Array, place: Int64Array) -> UInt64Array:
+def run_hashes(values: UInt64Array, head: Int64Array, offset: Int64Array) -> UInt64Array:
     """Hashes of runs that follow each other.
 
     Args:
         values: uint64 [n], one per element, already mixed.
         head: int64 [runs], where each run begins.
-        place: int64 [n], each element's place in its run.
+        offset: int64 [n], each element's position in its run.
     """
     if not len(head):
         return np.zeros(0, dtype=np.uint64)
-    terms = values * powers(int(place.max()) + 1)[place]
+    terms = values * powers(int(offset.max()) + 1)[offset]
     return np.add.reduceat(terms, head)
 
 
@@ -60,8 +60,8 @@ def windows_hash(
         (window, before, valid), each [M, region]: the window at start + p, the tokens from start
         up to there, and whether the window ends within the prompt.
     """
-    place = start[:, None] + np.arange(region + width - 1)
-    values = mix(tokens[np.minimum(place, len(tokens) - 1)])
+    at = start[:, None] + np.arange(region + width - 1)
+    values = mix(tokens[np.minimum(at, len(tokens) - 1)])
     before = np.zeros((len(start), region + width), dtype=np.uint64)
     np.cumsum(values * powers(region + width - 1), axis=1, out=before[:, 1:])
     inverse = _powers(_INVERSE, 1 << region.bit_length())[:region]
@@ -84,8 +84,8 @@ def look_up(values: UInt64Array, keys: UInt64Array, found: Int64Array) -> Int64A
     """
     if not len(keys):
         return np.zeros(values.shape, dtype=np.int64)
-    place = np.minimum(np.searchsorted(keys, values), len(keys) - 1)
-    return np.where(keys[place] == values, found[place], 0)
+    at = np.minimum(np.searchsorted(keys, values), len(keys) - 1)
+    return np.where(keys[at] == values, found[at], 0)
 
 
 @cache

@@ -58,17 +58,17 @@ class _Words:
 
 
 def find_spellings(
-    prompts: Prompts, texts: TokenTexts, place: Int64Array, saved: int
+    prompts: Prompts, texts: TokenTexts, text_index: Int64Array, saved: int
 ) -> Finding | None:
     """What it costs that one text is written in several ways; None when nothing.
 
     Args:
-        texts, place: of the prompts' tokens, see `token_texts`.
+        texts, text_index: of the prompts' tokens, see `token_texts`.
         saved: tokens that the prompts save as they are.
     """
     found: list[Finding] = []
     for kind in (FindingKind.white_space, FindingKind.spelling):
-        words = _as_words(prompts, texts, place, folded=kind is FindingKind.spelling)
+        words = _as_words(prompts, texts, text_index, folded=kind is FindingKind.spelling)
         forest = build_forest(words.prompts.tokens, words.prompts.offsets, words.prompts.choices)
         gain = prompts.prompt_tokens - saved - words.computed(forest)
         least = found[0].cost_tokens * _FOLDING_GAINS if found else 0
@@ -78,14 +78,16 @@ def find_spellings(
     return found[-1] if found else None
 
 
-def _as_words(prompts: Prompts, texts: TokenTexts, place: Int64Array, *, folded: bool) -> _Words:
-    value = (texts.folded if folded else texts.exact)[place]
-    length = (texts.folded_length if folded else texts.exact_length)[place]
-    begins = (length > 0) & texts.begins_word[place]
-    begins[1:] |= (length[1:] > 0) & texts.ends_word[place[:-1]]
+def _as_words(
+    prompts: Prompts, texts: TokenTexts, text_index: Int64Array, *, folded: bool
+) -> _Words:
+    value = (texts.folded if folded else texts.exact)[text_index]
+    length = (texts.folded_length if folded else texts.exact_length)[text_index]
+    begins = (length > 0) & texts.begins_word[text_index]
+    begins[1:] |= (length[1:] > 0) & texts.ends_word[text_index[:-1]]
     begins[prompts.offsets[:-1]] = True
     head = np.flatnonzero(begins)
-    in_word = np.repeat(np.arange(len(head)), np.diff(head, append=len(place)))
+    in_word = np.repeat(np.arange(len(head)), np.diff(head, append=len(text_index)))
     before = np.cumsum(length) - length
     offset = before - before[head][in_word]
     word = np.add.reduceat(value * powers(int(offset.max()) + 1)[offset], head)
@@ -98,7 +100,7 @@ def _as_words(prompts: Prompts, texts: TokenTexts, place: Int64Array, *, folded:
     identity = mix(word[kept] ^ mix(size[kept]))
     number = np.unique(identity, return_inverse=True)[1].reshape(-1).astype(np.int32)
     offsets = ends(np.bincount(owner[kept], minlength=len(prompts)))
-    first = np.append(head[kept], len(place))
+    first = np.append(head[kept], len(text_index))
     first[offsets[:-1]] = prompts.offsets[:-1]
     return _Words(Prompts(prompts.request, number, offsets, prompts.choices), first)
 

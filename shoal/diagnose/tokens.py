@@ -50,12 +50,12 @@ class TokenTexts:
 
 
 def token_texts(tokens: Int32Array, token_bytes: TokenBytes) -> tuple[TokenTexts, Int64Array]:
-    """The texts of the distinct tokens, and each token's place among them, int64 [total].
+    """The texts of the distinct tokens, and each token's index among them, int64 [total].
 
     The loop is over the vocabulary in use, whatever the number of prompts. An id without a text
     takes one from its number, since two of them are not the same.
     """
-    distinct, place = np.unique(tokens, return_inverse=True)
+    distinct, text_index = np.unique(tokens, return_inverse=True)
     texts = [_text(token_bytes(token)) or f"<{token}>" for token in distinct.tolist()]
     exact = ["".join(text.split()) for text in texts]
     folded = ["".join(c for c in text.casefold() if c not in _PUNCTUATION) for text in exact]
@@ -69,7 +69,7 @@ def token_texts(tokens: Int32Array, token_bytes: TokenBytes) -> tuple[TokenTexts
         newlines=np.array([text.count("\n") for text in texts], dtype=np.int64),
         blank=np.array([not text.strip() for text in texts], dtype=np.bool_),
     )
-    return table, place.reshape(-1).astype(np.int64)
+    return table, text_index.reshape(-1).astype(np.int64)
 
 
 def _text(data: bytes) -> str:
@@ -83,13 +83,13 @@ def _text(data: bytes) -> str:
 def _hashes(texts: list[str]) -> UInt64Array:
     """Polynomial hashes of strings, such that those of joined strings can be had from them.
 
-    A character c at place k counts mix(c)·base^k, as in `run_hashes`.
+    A character c at position k counts mix(c)·base^k, as in `run_hashes`.
     """
     lengths = np.array([len(text) for text in texts], dtype=np.int64)
     characters = np.frombuffer("".join(texts).encode("utf-32-le"), dtype=np.uint32)
     start = np.cumsum(lengths) - lengths
-    place = np.arange(len(characters)) - np.repeat(start, lengths)
-    terms = mix(characters) * powers(int(lengths.max(initial=0)))[place]
+    position = np.arange(len(characters)) - np.repeat(start, lengths)
+    terms = mix(characters) * powers(int(lengths.max(initial=0)))[position]
     total = np.zeros(len(characters) + 1, dtype=np.uint64)
     np.cumsum(terms, out=total[1:])
     hashes: UInt64Array = total[start + lengths] - total[start]

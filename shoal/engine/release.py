@@ -27,4 +27,4 @@ def release_from(plan: Plan, seconds: PartSeconds, begun: int, end: int, parts: 
     ends_at = np.maximum(found.before, found.after / parts) + found.again
     ends_at[found.again > MOST_REPEATED * found.after] = np.inf
     best = int(np.argmin(ends_at))
-    return int(found.place[best]) if np.isfinite(ends_at[best]) else None
+    return int(found.sequence[best]) if np.isfinite(ends_at[best]) else None

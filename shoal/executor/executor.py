@@ -11,10 +11,11 @@ from typing import Protocol
 
 import torch
 
+from shoal.cuda.graphs import GraphedForward
 from shoal.cuda.lost import raise_if_lost
 from shoal.cuda.transfers import Transfers
 from shoal.executor.device_side import DeviceSide
-from shoal.executor.forward import GraphReplay, ModelRunner
+from shoal.executor.forward import ModelRunner
 from shoal.executor.host_side import HostSide
 from shoal.kernels import load_kernels
 from shoal.model.description import ModelDescription
@@ -89,7 +90,7 @@ class TorchExecutor:
         table: RequestTable,
         plan: Plan,
         transfers: Transfers | None = None,
-        graphs: GraphReplay | None = None,
+        graphs: GraphedForward | None = None,
     ) -> None:
         """Compute one run.
 

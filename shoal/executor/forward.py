@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
 
+from shoal.cuda.graphs import GraphedForward
 from shoal.cuda.transfers import Stage
 from shoal.model.hook import AttentionStep, WantedRows, attention_step
 from shoal.model.kv import KVPool
 from shoal.model.load import LoadedModel
 from shoal.scheduler import TokenBatch
 from shoal.types import Int32Array, Int64Array
-from shoal.work import SegmentWork
-
-
-class GraphReplay(Protocol):
-    """Replays small batches, as `shoal.cuda.graphs` does."""
-
-    def run(
-        self,
-        token_ids: torch.Tensor,
-        positions: torch.Tensor,
-        slots: torch.Tensor,
-        work: SegmentWork,
-        logit_rows: torch.Tensor,
-    ) -> torch.Tensor | None:
-        """Logits [R, vocabulary], overwritten by the next call; None: to be run eagerly."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +45,7 @@ class ModelRunner:
         model: LoadedModel,
         kv: KVPool,
         device: torch.device,
-        graphs: GraphReplay | None = None,
+        graphs: GraphedForward | None = None,
     ) -> None:
         self._model, self._kv, self._device, self._graphs = model, kv, device, graphs
 

@@ -91,8 +91,8 @@ class LineIndex:
         if not len(digests):
             return np.full(len(wanted), -1, dtype=np.int64)
         order = np.argsort(digests[:, 0], kind="stable")
-        place = np.searchsorted(digests[order, 0], wanted[:, 0])
-        line = order[np.minimum(place, len(order) - 1)]
+        found = np.searchsorted(digests[order, 0], wanted[:, 0])
+        line = order[np.minimum(found, len(order) - 1)]
         return np.where((digests[line] == wanted).all(axis=1), line, -1)
 
     def duplicates(self) -> tuple[Int64Array, Int64Array]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from shoal.answers.detokenize import Detokenizer
@@ -18,8 +18,8 @@ from shoal.jobs.token_input import check_input_options, read_tokens
 from shoal.machine.capacity import KVCapacity, planned_capacity, planned_machine
 from shoal.model.description import ModelDescription
 from shoal.planner import FoldCost, Forest, Plan, Savings, forest_of, savings
-from shoal.planning import Dealt, RunPlan, divide_job, plan_run
-from shoal.types import PlanFigures, RequestTable
+from shoal.planning import RunPlan, Share, divide_job, plan_run
+from shoal.types import Int64Array, PlanFigures, RequestTable
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class PlannedJob:
         savings: prompt tokens each sharing mode would save.
         rejected: (line from 1, error) of the lines that cannot run, in no order.
         kv_capacity: what the pool holds, and how that is known.
-        dealt: what each of several devices gets; empty for one.
+        shares: what each of several devices gets; empty for one.
         diagnoses: what in the prompts and limits makes the job dearer than it need be.
     """
 
@@ -50,7 +50,7 @@ class PlannedJob:
     plan_seconds: float
     diagnoses: Diagnoses
     diagnose_seconds: float
-    dealt: list[Dealt]
+    shares: list[Share]
 
     @property
     def figures(self) -> PlanFigures:
@@ -86,29 +86,13 @@ def plan_job(
     check_input_options(path, max_tokens=max_tokens, served_names=served_names, results=results)
     description = ModelDescription.load(model, options)
     kv_capacity = planned_capacity(description, options)
-    capacity = kv_capacity.tokens
-    rejected: list[tuple[int, InvalidRequestError]] = []
     began = time.perf_counter()
-    generated = None
-    if max_tokens is not None:
-        table = read_tokens(path, description, capacity_tokens=capacity, max_tokens=max_tokens)
-    else:
-        job = read_job(
-            path,
-            description,
-            capacity_tokens=capacity,
-            names=served_names,
-            reject=lambda line, _, error: rejected.append((line + 1, error)),
-        )
-        try:
-            table = job.table
-            generated = None if results is None else generated_lengths(results, job.index, table)
-        finally:
-            job.index.close()
+    requests = _read(path, description, kv_capacity.tokens, served_names, results, max_tokens)
+    table = requests.table
     read = time.perf_counter()
     machine = planned_machine(description, options, kv_capacity)
     forest = forest_of(table)
-    runs, whole, dealt = _planned(table, options, machine, forest)
+    runs, whole, shares = _planned(table, options, machine, forest)
     saved = savings(forest, FoldCost.of(machine.costs), table.expected_new_tokens)
     planned = time.perf_counter()
     diagnoses = diagnose(
@@ -116,8 +100,8 @@ def plan_job(
         whole,
         forest,
         Detokenizer(description.tokenizer).token_bytes,
-        capacity_tokens=capacity,
-        generated=generated,
+        capacity_tokens=kv_capacity.tokens,
+        generated=requests.generated,
     )
     return PlannedJob(
         description,
@@ -126,22 +110,57 @@ def plan_job(
         runs,
         whole,
         saved,
-        rejected,
+        requests.rejected,
         kv_capacity,
         read_seconds=read - began,
         plan_seconds=planned - read,
         diagnoses=diagnoses,
         diagnose_seconds=time.perf_counter() - planned,
-        dealt=dealt,
+        shares=shares,
     )
+
+
+@dataclass(frozen=True)
+class _Requests:
+    """What was read: `generated` are the lengths of earlier answers, where there are some."""
+
+    table: RequestTable
+    rejected: list[tuple[int, InvalidRequestError]] = field(default_factory=list)
+    generated: Int64Array | None = None
+
+
+def _read(
+    path: Path,
+    description: ModelDescription,
+    capacity_tokens: int,
+    served_names: Sequence[str],
+    results: Path | None,
+    max_tokens: int | None,
+) -> _Requests:
+    if max_tokens is not None:
+        limits = {"capacity_tokens": capacity_tokens, "max_tokens": max_tokens}
+        return _Requests(read_tokens(path, description, **limits))
+    rejected: list[tuple[int, InvalidRequestError]] = []
+    job = read_job(
+        path,
+        description,
+        capacity_tokens=capacity_tokens,
+        names=served_names,
+        reject=lambda line, _, error: rejected.append((line + 1, error)),
+    )
+    try:
+        generated = None if results is None else generated_lengths(results, job.index, job.table)
+    finally:
+        job.index.close()
+    return _Requests(job.table, rejected, generated)
 
 
 def _planned(
     table: RequestTable, options: EngineOptions, machine: Machine, forest: Forest
-) -> tuple[list[RunPlan], Plan, list[Dealt]]:
+) -> tuple[list[RunPlan], Plan, list[Share]]:
     """What each device runs, the plan of the whole, and how it is divided among several."""
     if options.devices == 1:
         run = plan_run(table, options, machine, forest)
         return [run], run.plan, []
     division = divide_job(table, options, machine, forest)
-    return division.run_plans(table, options, machine), division.whole, division.dealt
+    return division.run_plans(table, options, machine), division.whole, division.shares

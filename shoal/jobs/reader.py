@@ -12,11 +12,10 @@ from typing import Any
 
 from shoal.errors import InvalidRequestError
 from shoal.jobs.index import LineIndex
-from shoal.jobs.lines import MAX_LINE_BYTES, ContentDigest, LineReader, RawLine, open_input
+from shoal.jobs.lines import ContentDigest, LineReader, RawLine, open_input
 from shoal.jobs.validate import ParsedRequest, Validator, custom_id_of, decode_line
 from shoal.model.description import ModelDescription
 from shoal.prompts.length_rules import LengthRules, OutputLength
-from shoal.prompts.refusals import empty_prompt
 from shoal.prompts.render import Renderer, TokenIds
 from shoal.prompts.table_builder import TableBuilder
 from shoal.types import CHAT_URL, RequestTable
@@ -93,7 +92,6 @@ def read_job(
     skip: Callable[[int], bool] = lambda line: False,
     progress: Progress = lambda lines: None,
     job_seed: int = 0,
-    max_line_bytes: int = MAX_LINE_BYTES,
 ) -> JobInput:
     """Read a batch file.
 
@@ -115,7 +113,7 @@ def read_job(
     try:
         reader = _Reader(index, description, capacity_tokens, names, reject, skip)
         with open_input(path) as file:
-            lines = LineReader(file, max_line_bytes=max_line_bytes)
+            lines = LineReader(file)
             reader.read(lines, progress)
         return reader.result(lines.digest, job_seed)
     except BaseException:
@@ -237,8 +235,6 @@ class _Reader:
                 param = f"{param}[{number}]"
             if isinstance(prompt, InvalidRequestError):
                 raise prompt
-            if len(prompt) == 0:
-                raise empty_prompt(param)
             length = self._rules.output_length(len(prompt), request.params, param)
             checked.append((prompt, length))
         for prompt, length in checked:

@@ -17,7 +17,8 @@ from typing import Any, BinaryIO, cast
 
 import orjson
 
-from shoal.errors import JobError, OptionError
+from shoal.arrow import require_pyarrow
+from shoal.errors import JobError
 from shoal.jobs.disk import NewFile
 from shoal.jobs.lines import BYTE_ORDER_MARK, open_input
 from shoal.jobs.spec import check_input
@@ -153,13 +154,8 @@ def _chunks(source: _Source, name: str) -> Iterator[bytes]:
 
 
 def _zstd(source: _Source, name: str) -> Any:
-    try:
-        import pyarrow as pa
-    except ImportError:
-        raise OptionError(
-            f"{name} is compressed with zstd, which needs pyarrow: pip install 'shoal[arrow]', or "
-            f"unpack it first: unzstd {name}"
-        ) from None
+    needs = f"{name} is compressed with zstd, which needs"
+    pa = require_pyarrow(needs, f"unpack it first: unzstd {name}")
     return pa.CompressedInputStream(pa.PythonFile(source, "r"), "zstd")
 
 

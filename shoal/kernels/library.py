@@ -61,7 +61,7 @@ def available_isas() -> list[Isa]:
 
 @cache
 def _load() -> tuple[Kernels | None, str | None]:
-    path = next((path for path in _places() if path.is_file()), None)
+    path = next((path for path in _candidates() if path.is_file()), None)
     if path is None:
         return None, (
             "the C++ kernels are not built, so attention runs in torch and takes several times as "
@@ -86,7 +86,7 @@ def _load() -> tuple[Kernels | None, str | None]:
     return Kernels(lib, Isa(lib.shoal_fastest_isa()), Isa(highest)), None
 
 
-def _places() -> Iterator[Path]:
+def _candidates() -> Iterator[Path]:
     """Where the library may be: beside the package's files, or where an editable install put it."""
     yield Path(__file__).parents[1] / "_kernels.so"
     with suppress(metadata.PackageNotFoundError):

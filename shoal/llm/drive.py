@@ -22,7 +22,7 @@ from shoal.types import (
 )
 
 MakeOutput = Callable[[int, Int32Array | None, Completion], RequestOutput]
-"""Of a prompt's place, its tokens and what became of it."""
+"""Of a prompt's index, its tokens and what became of it."""
 
 
 def refused_outputs(
@@ -30,8 +30,8 @@ def refused_outputs(
 ) -> list[RequestOutput | None]:
     """One entry per prompt: the outputs of those that were refused, None for the others."""
     done: list[RequestOutput | None] = [None] * count
-    for place, completion in refused.items():
-        done[place] = make(place, None, completion)
+    for index, completion in refused.items():
+        done[index] = make(index, None, completion)
     return done
 
 
@@ -60,8 +60,8 @@ def drive(
         for completions in run:
             for completion in completions:
                 request = completion.request_index
-                place = int(table.line[request])
-                done[place] = make(place, table.prompt(request), completion)
+                index = int(table.line[request])
+                done[index] = make(index, table.prompt(request), completion)
             finished += len(completions)
             tokens = run.stats.prompt_tokens_computed + run.stats.generated_tokens
             reporter.update(

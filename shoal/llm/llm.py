@@ -269,10 +269,10 @@ class LLM:
         first, shown = self._requests, asked.detokenize
         self._requests += len(texts)
 
-        def make(place: int, tokens: Int32Array | None, completion: Completion) -> RequestOutput:
-            detokenize = shown[place if len(shown) > 1 else 0]
+        def make(index: int, tokens: Int32Array | None, completion: Completion) -> RequestOutput:
+            detokenize = shown[index if len(shown) > 1 else 0]
             return self._outputs.output(
-                str(first + place), texts[place], tokens, completion, detokenize
+                str(first + index), texts[index], tokens, completion, detokenize
             )
 
         run = self._engine.run(table)

@@ -32,7 +32,7 @@ class CompletionOutput:
     """One of a prompt's outputs.
 
     Attributes:
-        index: its place among them.
+        index: its index among them.
         text: as it reads after the prompt, without what stopped it unless asked for.
         token_ids: all that were generated, also those that stopped it.
         cumulative_logprob: the sum of the tokens' logprobs, if these are asked for.

@@ -94,14 +94,14 @@ def _weight_files(source: str) -> list[Path]:
     listed = read_object(source, index)
     if listed is None:
         return []
-    places = listed.get("weight_map")
-    usable = isinstance(places, dict) and all(isinstance(place, str) for place in places.values())
-    if not places or not usable or not isinstance(listed.get("metadata"), dict):
+    files = listed.get("weight_map")
+    usable = isinstance(files, dict) and all(isinstance(file, str) for file in files.values())
+    if not files or not usable or not isinstance(listed.get("metadata"), dict):
         raise ModelLoadError(
             f"{index} of {source!r} lacks metadata, or a weight_map of names to files. Copy the "
             "file again."
         )
-    paths = {name: find_file(source, name) for name in sorted(set(places.values()))}
+    paths = {name: find_file(source, name) for name in sorted(set(files.values()))}
     absent = [name for name, path in paths.items() if path is None]
     if absent:
         raise ModelLoadError(

@@ -59,9 +59,9 @@ def make_plan(
         exclusive = exclusive | too_large
         forest = None
     tree = Tree.of_segments(table, forest, segments)
-    places = arrange(tree, order, machine)
+    arrangement = arrange(tree, order, machine)
     request = forest.request[segments.node]
-    return _assemble(table, tree, places, request, sharing, order)
+    return _assemble(table, tree, arrangement, request, sharing, order)
 
 
 def forest_of(table: RequestTable, exclusive: BoolArray | None = None) -> Forest:
@@ -91,7 +91,7 @@ def _blocks_needed(table: RequestTable, segments: Segments, block_size: int) -> 
 def _assemble(
     table: RequestTable,
     tree: Tree,
-    places: Arrangement,
+    arrangement: Arrangement,
     segment_request: Int64Array,
     sharing: Sharing,
     order: Order,
@@ -102,27 +102,27 @@ def _assemble(
         tree: its requests' `index` are those of the table.
         segment_request: int64 [S], a request that begins with each segment of the tree.
     """
-    by_first = np.argsort(places.request_first)
+    by_first = np.argsort(arrangement.request_first)
     choices = tree.choices[by_first]
     request = np.repeat(by_first, choices)
-    choice = np.arange(len(request)) - np.repeat(places.request_first[by_first], choices)
+    choice = np.arange(len(request)) - np.repeat(arrangement.request_first[by_first], choices)
     prompt_tokens = int((tree.prompt * tree.choices).sum())
-    length = tree.length[places.source]
+    length = tree.length[arrangement.source]
     return Plan(
-        segment_parent=_int32(places.parent),
-        segment_start=_int32(tree.start[places.source]),
+        segment_parent=_int32(arrangement.parent),
+        segment_start=_int32(tree.start[arrangement.source]),
         segment_length=_int32(length),
-        segment_request=_int32(segment_request[places.source]),
-        segment_first=_int32(places.first),
-        segment_last=_int32(places.last),
+        segment_request=_int32(segment_request[arrangement.source]),
+        segment_first=_int32(arrangement.first),
+        segment_last=_int32(arrangement.last),
         sequence_request=_int32(tree.index[request]),
         sequence_choice=_int32(choice),
-        sequence_segment=_int32(places.leaf[request]),
+        sequence_segment=_int32(arrangement.leaf[request]),
         sharing=sharing,
         order=order,
         prompt_tokens=prompt_tokens,
         computed_prompt_tokens=prompt_tokens
-        - int((length * (places.last - places.first - 1)).sum()),
+        - int((length * (arrangement.last - arrangement.first - 1)).sum()),
     )
 
 
@@ -136,9 +136,9 @@ def reordered(
         machine: see `shoal.planner.order.arrange`.
     """
     tree = Tree.of_plan(table, plan)
-    places = arrange(tree, order, machine)
+    arrangement = arrange(tree, order, machine)
     request = plan.segment_request.astype(np.int64)
-    return _assemble(table, tree, places, request, plan.sharing, order)
+    return _assemble(table, tree, arrangement, request, plan.sharing, order)
 
 
 def spread(plan: Plan, table: RequestTable) -> Plan:
@@ -152,9 +152,9 @@ def spread(plan: Plan, table: RequestTable) -> Plan:
     """
     tree = Tree.of_plan(table, plan)
     key = np.asarray(np.arange(len(tree.above)) * _GOLDEN % 1.0, dtype=np.float64)
-    places = depth_first(tree, key)
+    arrangement = depth_first(tree, key)
     request = plan.segment_request.astype(np.int64)
-    return _assemble(table, tree, places, request, plan.sharing, plan.order)
+    return _assemble(table, tree, arrangement, request, plan.sharing, plan.order)
 
 
 def _int32(values: Int64Array) -> Int32Array:

@@ -3,17 +3,15 @@
 Pure arithmetic, without torch: from the same table, options and machine comes the same plan.
 """
 
-from shoal.planning.deal import Dealt, deal, plan_of
-from shoal.planning.part import part_of
 from shoal.planning.recipe import Division, RunPlan, divide_job, plan_run
+from shoal.planning.shares import Share, make_shares, plan_share
 
 __all__ = [
-    "Dealt",
     "Division",
     "RunPlan",
-    "deal",
+    "Share",
     "divide_job",
-    "part_of",
-    "plan_of",
+    "make_shares",
     "plan_run",
+    "plan_share",
 ]

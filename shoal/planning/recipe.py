@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from shoal.config import EngineOptions, Order
 from shoal.costs import Machine
 from shoal.planner import Forest, Plan, expected_peak_kv, make_plan, pilot_first, spread
-from shoal.planning.deal import Dealt, deal
-from shoal.planning.part import part_of
+from shoal.planning.shares import Share, make_shares
 from shoal.simulate import in_order
 from shoal.types import PlanFigures, RequestTable
 
@@ -78,19 +77,22 @@ class Division:
     Attributes:
         whole: the plan of the whole table, in the order `ratio`: what there is to share.
         spread: the same, in an order of which every stretch is a sample; what is cut into parts.
-        dealt: what each device gets at first; it plans that with `plan_run` (`run_plans`).
+        shares: what each device gets at first; it plans that with `plan_run` (`run_plans`).
     """
 
     whole: Plan
     spread: Plan
-    dealt: list[Dealt]
+    shares: list[Share]
 
     def run_plans(
         self, table: RequestTable, options: EngineOptions, machine: Machine
     ) -> list[RunPlan]:
         """The plan of each device that gets requests."""
-        shares = [dealt.requests for dealt in self.dealt if len(dealt.requests)]
-        return [plan_run(part_of(table, share), options, machine) for share in shares]
+        return [
+            plan_run(table.select(share.requests), options, machine)
+            for share in self.shares
+            if len(share.requests)
+        ]
 
 
 def divide_job(
@@ -107,4 +109,4 @@ def divide_job(
     """
     whole = make_plan(table, sharing=options.sharing, machine=machine, forest=forest)
     even = spread(whole, table)
-    return Division(whole, even, deal(table, even, machine, options.devices))
+    return Division(whole, even, make_shares(table, even, machine, options.devices))

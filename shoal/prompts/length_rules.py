@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shoal.errors import InvalidRequestError
+from shoal.prompts.refusals import empty_prompt
 from shoal.types import RequestParams
 
 UNSTATED_EXPECTED_TOKENS = 256
@@ -37,13 +38,14 @@ class LengthRules:
         """The output length of a request; without a stated limit, all that fits.
 
         Args:
-            prompt_tokens: at least 1.
             params: its `token_limit` is the stated limit. 0 (echo only) still runs one step.
             param: the field that errors name.
 
         Raises:
-            InvalidRequestError: `context_length_exceeded` or `kv_memory_exceeded`.
+            InvalidRequestError: `context_length_exceeded`, `kv_memory_exceeded`, or no prompt.
         """
+        if prompt_tokens == 0:
+            raise empty_prompt(param)
         stated = params.token_limit
         asked = prompt_tokens + (1 if stated is None else stated)
         if asked > self.max_model_len:

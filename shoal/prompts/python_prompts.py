@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from shoal.arrow import arrow_chunks, has_pyarrow, is_arrow
 from shoal.errors import InvalidRequestError, OptionError
 from shoal.prompts.length_rules import LengthRules, OutputLength
-from shoal.prompts.refusals import empty_prompt, wrong_value
+from shoal.prompts.refusals import empty_prompt, outside_vocabulary, wrong_value
 from shoal.prompts.render import Renderer
 from shoal.prompts.table_builder import TableBuilder
-from shoal.prompts.token_columns import TokenColumns, arrow_chunks, has_pyarrow, is_arrow
+from shoal.prompts.token_columns import TokenColumns
 from shoal.types import Completion, RequestParams, RequestTable
 
 CheckedPrompt = str | Sequence[int] | InvalidRequestError
@@ -154,10 +155,9 @@ class PromptReader:
     def _length(
         self, ids: Sequence[int], wanted: RequestParams, rules: LengthRules, where: str
     ) -> OutputLength:
-        if len(ids) == 0:
-            raise empty_prompt(where)
-        if min(ids) < 0 or max(ids) >= self._vocab_size:
-            raise wrong_value(where, "holds a token id outside the model's vocabulary")
+        if ids and (min(ids) < 0 or max(ids) >= self._vocab_size):
+            position = next(i for i, t in enumerate(ids) if not 0 <= t < self._vocab_size)
+            raise outside_vocabulary(where, ids[position], position, self._vocab_size)
         return rules.output_length(len(ids), wanted, where)
 
     def _tokenised(

@@ -59,6 +59,17 @@ def empty_prompt(param: str) -> InvalidRequestError:
     return wrong_value(param, "is empty; a request needs at least one token of prompt")
 
 
+def outside_vocabulary(
+    param: str, token: int, position: int, vocab_size: int
+) -> InvalidRequestError:
+    """The prompt in `param` has a token id that the model lacks."""
+    return wrong_value(
+        param,
+        f"holds token id {token} at position {position}, outside the model's vocabulary of "
+        f"{vocab_size:,}",
+    )
+
+
 def kind_of(value: object) -> str:
     """What JSON calls the type of a decoded value; true, false and null by their names."""
     if isinstance(value, bool) or value is None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
-from shoal.errors import InvalidRequestError, OptionError
+from shoal.arrow import arrow_chunks, require_pyarrow
+from shoal.errors import OptionError
 from shoal.prompts.length_rules import LengthRules
+from shoal.prompts.refusals import empty_prompt, outside_vocabulary, wrong_value
 from shoal.types import Int32Array, Int64Array, RequestParams, RequestTable
 
 _CHUNK_TOKENS = 1 << 22
@@ -48,8 +49,8 @@ class TokenColumns:
         lengths = np.diff(self.offsets)
         if len(lengths) and lengths.min() < 1:
             row = int(np.argmax(lengths < 1))
-            what = "is empty; give at least one token." if not lengths[row] else "ends too early."
-            raise _invalid(row, what)
+            where = f"prompts[{row}]"
+            raise wrong_value(where, "ends too early") if lengths[row] else empty_prompt(where)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -67,7 +68,7 @@ class TokenColumns:
             OptionError: pyarrow is missing, or it is a column of something else.
             InvalidRequestError: a prompt is null, holds a null, or is empty; `param` names it.
         """
-        types = require_pyarrow().types
+        types = require_pyarrow("Arrow data needs").types
         chunks = arrow_chunks(column)
         is_list = types.is_list(chunks.type) or types.is_large_list(chunks.type)
         if not is_list or not types.is_int32(chunks.type.value_type):
@@ -93,11 +94,8 @@ class TokenColumns:
             if unsigned.max() >= vocab_size:  # a negative id is a large unsigned one
                 at = begin + int(np.argmax(unsigned >= vocab_size))
                 row = int(np.searchsorted(self.offsets, at, side="right")) - 1
-                raise _invalid(
-                    row,
-                    f"holds token id {self.tokens[at]} at position {at - self.offsets[row]}, "
-                    f"outside the model's vocabulary of {vocab_size:,}.",
-                )
+                position, token = at - int(self.offsets[row]), int(self.tokens[at])
+                raise outside_vocabulary(f"prompts[{row}]", token, position, vocab_size)
 
     def table(
         self, params: Sequence[RequestParams], rules: LengthRules, *, job_seed: int
@@ -132,49 +130,20 @@ class TokenColumns:
         return np.broadcast_to(np.array(values, dtype=dtype), (len(self),))
 
 
-def require_pyarrow() -> Any:
-    """The pyarrow module.
-
-    Raises:
-        OptionError: it is not installed.
-    """
-    try:
-        import pyarrow
-    except ModuleNotFoundError:
-        raise OptionError("Arrow data needs pyarrow: pip install 'shoal[arrow]'") from None
-    return pyarrow
-
-
-def has_pyarrow() -> bool:
-    """Whether pyarrow is installed."""
-    return find_spec("pyarrow") is not None
-
-
-def is_arrow(column: Any) -> bool:
-    """Whether it offers Arrow's C interface, as columns of pyarrow, pandas and polars do."""
-    return hasattr(column, "__arrow_c_array__") or hasattr(column, "__arrow_c_stream__")
-
-
-def arrow_chunks(column: Any) -> Any:
-    """What offers Arrow's C interface as a pyarrow ChunkedArray; see `require_pyarrow`."""
-    arrow = require_pyarrow()
-    if hasattr(column, "__arrow_c_stream__"):
-        return arrow.chunked_array(column)
-    return arrow.chunked_array([arrow.array(column)])
-
-
 def _view(chunk: Any, first_row: int) -> tuple[Int32Array, Int64Array]:
     """Values and offsets (from 0) of one Arrow array of lists without nulls."""
     if chunk.null_count:
         row = int(np.argmax(chunk.is_null().to_numpy(zero_copy_only=False)))
-        raise _invalid(first_row + row, "is null; give token ids.")
+        raise wrong_value(f"prompts[{first_row + row}]", "is null; give token ids")
     offsets = chunk.offsets.to_numpy().astype(np.int64)
     values = chunk.values.slice(offsets[0], offsets[-1] - offsets[0])
     offsets -= offsets[0]
     if values.null_count:
         at = int(np.argmax(values.is_null().to_numpy(zero_copy_only=False)))
         row = int(np.searchsorted(offsets, at, side="right")) - 1
-        raise _invalid(first_row + row, f"holds a null at position {at - offsets[row]}.")
+        raise wrong_value(
+            f"prompts[{first_row + row}]", f"holds a null at position {at - offsets[row]}"
+        )
     return values.to_numpy(), offsets
 
 
@@ -193,16 +162,16 @@ def _joined(parts: list[tuple[Int32Array, Int64Array]]) -> tuple[Int32Array, Int
 def _distinct(
     params: Sequence[RequestParams], count: int
 ) -> tuple[list[RequestParams], Int32Array]:
-    """The distinct parameters without their seeds, and each prompt's place among them."""
-    place: dict[RequestParams, int] = {}
+    """The distinct parameters without their seeds, and each prompt's index among them."""
+    number: dict[RequestParams, int] = {}
     of_object: dict[int, int] = {}
     index = np.empty(len(params), dtype=np.int32)
     for i, wanted in enumerate(params):
         if id(wanted) not in of_object:
             seedless = wanted.model_copy(update={"seed": None})
-            of_object[id(wanted)] = place.setdefault(seedless, len(place))
+            of_object[id(wanted)] = number.setdefault(seedless, len(number))
         index[i] = of_object[id(wanted)]
-    return list(place), np.broadcast_to(index, (count,))
+    return list(number), np.broadcast_to(index, (count,))
 
 
 def _output_lengths(
@@ -220,8 +189,3 @@ def _output_lengths(
         output = rules.output_length(tokens, params[of_params], f"prompts[{row[k]}]")
         limit[k], expected[k] = output.limit, output.expected
     return limit[inverse], expected[inverse]
-
-
-def _invalid(row: int, what: str) -> InvalidRequestError:
-    where = f"prompts[{row}]"
-    return InvalidRequestError(f"{where} {what}", code="invalid_value", param=where)

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from shoal.arrow import require_pyarrow
 from shoal.errors import InvalidRequestError, JobError, OptionError
-from shoal.prompts.token_columns import TokenColumns, require_pyarrow
+from shoal.prompts.token_columns import TokenColumns
 
 TOKEN_SUFFIXES = frozenset({".arrow", ".npy"})
 """Names of files that hold token ids end in one of these."""
@@ -36,10 +37,9 @@ def open_tokens(path: Path) -> TokenColumns:
         JobError: the file cannot be read or holds something else.
         OptionError: pyarrow, which reads `.arrow` files, is not installed.
     """
-    if path.suffix == ".arrow":
-        require_pyarrow()
+    arrow = require_pyarrow(f"{path.name} needs") if path.suffix == ".arrow" else None
     try:
-        return _open_arrow(path) if path.suffix == ".arrow" else _open_numpy(path)
+        return _open_numpy(path) if arrow is None else _open_arrow(path, arrow)
     except (OSError, EOFError, ValueError) as error:  # Arrow's errors are among these
         raise JobError(f"{path} cannot be read: {error}") from error
     except (InvalidRequestError, OptionError) as error:
@@ -69,8 +69,7 @@ def _refuse_archive() -> Any:
     raise OptionError("this is an archive of arrays; save one array with numpy.save")
 
 
-def _open_arrow(path: Path) -> TokenColumns:
-    arrow = require_pyarrow()
+def _open_arrow(path: Path, arrow: Any) -> TokenColumns:
     source = arrow.memory_map(str(path))
     try:
         table = arrow.ipc.open_file(source).read_all()

@@ -86,8 +86,8 @@ def _details(plan: Plan, segment: int, excerpts: Excerpts) -> tuple[int, int, in
 def _classes(saved: Float64Array, least: float, most: float, more: str) -> list[str]:
     """A colour class per rectangle, even on a logarithmic scale."""
     span = max(np.log(most / least), 1e-9) if most > 0 and least > 0 else 1.0
-    place = np.log(np.maximum(saved, 1e-9) / max(least, 1e-9)) / span
-    number = np.clip((place * COLORS).astype(np.int64), 0, COLORS - 1)
+    level = np.log(np.maximum(saved, 1e-9) / max(least, 1e-9)) / span
+    number = np.clip((level * COLORS).astype(np.int64), 0, COLORS - 1)
     return [f"s{n}{more}" for n in number.tolist()]
 
 
@@ -95,5 +95,5 @@ def _rects(boxes: Boxes, scale: tuple[float, float], classes: list[str]) -> Iter
     edges = [boxes.left, boxes.top, boxes.right - boxes.left, boxes.bottom - boxes.top]
     scaled = [edge * scale[i % 2] for i, edge in enumerate(edges)]
     for name, x, y, width, height in zip(classes, *(edge.tolist() for edge in scaled), strict=True):
-        place = f'x="{x:.6g}" y="{y:.5g}" width="{width:.5g}" height="{height:.5g}"'
-        yield f'<rect class="{name}" {place}/>'
+        box = f'x="{x:.6g}" y="{y:.5g}" width="{width:.5g}" height="{height:.5g}"'
+        yield f'<rect class="{name}" {box}/>'

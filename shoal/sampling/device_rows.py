@@ -1,4 +1,4 @@
-"""Rows of logits on a device, and what chooses a token for each without being read back.
+"""What chooses a token for each row of logits on a device, without being read back.
 
 On CUDA that is Triton kernels, which read logits where they are. Elsewhere it is torch, which
 copies the rows it works on: the same rule, in a form that needs no GPU.
@@ -8,50 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from typing import Protocol
 
 import torch
 
 from shoal.sampling.choose import UNSOUND
-from shoal.sampling.draw import DrawParams, Kinds, Rest, draw, sort_all
-
-
-@dataclass(frozen=True)
-class RowGroup:
-    """Some of a batch's samples, all chosen from one tensor of logits in one way.
-
-    Attributes:
-        samples: int64 [n], which of the batch's samples, each at most once.
-        rows: int64 [n], the row of logits of each; rows may repeat.
-        params: how to draw, [n] each; temperature 0 takes the likeliest, of equals the lowest id.
-        drawn: whether a temperature is above 0.
-        min_p: whether one that is drawn has a min-p.
-        ranked: whether all are drawn with top-k or top-p; False if none is.
-    """
-
-    samples: torch.Tensor
-    rows: torch.Tensor
-    params: DrawParams
-    drawn: bool
-    min_p: bool
-    ranked: bool
-
-
-class Chooser(Protocol):
-    """Chooses tokens for rows of logits."""
-
-    @property
-    def in_place(self) -> bool:
-        """Whether logits are read where they are; else groups have to be small."""
-
-    def __call__(self, logits: torch.Tensor, group: RowGroup, tokens: torch.Tensor) -> None:
-        """Enqueue the choice for a group of at least one sample.
-
-        Args:
-            logits: [R, vocab], any float dtype; left unchanged.
-            tokens: int64 [S], where the tokens of the group's samples are put; `UNSOUND` where a
-                logit is NaN or the largest is infinite.
-        """
+from shoal.sampling.draw import Kinds, Rest, draw, sort_all
+from shoal.sampling.row_group import Chooser, RowGroup
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ import torch
 
 from shoal.cuda.transfers import Stage
 from shoal.errors import InternalError
-from shoal.sampling.device_rows import Chooser, RowGroup
 from shoal.sampling.draw import DrawParams
 from shoal.sampling.logprobs import NUM_PARTS, best_logprobs, listed, rows_per_chunk
 from shoal.sampling.processors import Change
+from shoal.sampling.row_group import Chooser, RowGroup
 from shoal.sampling.sampler import Sampler, SampleTask, check_sound, chunks_of
 from shoal.scheduler import TokenBatch
 from shoal.types import BoolArray, Int32Array, Int64Array, TokenLogprob

@@ -74,12 +74,12 @@ def read_row(base, vocab, scale, BLOCK: tl.constexpr, BLOCKS: tl.constexpr):
     """One pass over a row.
 
     Returns, float32: of each block its largest logit, and the sum of 2^((logit - largest) * scale),
-    which is NaN if a logit is NaN or infinite; of each place in a block the largest logit there.
+    which is NaN if a logit is NaN or infinite; of each lane of the blocks the largest logit there.
     """
     numbers = tl.arange(0, BLOCKS)
     peaks = tl.full((BLOCKS,), -float("inf"), tl.float32)
     sums = tl.full((BLOCKS,), 0.0, tl.float32)
-    places = tl.full((BLOCK,), -float("inf"), tl.float32)
+    lanes = tl.full((BLOCK,), -float("inf"), tl.float32)
     for start in tl.range(0, vocab, BLOCK, num_stages=3):
         block = read_block(base, start, vocab, BLOCK)
         peak = tl.max(block, 0)
@@ -89,8 +89,8 @@ def read_row(base, vocab, scale, BLOCK: tl.constexpr, BLOCKS: tl.constexpr):
         here = numbers == start // BLOCK
         peaks = tl.where(here, peak, peaks)
         sums = tl.where(here, mass, sums)
-        places = tl.maximum(places, block)
-    return peaks, sums, places
+        lanes = tl.maximum(lanes, block)
+    return peaks, sums, lanes
 
 
 @triton.jit
@@ -136,20 +136,20 @@ def _drawn(base, vocab, peak, scale, least, masses, uniform, BLOCK: tl.constexpr
     target = uniform * tl.sum(masses, 0)
     block, before = _reached(masses, target)
     weights = _weights(base, block * BLOCK, vocab, peak, scale, least, BLOCK)
-    place, _ = _reached(weights.to(tl.float64), target - before)
-    return block * BLOCK + place
+    index, _ = _reached(weights.to(tl.float64), target - before)
+    return block * BLOCK + index
 
 
 @triton.jit
 def _reached(weights, target):
-    """The first place where the running sum of float64 weights reaches a target, and the sum before
-    it; where rounding keeps the sum below, the last place that has any weight."""
-    places = tl.arange(0, weights.shape[0])
+    """The first index at which the running sum of float64 weights reaches a target, and the sum
+    before it; where rounding keeps the sum below, the last that has any weight."""
+    index = tl.arange(0, weights.shape[0])
     running = tl.cumsum(weights, 0)
     # Sums of a scan may shrink by a rounding, so that one without weight would seem the first.
-    first = tl.min(tl.where((running >= target) & (weights > 0), places, weights.shape[0]), 0)
-    place = tl.minimum(first, tl.max(tl.where(weights > 0, places, 0), 0))
-    return place, tl.sum(tl.where(places == place, running - weights, 0.0), 0)
+    first = tl.min(tl.where((running >= target) & (weights > 0), index, weights.shape[0]), 0)
+    found = tl.minimum(first, tl.max(tl.where(weights > 0, index, 0), 0))
+    return found, tl.sum(tl.where(index == found, running - weights, 0.0), 0)
 
 
 @triton.jit

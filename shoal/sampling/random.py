@@ -34,7 +34,7 @@ def stream_key(table: RequestTable, request: int, choice: int) -> int:
     """
     if table.has_seed[request]:
         return seeded_key(int(table.seeds[request]), table.prompt(request), choice)
-    line, index = int(table.line[request]), table.place_in_line(request)
+    line, index = int(table.line[request]), table.prompt_index_of(request)
     return _digest(b"line", table.job_seed, line, index, choice)
 
 

@@ -7,8 +7,8 @@ bisection, a pass over the tokens each.
 
 Those passes are over few tokens, mostly: the candidates, listed in a second pass over the row. They
 are all tokens up to a key up to which enough tokens, or enough of the mass, were seen for certain
-among the largest logits of each place in a block. If there are more than the list has room for, the
-passes are over the whole row, with the same result.
+among the largest logits of each lane of the blocks. If there are more than the list has room for,
+the passes are over the whole row, with the same result.
 
 Scores are those of `shoal.sampling.draw`, bit for bit, so equals and ranks are the same there. Sums
 are float64 of float32 weights in another order: the two may differ where a uniform number, or the
@@ -74,7 +74,7 @@ def draw_ranked(
         # Division by a denormal could be one by 0.
         heat = tl.maximum(tl.load(temperature + at), 1.1754944e-38)
         scale = scale_of(heat)
-        peaks, sums, places = read_row(base, vocab, scale, BLOCK, BLOCKS)
+        peaks, sums, lanes = read_row(base, vocab, scale, BLOCK, BLOCKS)
         peak = tl.max(peaks, 0)
         masses = masses_of(peaks, sums, peak, scale)
         token = tl.full((), UNSOUND, tl.int32)
@@ -88,7 +88,7 @@ def draw_ranked(
             near = last
             # After a min-p, top-p is of the mass of all that it leaves, so that all are listed.
             if (k < vocab) | (least == 0):
-                seen = _keys(places, peak, heat)
+                seen = _keys(lanes, peak, heat)
                 near = tl.minimum(near, _key_of_enough(seen, k, p * mass, vocab))
             # Nobody reads the list of the row before any more; then everybody sees this one.
             tl.debug_barrier()

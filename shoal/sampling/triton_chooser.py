@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 import triton
 
-from shoal.sampling.device_rows import RowGroup
 from shoal.sampling.draw_kernel import draw_plain
 from shoal.sampling.ranked_kernel import draw_ranked
+from shoal.sampling.row_group import RowGroup
 
 WARPS = 8
 

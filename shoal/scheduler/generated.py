@@ -40,9 +40,9 @@ class GeneratedTokens:
         count = self._count[slots]
         for slot in slots[count % _PAGE == 0].tolist():
             self._add_page(slot)
-        place = self._next[slots]
-        self._tokens[place] = token_ids
-        self._next[slots] = place + 1
+        at = self._next[slots]
+        self._tokens[at] = token_ids
+        self._next[slots] = at + 1
         count += 1
         self._count[slots] = count
         return count

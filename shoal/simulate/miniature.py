@@ -128,7 +128,7 @@ def _shortened(table: RequestTable, plan: Plan, divisor: int) -> tuple[RequestTa
         seeds=table.seeds[kept],
         has_seed=table.has_seed[kept],
         line=table.line[kept],
-        place=None,
+        prompt_index=None,
     )
     request = np.repeat(number, tree.choices).astype(np.int32)
     total = int((prompt * tree.choices).sum())

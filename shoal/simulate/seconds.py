@@ -82,15 +82,15 @@ def _seconds(work: WorkCounts, machine: Machine) -> FloatArray:
 
 @dataclass(frozen=True)
 class SplitPoints:
-    """The places where a run of sequences can be cut in two, requests kept whole.
+    """The points at which a run of sequences can be cut in two, requests kept whole.
 
     Attributes:
-        place: int64 [P], ascending; the second part begins at that sequence.
+        sequence: int64 [P], ascending; the second part begins at that sequence.
         before, after: float64 [P], seconds of each part; what both share is in both.
         again: float64 [P], seconds of what a cut makes to be computed twice.
     """
 
-    place: Int64Array
+    sequence: Int64Array
     before: FloatArray
     after: FloatArray
     again: FloatArray
@@ -120,7 +120,7 @@ def cuts(
     spanning = np.zeros(size + 1)
     np.add.at(spanning, np.maximum(begin, -1) + 1, cost)
     again = np.cumsum(spanning) - np.cumsum(ended)
-    place = 1 + np.flatnonzero(plan.sequence_choice[first + 1 : last] == 0)
+    sequence = 1 + np.flatnonzero(plan.sequence_choice[first + 1 : last] == 0)
     if under_way and size and plan.sequence_choice[first] == 0:
-        place = np.append(0, place)  # all of it may go
-    return SplitPoints(place + first, before[place], after[place], again[place])
+        sequence = np.append(0, sequence)  # all of it may go
+    return SplitPoints(sequence + first, before[sequence], after[sequence], again[sequence])

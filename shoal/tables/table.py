@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from shoal.arrow import require_pyarrow
 from shoal.errors import JobError, OptionError
 from shoal.types import Int32Array
 
@@ -26,7 +27,7 @@ class TextColumn:
 
     Attributes:
         values: D texts, no two alike.
-        codes: int32 [N], places in `values`.
+        codes: int32 [N], indices into `values`.
     """
 
     values: list[str]
@@ -44,7 +45,7 @@ class TableFile:
     def __init__(self, path: Path) -> None:
         if path.suffix.lower() not in SUFFIXES:
             raise OptionError(f"the table {path} must be a file named *.parquet or *.csv.")
-        require_pyarrow()
+        require_pyarrow("tables need", "give a batch file instead")
         self.path = path
         self.columns: list[str] = self._read_names()
         if twice := next((n for n in self.columns if self.columns.count(n) > 1), None):
@@ -124,16 +125,6 @@ class TableFile:
     def _unreadable(self, error: Exception) -> JobError:
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         return JobError(f"cannot read the table {self.path}: {why.rstrip('.')}.")
-
-
-def require_pyarrow() -> None:
-    """Raises OptionError when pyarrow is not installed."""
-    try:
-        import pyarrow  # noqa: F401  (only whether it is there)
-    except ImportError:
-        raise OptionError(
-            "tables need pyarrow: pip install 'shoal[arrow]', or give a batch file instead."
-        ) from None
 
 
 def _in_order() -> Any:

@@ -25,7 +25,7 @@ class FieldTable:
     should be the beginning of another one: what follows it is taken to differ.
 
     Attributes:
-        codes: int32 [F, N], each row's value in each field, as its place among the field's
+        codes: int32 [F, N], each row's value in each field, as its index among the field's
             distinct pieces in sorted order.
         lengths: per field int32 [distinct values], length of the piece.
         common: per field int32 [distinct values], length that a piece begins alike with the one

@@ -200,8 +200,8 @@ class _Field:
             for value in column.values
         ]
         pieces = sorted(texts)
-        place = {text: i for i, text in enumerate(pieces)}
-        code_of = np.array([place[text] for text in texts], dtype=np.int32)
+        code = {text: i for i, text in enumerate(pieces)}
+        code_of = np.array([code[text] for text in texts], dtype=np.int32)
         alike = [_alike(before, after) for before, after in pairwise(pieces)]
         return cls(
             name=name,

@@ -193,15 +193,15 @@ class _Checker:
 
     def _prompt(self, values: dict[str, Any]) -> tuple[Parts, Parts, FieldRules | None]:
         parts = self._parts("prompt", values["prompt"])
-        places = [i for i, part in enumerate(parts) if part == Placeholder(FIELDS)]
-        if not places:
+        at = [i for i, part in enumerate(parts) if part == Placeholder(FIELDS)]
+        if not at:
             if "fields" in values:
                 raise self._error("fields", "is of no use: the prompt does not hold {{ fields }}")
             return parts, (), None
-        if len(places) > 1:
+        if len(at) > 1:
             raise self._error("prompt", "holds {{ fields }} more than once")
         rules = self._rules(values.get("fields", {}))
-        return parts[: places[0]], parts[places[0] + 1 :], rules
+        return parts[: at[0]], parts[at[0] + 1 :], rules
 
     def _rules(self, values: dict[str, Any]) -> FieldRules:
         self._known(values, _FIELD_KEYS, "fields.")

@@ -91,12 +91,12 @@ def _forward_batch(
     """The inverse of `ForwardBatch.__reduce__`; the arrays are new and may be written to."""
     num_layers, items, num_blocks = counts
     memory = bytearray(data)
-    place = 0
+    offset = 0
 
     def array(count: int, dtype: type[np.generic]) -> np.ndarray:
-        nonlocal place
-        found = np.frombuffer(memory, dtype, count, place)
-        place += found.nbytes
+        nonlocal offset
+        found = np.frombuffer(memory, dtype, count, offset)
+        offset += found.nbytes
         return found
 
     layers = array(num_layers, np.int64)

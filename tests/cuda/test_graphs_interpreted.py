@@ -14,8 +14,8 @@ from shoal.model.fusion import Trial
 from tests.helpers.cuda_models import random_inputs
 from tests.helpers.cuda_standins import OpaqueLaunches, OpaqueOps
 from tests.helpers.cuda_twins import BLOCKS, Twins
+from tests.helpers.fused import FUSED, unfused
 from tests.helpers.models import save_model
-from tests.model.test_fusion import FUSED, unfused
 from tests.model.test_triton_fusion_interpreted import fuse
 
 

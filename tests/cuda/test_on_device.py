@@ -17,9 +17,9 @@ from shoal.model import load as loading
 from shoal.model.description import ModelDescription
 from shoal.model.fusion import Trial
 from shoal.model.load import LoadedModel, load_model, prepare_model
+from tests.helpers.fused import FUSED
 from tests.helpers.interpreter import on_hardware
 from tests.helpers.models import forest_of_prompts, greedy, save_model
-from tests.model.test_fusion import FUSED
 
 pytestmark = pytest.mark.skipif(not on_hardware(), reason="needs a CUDA device")
 

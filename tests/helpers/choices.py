@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from shoal.sampling.choose import UNSOUND
-from shoal.sampling.device_rows import Chooser, RowGroup, TorchChooser
+from shoal.sampling.device_rows import TorchChooser
 from shoal.sampling.draw import DrawParams
+from shoal.sampling.row_group import Chooser, RowGroup
 
 NEAR = 2e-6
 """Share of a row's mass within which roundings may move a border between tokens."""

@@ -21,6 +21,8 @@ MIXED: list = [
 ]
 MIXED_ERRORS = {1: None, 3: "c", 5: "a", 6: "e"}
 """custom_id of the lines of MIXED, counted from 0, that end in the errors file."""
+FINISHED = {"in.jsonl", "out.jsonl", "out.errors.jsonl", "out.jsonl.journal"}
+"""What a job with good and bad lines leaves in its folder."""
 
 
 @dataclass
@@ -73,3 +75,17 @@ class Job:
 
     def files(self) -> set[str]:
         return {path.name for path in self.folder.iterdir()}
+
+
+class CrashError(Exception):
+    """Of an engine."""
+
+
+def stop_after(iterations: int, how: BaseException) -> dict:
+    """Arguments of an engine that raises after so many iterations."""
+
+    def stop(number: int) -> None:
+        if number == iterations:
+            raise how
+
+    return {"on_iteration": stop, "width": 2}

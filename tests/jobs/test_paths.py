@@ -14,8 +14,7 @@ from shoal.jobs.disk import NewFile, temporary_of
 from shoal.jobs.paths import JobPaths, check_folder, check_written
 from shoal.jobs.records import RECORD_BEGINS
 from tests.helpers.job_files import chat, read_records
-from tests.helpers.job_process import MIXED, Job
-from tests.jobs.test_job import CrashError, stop_after
+from tests.helpers.job_process import MIXED, CrashError, Job, stop_after
 
 
 @pytest.mark.parametrize(

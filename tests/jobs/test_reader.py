@@ -5,14 +5,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 from transformers import ByT5Tokenizer
 
 from shoal.errors import InvalidRequestError, JobChangedError
-from shoal.jobs import JobInput, read_job
-from shoal.jobs.lines import digest_input
+from shoal.jobs import JobInput, read_job, reader
+from shoal.jobs.lines import LineReader, digest_input
 from shoal.jobs.planned_job import plan_job
 from shoal.model.description import ModelDescription
 from shoal.prompts import chat_template
@@ -68,7 +69,8 @@ def test_good_lines(read: Callable) -> None:
     assert job.index.name(1).url == "/v1/completions"
 
 
-def test_bad_lines_and_their_reasons(read: Callable) -> None:
+def test_bad_lines_and_their_reasons(read: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "LineReader", partial(LineReader, max_line_bytes=2000))
     lines = [
         b"not json",
         chat("a"),
@@ -83,7 +85,7 @@ def test_bad_lines_and_their_reasons(read: Callable) -> None:
         chat("b"),
         chat("y" * 5000),
     ]
-    job, rejected = read(lines, capacity_tokens=100, max_line_bytes=2000)
+    job, rejected = read(lines, capacity_tokens=100)
     assert codes(rejected) == {
         0: "invalid_json_line",
         2: "invalid_value",

@@ -18,8 +18,7 @@ from pyarrow import parquet
 from shoal.errors import JobChangedError, JobError
 from shoal.jobs import readable_source
 from tests.helpers.job_files import ForkedProcess, answers, chat, read_records
-from tests.helpers.job_process import MIXED, Job
-from tests.jobs.test_job import FINISHED, CrashError, stop_after
+from tests.helpers.job_process import FINISHED, MIXED, CrashError, Job, stop_after
 
 REQUESTS = "out.jsonl.requests.jsonl"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import weakref
 from pathlib import Path
 from typing import Any
@@ -14,77 +13,29 @@ from torch.nn import functional
 
 from shoal import LLM, SamplingParams
 from shoal.attention.reference import ReferenceAttention
-from shoal.config import EngineOptions
 from shoal.kernels import load_kernels
 from shoal.kernels.ops import Activation, GatedOp, NativeOps
 from shoal.model import load as loading
-from shoal.model.description import ModelDescription
 from shoal.model.fusion import fuse, linear, mlp, norm, trial
 from shoal.model.fusion.fuse import Fusion, traced_modules
 from shoal.model.fusion.layer import fused_layers, narrow
-from shoal.model.fusion.proof import TOLERANCE, agree, agree_in_most_rows, models_agree
-from shoal.model.load import LoadedModel, load_model, prepare_model
-from tests.helpers.models import ARCHITECTURES, FAMILIES, forest_of_prompts, greedy, save_model
-
-needs_kernels = pytest.mark.skipif(load_kernels() is None, reason="the C++ kernels are not built")
-needs_packing = pytest.mark.skipif(
-    not linear.can_pack(torch.bfloat16, torch.bfloat16),
-    reason="oneDNN has no bfloat16 products here",
+from shoal.model.fusion.proof import models_agree
+from shoal.model.load import load_model
+from tests.helpers.fused import (
+    CPU,
+    FUSED,
+    PACKED,
+    ROUTED,
+    SELECTS_ROWS,
+    WHOLE,
+    WIDE,
+    description_of,
+    logits,
+    needs_kernels,
+    needs_packing,
+    unfused,
 )
-
-CPU = torch.device("cpu")
-WHOLE = {"norm": 5, "mlp": 2, "attention": 2, "layer": 2}
-FUSED = {
-    "llama": WHOLE,
-    "qwen2": WHOLE,
-    "qwen3": {**WHOLE, "norm": 9},
-    "mistral": WHOLE,
-    "phi3": WHOLE,
-    "gemma": WHOLE,
-    # Norms of whole queries and keys, after attention and MLP instead of before.
-    "olmo2": {"norm": 9, "mlp": 2},
-    # Residuals are multiplied.
-    "granite": {"norm": 5, "mlp": 2, "attention": 2},
-    # Products that are no linear layers, or of interleaved heads.
-    "gpt2": {},
-    "gpt_neox": {},
-    # Experts are left as they are.
-    "mixtral": {"norm": 5, "attention": 2, "layer": 2},
-    "qwen3_moe": {"norm": 9, "attention": 2, "layer": 2},
-    "qwen2_moe": WHOLE,
-    "smollm3": WHOLE,
-    # LayerNorms; an MLP without gate.
-    "starcoder2": {"attention": 2, "layer": 2},
-    # LayerNorms; attention and MLP side by side.
-    "cohere": {"mlp": 2, "attention": 2},
-    # LayerNorms.
-    "stablelm": {"mlp": 2, "attention": 2, "layer": 2},
-}
-PACKED = {"olmo2": 9, "gpt_neox": 9, "qwen2_moe": 3, "starcoder2": 5}
-"""Linear layers packed on their own, in bfloat16; of the others only the head."""
-
-SELECTS_ROWS = {name for name, fused in FUSED.items() if "layer" in fused}
-"""Models whose last layer computes only the rows whose logits are wanted."""
-
-WIDE = {"llama", "qwen2", "qwen3", "mistral", "phi3", "gemma", "smollm3"}
-"""Models whose hidden states stay in float32 where their products are: every part is ours."""
-
-ROUTED = {"mixtral", "qwen3_moe", "qwen2_moe"}
-"""A router's choice may turn on a rounding, and then logits are not near."""
-
-
-def description_of(folder: Path, dtype: str) -> ModelDescription:
-    return ModelDescription.load(str(folder), EngineOptions(dtype=dtype, device="cpu"))
-
-
-def unfused(folder: Path, dtype: str) -> tuple[LoadedModel, ModelDescription]:
-    description = description_of(folder, dtype)
-    return prepare_model(loading._read_weights(description), description), description
-
-
-def logits(model: LoadedModel, description: ModelDescription) -> torch.Tensor:
-    with torch.inference_mode():
-        return trial.Trial(model.layers, description).run(model.logits)
+from tests.helpers.models import ARCHITECTURES, forest_of_prompts, greedy, save_model
 
 
 @needs_kernels
@@ -234,119 +185,6 @@ def test_fused_attention_runs_on_any_backend(
     assert [list(out.outputs[0].token_ids) for out in outputs] == expected
 
 
-class Wrong(nn.Module):
-    """Something else than what it wraps, by a factor."""
-
-    def __init__(self, module: nn.Module, factor: float) -> None:
-        super().__init__()
-        self.module, self.factor = module, factor
-
-    def forward(self, *args: Any, **keywords: Any) -> Any:
-        out = self.module(*args, **keywords)
-        if isinstance(out, tuple):
-            return out[0] * self.factor, *out[1:]
-        return out * self.factor
-
-
-@needs_kernels
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("kind", ["norm", "mlp", "attention", "layer"])
-def test_a_wrong_replacement_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, kind: str
-) -> None:
-    name, folder = f"{kind}_candidates", save_model(tmp_path, "llama")
-    right = getattr(fuse, name)
-    factor = 1 + 5 * TOLERANCE[getattr(torch, dtype)]
-    monkeypatch.setattr(
-        fuse, name, lambda *args, **how: (Wrong(found, factor) for found in right(*args, **how))
-    )
-    model = load_model(description_of(folder, dtype))
-    assert kind not in model.fused
-    assert not any(isinstance(part, Wrong) for part in model.module.modules())
-    plain, description = unfused(folder, dtype)
-    assert models_agree(logits(model, description), logits(plain, description))
-
-
-class WrongLate(Wrong):
-    """Wrong for tokens at positions of more than 100."""
-
-    def forward(self, *args: Any, **keywords: Any) -> Any:
-        out, *rest = self.module(*args, **keywords)
-        late = (keywords["position_ids"][0] > 100)[:, None]
-        return torch.where(late, out * self.factor, out), *rest
-
-
-@needs_kernels
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_replacement_is_tried_at_every_position(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
-) -> None:
-    """And in none of them may it be wrong, however many rows are right."""
-    right, factor = fuse.attention_candidates, 1 + 2 * TOLERANCE[getattr(torch, dtype)]
-    monkeypatch.setattr(
-        fuse,
-        "attention_candidates",
-        lambda *args, **how: (WrongLate(found, factor) for found in right(*args, **how)),
-    )
-    model = load_model(description_of(save_model(tmp_path, "llama"), dtype))
-    assert not {"attention", "layer"} & model.fused.keys()
-
-
-@needs_kernels
-def test_attention_that_reads_positions_itself_is_left(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A scale too near 1 for any tolerance is noticed, too."""
-    rope = {**FAMILIES["ministral3"][1]["rope_parameters"], "llama_4_scaling_beta": 0.01}
-    folder = save_model(tmp_path, "ministral3", rope_parameters=rope)
-    with caplog.at_level(logging.INFO):
-        model = load_model(description_of(folder, "bfloat16"))
-    assert not {"attention", "layer"} & model.fused.keys()
-    assert {"norm": 5, "mlp": 2}.items() <= model.fused.items()
-    assert "attention of 2 of 2 layers reads positions itself" in caplog.text
-
-
-@needs_kernels
-def test_the_first_right_candidate_is_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    right = fuse.norm_candidates
-
-    def wrong_then_right(*args: Any) -> Any:
-        for found in right(*args):
-            yield Wrong(found, 1.1)
-            yield found
-
-    monkeypatch.setattr(fuse, "norm_candidates", wrong_then_right)
-    assert load_model(description_of(save_model(tmp_path, "gemma"), "float32")).fused == WHOLE
-
-
-@pytest.mark.parametrize("dtype", TOLERANCE)
-def test_nan_is_no_agreement(dtype: torch.dtype) -> None:
-    x = torch.ones(2, 3, dtype=dtype)
-    assert agree(x, x.clone())
-    assert not agree(x * torch.nan, x)
-    assert not agree(x, x * torch.nan)
-    assert not agree(x[:1], x)
-    assert not agree(x.double(), x)
-    assert not models_agree(x * torch.nan, x)
-
-
-def test_of_layers_with_a_router_the_median_row_counts() -> None:
-    """One row whose experts are others is no other layer; half of them are."""
-    x = torch.randn(1, 9, 32)
-    turned = x.clone()
-    turned[0, 3] *= -1
-    assert agree_in_most_rows(turned, x)
-    assert not agree(turned, x)
-    turned[0, :5] *= 1.1
-    assert not agree_in_most_rows(turned, x)
-    assert not agree_in_most_rows(x * torch.nan, x)
-    assert not agree_in_most_rows(x[:, :5], x)
-    assert not agree_in_most_rows(x.bfloat16(), x)
-    assert not agree_in_most_rows((x,), (x,))
-
-
 @needs_kernels
 @pytest.mark.parametrize("rows", [1, 16, 17, 40])
 @pytest.mark.parametrize("adds", [False, True])
@@ -398,25 +236,6 @@ def test_activations_are_told_apart() -> None:
     assert mlp._activation(None, CPU) is None
 
 
-def test_a_model_that_does_not_fit_together_runs_unfused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """For instance one that reads the weight of a linear layer which was replaced."""
-
-    def spoil(self: Fusion, ops: object) -> None:
-        for layer in self.module.model.layers:
-            layer.mlp = nn.Identity()
-
-    monkeypatch.setattr(Fusion, "run", spoil)
-    folder = save_model(tmp_path, "llama")
-    with caplog.at_level(logging.WARNING):
-        model = load_model(description_of(folder, "float32"))
-    assert "without fused modules" in caplog.text
-    assert model.fused == {}
-    plain, description = unfused(folder, "float32")
-    assert torch.equal(logits(model, description), logits(plain, description))
-
-
 @needs_packing
 def test_replaced_weights_are_let_go(tmp_path: Path) -> None:
     """Each weight is held once, packed; an embedding is a table, which a tied head packs again."""
@@ -459,19 +278,6 @@ def test_each_original_goes_as_soon_as_it_is_replaced(
         )
     assert held == {"up_proj": [4, 3, 2, 1], "q_proj": [4, 3, 2, 1]}
     assert all(each() is None for refs in originals.values() for each in refs)
-
-
-@needs_kernels
-def test_what_is_refused_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    right = fuse.mlp_candidates
-    monkeypatch.setattr(
-        fuse, "mlp_candidates", lambda *args, **how: (Wrong(m, 1.1) for m in right(*args, **how))
-    )
-    with caplog.at_level(logging.INFO):
-        load_model(description_of(save_model(tmp_path, "llama"), "float32"))
-    assert "left as they are, since no replacement agrees: {'mlp': 2}" in caplog.text
 
 
 def test_attention_and_layers_are_traced(tmp_path: Path) -> None:

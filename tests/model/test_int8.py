@@ -23,8 +23,8 @@ from shoal.model.fusion.int8 import Int8Product, quantize
 from shoal.model.fusion.linear import Product
 from shoal.model.load import LoadedModel, load_model, prepare_model
 from shoal.model.quantization import check_quantization
+from tests.helpers.fused import FUSED
 from tests.helpers.models import ARCHITECTURES, forest_of_prompts, save_model
-from tests.model.test_fusion import FUSED
 
 KERNELS: Any = load_kernels()
 CPU = torch.device("cpu")

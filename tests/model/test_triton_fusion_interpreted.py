@@ -12,8 +12,8 @@ from shoal.kernels.triton_ops import TritonOps
 from shoal.model.fusion import Fusion, Trial, traced_modules
 from shoal.model.fusion.proof import models_agree
 from shoal.model.load import LoadedModel
+from tests.helpers.fused import FUSED, unfused
 from tests.helpers.models import ARCHITECTURES, save_model
-from tests.model.test_fusion import FUSED, unfused
 
 
 @torch.inference_mode()

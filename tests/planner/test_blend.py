@@ -56,13 +56,13 @@ def check_plan(table: RequestTable, plan: Plan) -> None:
     pairs = list(zip(plan.sequence_request.tolist(), plan.sequence_choice.tolist(), strict=True))
     assert sorted(pairs) == [(r, c) for r, n in enumerate(table.choices) for c in range(n)]
     users: dict[int, list[int]] = {}
-    for place, leaf in enumerate(plan.sequence_segment.tolist()):
-        prompt = table.prompt(int(plan.sequence_request[place]))
+    for index, leaf in enumerate(plan.sequence_segment.tolist()):
+        prompt = table.prompt(int(plan.sequence_request[index]))
         for segment in plan.path(leaf):
             first, last = int(plan.segment_start[segment]), int(plan.segment_end[segment])
             source = table.prompt(int(plan.segment_request[segment]))
             assert np.array_equal(prompt[first:last], source[first:last])
-            users.setdefault(segment, []).append(place)
+            users.setdefault(segment, []).append(index)
     for segment in range(plan.num_segments):
         first, last = int(plan.segment_first[segment]), int(plan.segment_last[segment])
         assert users[segment] == list(range(first, last))
@@ -186,29 +186,29 @@ def test_pieces_in_any_order_are_a_plan(job: Job, data: st.DataObject) -> None:
     inner = data.draw(st.sets(st.integers(1, max(1, len(job.words) - 1))))
     starts = np.array(sorted({0} | {i for i in inner if i < len(job.words)}))
     order = np.array(data.draw(st.permutations(range(len(starts)))))
-    places = line.arranged(starts, order)
+    arrangement = line.arranged(starts, order)
     pieces = np.split(line.request, starts[1:])
     wanted = np.concatenate([pieces[i] for i in order])
-    assert np.argsort(places.request_first).tolist() == wanted.tolist()
-    for copy, source in enumerate(places.source.tolist()):
-        assert places.last[copy] - places.first[copy] >= 2
-        parent = int(places.parent[copy])
+    assert np.argsort(arrangement.request_first).tolist() == wanted.tolist()
+    for copy, source in enumerate(arrangement.source.tolist()):
+        assert arrangement.last[copy] - arrangement.first[copy] >= 2
+        parent = int(arrangement.parent[copy])
         if parent >= 0:
-            assert places.source[parent] == tree.parent[source]
-            assert places.first[parent] <= places.first[copy]
-            assert places.last[copy] <= places.last[parent]
+            assert arrangement.source[parent] == tree.parent[source]
+            assert arrangement.first[parent] <= arrangement.first[copy]
+            assert arrangement.last[copy] <= arrangement.last[parent]
         else:
             assert tree.parent[source] == -1
-    for request, first in enumerate(places.request_first.tolist()):
+    for request, first in enumerate(arrangement.request_first.tolist()):
         # The deepest of its segments of which a neighbour uses the same copy.
-        segment, leaf = int(tree.leaf[request]), int(places.leaf[request])
+        segment, leaf = int(tree.leaf[request]), int(arrangement.leaf[request])
         covering = [
             c
-            for c in range(len(places.source))
-            if places.first[c] <= first < places.last[c]
-            and is_on_path(tree, segment, places.source[c])
+            for c in range(len(arrangement.source))
+            if arrangement.first[c] <= first < arrangement.last[c]
+            and is_on_path(tree, segment, arrangement.source[c])
         ]
-        assert leaf == max(covering, key=lambda c: tree.end[places.source[c]], default=-1)
+        assert leaf == max(covering, key=lambda c: tree.end[arrangement.source[c]], default=-1)
 
 
 def is_on_path(tree: Tree, segment: int, ancestor: int) -> bool:

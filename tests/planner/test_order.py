@@ -70,14 +70,14 @@ class Naive:
 def test_order_is_the_plain_recursion(job: Job, sharing: Sharing, order: Order, fold: bool) -> None:
     forest = build(job)
     segments = choose_segments(forest, sharing, FoldCost(16, 2) if fold else FoldCost())
-    places = arrange(Tree.of_segments(job.table, forest, segments), order)
+    arrangement = arrange(Tree.of_segments(job.table, forest, segments), order)
     naive = Naive(job, forest, segments, order)
-    expected, place = [-1] * len(job.prompts), 0
+    expected, index = [-1] * len(job.prompts), 0
     for request in naive.walk():
-        expected[request] = place
-        place += job.choices[request]
-    assert places.request_first.tolist() == expected
-    for s, first in zip(places.source, places.first, strict=True):
+        expected[request] = index
+        index += job.choices[request]
+    assert arrangement.request_first.tolist() == expected
+    for s, first in zip(arrangement.source, arrangement.first, strict=True):
         assert first == min(expected[r] for r in naive.requests(("segment", s)))
 
 

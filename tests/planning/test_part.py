@@ -6,7 +6,6 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.planning.part import part_of
 from shoal.sampling.random import stream_key
 from shoal.types import RequestParams, RequestTable
 from tests.helpers.planner_jobs import Job, jobs
@@ -28,7 +27,7 @@ def test_a_part_has_the_requests_and_their_random_numbers(
     whole = with_lines(job, per_line)
     some = data.draw(st.sets(st.integers(0, len(whole) - 1), min_size=1))
     requests = np.array(sorted(some))
-    part = part_of(whole, requests)
+    part = whole.select(requests)
     assert len(part) == len(requests)
     for mine, theirs in enumerate(requests.tolist()):
         assert part.prompt(mine).tolist() == whole.prompt(theirs).tolist()
@@ -40,7 +39,7 @@ def test_a_part_has_the_requests_and_their_random_numbers(
     twice = data.draw(st.sets(st.integers(0, len(part) - 1), min_size=1))
     inner = np.array(sorted(twice))
     for mine, theirs in enumerate(inner.tolist()):
-        assert stream_key(part_of(part, inner), mine, 0) == stream_key(part, theirs, 0)
+        assert stream_key(part.select(inner), mine, 0) == stream_key(part, theirs, 0)
 
 
 def test_only_the_parameters_in_use_travel() -> None:
@@ -49,6 +48,6 @@ def test_only_the_parameters_in_use_travel() -> None:
         params=[RequestParams(max_tokens=n) for n in range(1, 4)],
         params_index=np.array([2, 0, 2], dtype=np.int32),
     )
-    part = part_of(table, np.array([0, 2]))
+    part = table.select(np.array([0, 2]))
     assert part.params == [RequestParams(max_tokens=3)]
     assert part.params_index.tolist() == [0, 0]

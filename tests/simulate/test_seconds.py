@@ -40,13 +40,13 @@ def test_cuts_count_what_both_parts_need(job: Job, sharing: Sharing, data: st.Da
     last = data.draw(st.integers(first + 1, plan.num_sequences))
     found = cuts(plan, seconds, first, last)
     heads = [p for p in range(first + 1, last) if plan.sequence_choice[p] == 0]
-    assert found.place.tolist() == heads
+    assert found.sequence.tolist() == heads
     whole = seconds_of(plan, seconds, first, last)
-    for place, before, after, again in zip(
-        found.place.tolist(), found.before, found.after, found.again, strict=True
+    for sequence, before, after, again in zip(
+        found.sequence.tolist(), found.before, found.after, found.again, strict=True
     ):
-        assert before == pytest.approx(seconds_of(plan, seconds, first, place))
-        assert after == pytest.approx(seconds_of(plan, seconds, place, last))
+        assert before == pytest.approx(seconds_of(plan, seconds, first, sequence))
+        assert after == pytest.approx(seconds_of(plan, seconds, sequence, last))
         assert before + after == pytest.approx(whole + again)
 
 
@@ -56,13 +56,15 @@ def test_a_run_under_way_has_its_segments_already(job: Job, data: st.DataObject)
     plan, seconds = planned(job)
     begun = data.draw(st.integers(0, plan.num_sequences - 1))
     found = cuts(plan, seconds, begun, plan.num_sequences, under_way=True)
-    assert (0 in found.place - begun) == (plan.sequence_choice[begun] == 0)
+    assert (0 in found.sequence - begun) == (plan.sequence_choice[begun] == 0)
     known = [s for s in range(plan.num_segments) if plan.segment_first[s] < begun]
-    for place, before, after in zip(found.place.tolist(), found.before, found.after, strict=True):
+    for sequence, before, after in zip(
+        found.sequence.tolist(), found.before, found.after, strict=True
+    ):
         sunk = sum(float(seconds.segment[s]) for s in known if plan.segment_last[s] > begun)
-        expected = seconds_of(plan, seconds, begun, place) - sunk if place > begun else 0.0
+        expected = seconds_of(plan, seconds, begun, sequence) - sunk if sequence > begun else 0.0
         assert before == pytest.approx(expected)
-        assert after == pytest.approx(seconds_of(plan, seconds, place, plan.num_sequences))
+        assert after == pytest.approx(seconds_of(plan, seconds, sequence, plan.num_sequences))
 
 
 @settings(deadline=None, max_examples=60)

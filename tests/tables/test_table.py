@@ -28,8 +28,7 @@ from shoal.tables.table import TableFile
 from shoal.tables.table_requests import TableRequests
 from shoal.tables.template import read_template
 from tests.helpers.job_files import FakeEngine, ForkedProcess, read_records
-from tests.helpers.job_process import Job
-from tests.jobs.test_job import stop_after
+from tests.helpers.job_process import Job, stop_after
 
 TEMPLATE = """
 model = "toy"

@@ -209,9 +209,9 @@ def _merge_slots(
 ) -> Int32Array:
     """The slots of every row's parts, by row, then by slot."""
     chosen = np.flatnonzero(partial)
-    index, place = _expand(pieces.row_last[chosen] - pieces.row_first[chosen])
+    index, offset = _expand(pieces.row_last[chosen] - pieces.row_first[chosen])
     piece = chosen[index]
-    row = pieces.row_first[piece] + place
+    row = pieces.row_first[piece] + offset
     at = slot[piece] + row - items.row_first[pieces.item[piece]]
     # The low half is the slot. A stable sort merges what is in order, as each item's rows are.
     return np.sort(row << 32 | at, kind="stable").astype(np.int32)
@@ -229,7 +229,7 @@ def _offsets(counts: Int64Array) -> Int64Array:
 
 
 def _running_sum(first: Int64Array, last: Int64Array, size: int) -> Int64Array:
-    """How many of the ranges [first, last) cover each of `size` places."""
+    """How many of the ranges [first, last) cover each of `size` slots."""
     steps = np.bincount(first, minlength=size + 1) - np.bincount(last, minlength=size + 1)
     covered: Int64Array = np.cumsum(steps[:size])
     return covered

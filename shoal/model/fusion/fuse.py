@@ -89,52 +89,52 @@ class Fusion:
             )
 
     def _norms(self, ops: LayerOps) -> None:
-        for place in _places(self.module):
-            weight = getattr(place.module, "weight", None)
+        for child in _children(self.module):
+            weight = getattr(child.module, "weight", None)
             if isinstance(weight, torch.Tensor) and weight.dim() == 1:
                 x = norm_input(len(weight), weight)
-                self._replace(place, "norm", norm_candidates(place.module, ops), _given(x))
+                self._replace(child, "norm", norm_candidates(child.module, ops), _given(x))
 
     def _mlps(self, ops: LayerOps) -> None:
-        for place in _places(self.module):
-            down = getattr(place.module, "down_proj", None)
+        for child in _children(self.module):
+            down = getattr(child.module, "down_proj", None)
             if isinstance(down, nn.Linear):
                 x = norm_input(down.out_features, down.weight)
                 self._replace(
-                    place,
+                    child,
                     "mlp",
-                    mlp_candidates(place.module, ops, self.held, pack=self.pack),
+                    mlp_candidates(child.module, ops, self.held, pack=self.pack),
                     _given(x),
                 )
 
     def _attention(self, ops: LayerOps) -> None:
-        for place in _places(self.module):
-            call = self.trial.calls.get(place.module)
-            layer = getattr(place.module, "layer_idx", None)
+        for child in _children(self.module):
+            call = self.trial.calls.get(child.module)
+            layer = getattr(child.module, "layer_idx", None)
             if call is None or layer not in self.trial.scales:
                 continue
-            if self._reads_positions(place.module, call):
+            if self._reads_positions(child.module, call):
                 # Ours knows positions only as rotations.
                 self.reads_positions.append(layer)
             else:
                 shape, scale = self.layers[layer], self.trial.scales[layer]
                 candidates = attention_candidates(
-                    place.module, layer, shape, scale, ops, self.held, pack=self.pack
+                    child.module, layer, shape, scale, ops, self.held, pack=self.pack
                 )
                 run = _as_in(call, hidden_input(call.hidden))
-                self._replace(place, "attention", candidates, run, self._agree_everywhere)
+                self._replace(child, "attention", candidates, run, self._agree_everywhere)
                 # Its weights would be held as long as it is a key.
-                del self.trial.calls[place.module]
+                del self.trial.calls[child.module]
 
     def _layers(self) -> None:
-        for place in _places(self.module):
-            call = self.trial.calls.get(place.module)
+        for child in _children(self.module):
+            call = self.trial.calls.get(child.module)
             if call is not None:
                 run = _as_in(call, residual_input(call.hidden))
-                mlp = getattr(place.module, "mlp", None)
+                mlp = getattr(child.module, "mlp", None)
                 each = agree if isinstance(mlp, FusedMLP) else agree_in_most_rows
                 test = partial(self._agree_everywhere, test=each)
-                self._replace(place, "layer", layer_candidates(place.module), run, test)
+                self._replace(child, "layer", layer_candidates(child.module), run, test)
 
     def _reads_positions(self, attention: nn.Module, call: Call) -> bool:
         """Whether its result changes, be it by a bit, with the positions it is handed."""
@@ -159,7 +159,7 @@ class Fusion:
 
     def _replace(
         self,
-        place: _Place,
+        child: _Child,
         kind: str,
         candidates: Iterable[nn.Module],
         run: Callable[[nn.Module], object],
@@ -169,9 +169,9 @@ class Fusion:
         expected = None
         with self.trial.step():
             for candidate in candidates:
-                expected = run(place.module) if expected is None else expected
+                expected = run(child.module) if expected is None else expected
                 if test(run(candidate), expected):
-                    setattr(place.owner, place.name, candidate)
+                    setattr(child.parent, child.name, candidate)
                     self.done[kind] += 1
                     return
         if expected is not None:
@@ -188,13 +188,13 @@ def pack_linears(module: nn.Module, held: torch.dtype, kernels: Kernels | None) 
         How many were packed.
     """
     packed = 0
-    for place in _places(module):
-        linear = place.module
+    for child in _children(module):
+        linear = child.module
         if type(linear) is nn.Linear and can_pack(linear.weight.dtype, held):
             x = norm_input(linear.in_features, linear.weight)
             product = product_of(linear, held, kernels)
             if agree(product(x), linear(x)):
-                setattr(place.owner, place.name, product)
+                setattr(child.parent, child.name, product)
                 packed += 1
     return packed
 
@@ -209,19 +209,19 @@ def traced_modules(module: nn.Module) -> list[nn.Module]:
 
 
 @dataclass(frozen=True)
-class _Place:
-    owner: nn.Module
+class _Child:
+    parent: nn.Module
     name: str
     module: nn.Module
 
 
-def _places(module: nn.Module) -> Iterator[_Place]:
+def _children(module: nn.Module) -> Iterator[_Child]:
     """Every module below `module` and where it hangs, inner ones first; what was yielded is let
     go, so that an original goes when it has been replaced."""
     found = [
-        _Place(owner, name, child)
-        for owner in module.modules()
-        for name, child in owner.named_children()
+        _Child(parent, name, child)
+        for parent in module.modules()
+        for name, child in parent.named_children()
     ]
     while found:
         yield found.pop()

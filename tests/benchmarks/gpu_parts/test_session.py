@@ -37,7 +37,7 @@ def kernel_bench() -> KernelBench:
 
 def test_no_time_left_is_recorded(tmp_path: Path) -> None:
     parts = "equality", "ceilings", "tune", "kernel", "end-to-end", "peer", "tests"
-    Session(0.0, tmp_path, smoke=True, pydantic=True).run(Choice(parts))
+    Session(0.0, tmp_path, smoke=True).run(Choice(parts))
     lines = (tmp_path / "gpu.jsonl").read_text().splitlines()
     skipped = [record for line in lines if "skipped" in (record := json.loads(line))]
     assert {record["part"] for record in skipped} == {

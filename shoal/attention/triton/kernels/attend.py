@@ -65,10 +65,10 @@ def attend(
     for turn in range(0, rounds):
         # There and back again: whoever had the longest of one round has the shortest of the next.
         seat = tl.where(turn % 2 == 0, program, programs - 1 - program)
-        place = turn * programs + seat
-        if place < total:
-            task = tasks + (place // KV_HEADS) * FIELDS
-            head = place % KV_HEADS
+        item = turn * programs + seat
+        if item < total:
+            task = tasks + (item // KV_HEADS) * FIELDS
+            head = item % KV_HEADS
             if tl.load(task + 8) == 0:
                 if SIDEWAYS:
                     short_tile(

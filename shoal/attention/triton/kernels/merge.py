@@ -23,7 +23,7 @@ def merge(
     TILE: tl.constexpr,
     WITH_LSE: tl.constexpr,
 ):
-    """Row `place` of the list, heads [TILE * i, TILE * (i + 1)): its parts, weighted by their LSE.
+    """Row `entry` of the list, heads [TILE * i, TILE * (i + 1)): its parts, weighted by their LSE.
 
     Args:
         out: [num_rows, HEADS, VALUE_DIM]; lse_out: float32 [num_rows, HEADS], only if WITH_LSE.
@@ -33,9 +33,9 @@ def merge(
             slots[offsets[i]:offsets[i + 1]]. Rows from num_rows on do not exist and are left.
         COLUMNS: VALUE_DIM or the next power of two.
     """
-    place = tl.program_id(0)
-    if place < tl.load(counts + 1):
-        row = tl.load(rows + place)
+    entry = tl.program_id(0)
+    if entry < tl.load(counts + 1):
+        row = tl.load(rows + entry)
         if row < num_rows:
             head = tl.program_id(1) * TILE + tl.arange(0, TILE)
             column = tl.arange(0, COLUMNS)
@@ -44,7 +44,7 @@ def merge(
             top = tl.full([TILE], float("-inf"), tl.float32)
             weight = tl.zeros([TILE], tl.float32)
             total = tl.zeros([TILE, COLUMNS], tl.float32)
-            for part in range(tl.load(offsets + place), tl.load(offsets + place + 1)):
+            for part in range(tl.load(offsets + entry), tl.load(offsets + entry + 1)):
                 at = tl.load(slots + part).to(tl.int64) * HEADS + head
                 lse = tl.load(part_lse + at, mask=real, other=float("-inf"))
                 value = tl.load(

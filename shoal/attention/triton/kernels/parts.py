@@ -28,7 +28,7 @@ def whole_steps(key_first, key_last, lowest, KEYS: tl.constexpr):
 
 
 @triton.jit
-def key_places(
+def key_rows(
     blocks,
     first,
     last,
@@ -113,19 +113,19 @@ def store_result(
     weight = tl.where(nothing, 1.0, weight)
     share = 1.0 / weight
     lse = tl.where(nothing, float("-inf"), top * LN_2 + tl.log(weight))
-    place = tl.where(slot < 0, tl.load(task), slot) + row
-    place = place.to(tl.int64) * HEADS + query_heads
-    at = place * VALUE_DIM
+    out_row = tl.where(slot < 0, tl.load(task), slot) + row
+    out_row = out_row.to(tl.int64) * HEADS + query_heads
+    at = out_row * VALUE_DIM
     if slot < 0:
         store_vectors(out, at, live, sum_low * share[:, None], VALUE_DIM, 0, VALUE_LOW)
         if VALUE_HIGH > 0:
             high = sum_high * share[:, None]
             store_vectors(out, at, live, high, VALUE_DIM, VALUE_LOW, VALUE_HIGH)
         if WITH_LSE:
-            tl.store(lse_out + place, lse, mask=live)
+            tl.store(lse_out + out_row, lse, mask=live)
     else:
         store_vectors(part_out, at, live, sum_low * share[:, None], VALUE_DIM, 0, VALUE_LOW)
         if VALUE_HIGH > 0:
             high = sum_high * share[:, None]
             store_vectors(part_out, at, live, high, VALUE_DIM, VALUE_LOW, VALUE_HIGH)
-        tl.store(part_lse + place, lse, mask=live)
+        tl.store(part_lse + out_row, lse, mask=live)

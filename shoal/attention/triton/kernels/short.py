@@ -14,7 +14,7 @@ import triton.language as tl
 from shoal.attention.triton.kernels.parts import (
     LOG2_E,
     folded_rows,
-    key_places,
+    key_rows,
     load_vectors,
     store_result,
     whole_steps,
@@ -117,11 +117,11 @@ def _absorb(
     MASKED: tl.constexpr,
 ):
     """One step of the running softmax over [KEYS, ROWS] scores; see the tall tile's."""
-    place, key, real = key_places(blocks, first, last, head, KV_HEADS, BLOCK, KEYS, MASKED)
-    k_low = load_vectors(keys, place * KEY_DIM, real, KEY_DIM, 0, KEY_LOW, MASKED)
+    pool_row, key, real = key_rows(blocks, first, last, head, KV_HEADS, BLOCK, KEYS, MASKED)
+    k_low = load_vectors(keys, pool_row * KEY_DIM, real, KEY_DIM, 0, KEY_LOW, MASKED)
     scores = tl.dot(k_low, q_low, input_precision="ieee")
     if KEY_HIGH > 0:
-        k_high = load_vectors(keys, place * KEY_DIM, real, KEY_DIM, KEY_LOW, KEY_HIGH, MASKED)
+        k_high = load_vectors(keys, pool_row * KEY_DIM, real, KEY_DIM, KEY_LOW, KEY_HIGH, MASKED)
         scores = tl.dot(k_high, q_high, scores, input_precision="ieee")
     scores = scores * (scale * LOG2_E)
     if MASKED:
@@ -134,12 +134,12 @@ def _absorb(
     p = tl.exp2(scores - level[None, :])
     weight = weight * fade[None, :] + p
 
-    v_low = load_vectors(values, place * VALUE_DIM, real, VALUE_DIM, 0, VALUE_LOW, MASKED)
+    v_low = load_vectors(values, pool_row * VALUE_DIM, real, VALUE_DIM, 0, VALUE_LOW, MASKED)
     p = p.to(v_low.dtype)
     sum_low = tl.dot(tl.trans(v_low), p, sum_low * fade[None, :], input_precision="ieee")
     if VALUE_HIGH > 0:
         v_high = load_vectors(
-            values, place * VALUE_DIM, real, VALUE_DIM, VALUE_LOW, VALUE_HIGH, MASKED
+            values, pool_row * VALUE_DIM, real, VALUE_DIM, VALUE_LOW, VALUE_HIGH, MASKED
         )
         sum_high = tl.dot(tl.trans(v_high), p, sum_high * fade[None, :], input_precision="ieee")
     return higher, weight, sum_low, sum_high

@@ -34,22 +34,24 @@ def store(
     Args:
         key: [KV_HEADS, num_rows, KEY_DIM]; strides key_head, key_row, key_column; value likewise.
         keys, values: [num_blocks, KV_HEADS, BLOCK, dim].
-        slots: int64 [num_rows], stride slot_step; slot = block * BLOCK + place.
+        slots: int64 [num_rows], stride slot_step; slot = block * BLOCK + offset.
         KEY_COLUMNS, VALUE_COLUMNS: the dimensions or the next powers of two.
     """
     row = tl.program_id(0) * TILE + tl.arange(0, TILE)
     head = tl.program_id(1).to(tl.int64)
     real = row < num_rows
     slot = tl.load(slots + row * slot_step, mask=real, other=0)
-    place = (slot // BLOCK * KV_HEADS + head) * BLOCK + slot % BLOCK
+    pool_row = (slot // BLOCK * KV_HEADS + head) * BLOCK + slot % BLOCK
     row = row.to(tl.int64)[:, None]
     column = tl.arange(0, KEY_COLUMNS)[None, :]
     inside = real[:, None] & (column < KEY_DIM)
     numbers = tl.load(key + head * key_head + row * key_row + column * key_column, mask=inside)
-    tl.store(keys + place[:, None] * KEY_DIM + column, numbers, mask=inside)
+    tl.store(keys + pool_row[:, None] * KEY_DIM + column, numbers, mask=inside)
     column = tl.arange(0, VALUE_COLUMNS)[None, :]
     inside = real[:, None] & (column < VALUE_DIM)
     at = head * value_head + row * value_row + column * value_column
     tl.store(
-        values + place[:, None] * VALUE_DIM + column, tl.load(value + at, mask=inside), mask=inside
+        values + pool_row[:, None] * VALUE_DIM + column,
+        tl.load(value + at, mask=inside),
+        mask=inside,
     )

@@ -8,7 +8,7 @@ import triton.language as tl
 from shoal.attention.triton.kernels.parts import (
     LOG2_E,
     folded_rows,
-    key_places,
+    key_rows,
     load_vectors,
     store_result,
     whole_steps,
@@ -114,11 +114,11 @@ def _absorb(
 
     With MASKED, keys from `last` on do not exist, and row i sees only those below visible[i].
     """
-    place, key, real = key_places(blocks, first, last, head, KV_HEADS, BLOCK, KEYS, MASKED)
-    k_low = load_vectors(keys, place * KEY_DIM, real, KEY_DIM, 0, KEY_LOW, MASKED)
+    pool_row, key, real = key_rows(blocks, first, last, head, KV_HEADS, BLOCK, KEYS, MASKED)
+    k_low = load_vectors(keys, pool_row * KEY_DIM, real, KEY_DIM, 0, KEY_LOW, MASKED)
     scores = tl.dot(q_low, tl.trans(k_low), input_precision="ieee")
     if KEY_HIGH > 0:
-        k_high = load_vectors(keys, place * KEY_DIM, real, KEY_DIM, KEY_LOW, KEY_HIGH, MASKED)
+        k_high = load_vectors(keys, pool_row * KEY_DIM, real, KEY_DIM, KEY_LOW, KEY_HIGH, MASKED)
         scores = tl.dot(q_high, tl.trans(k_high), scores, input_precision="ieee")
     scores = scores * (scale * LOG2_E)
     if MASKED:
@@ -132,12 +132,12 @@ def _absorb(
     p = tl.exp2(scores - level[:, None])
     weight = weight * fade + tl.sum(p, 1)
 
-    v_low = load_vectors(values, place * VALUE_DIM, real, VALUE_DIM, 0, VALUE_LOW, MASKED)
+    v_low = load_vectors(values, pool_row * VALUE_DIM, real, VALUE_DIM, 0, VALUE_LOW, MASKED)
     p = p.to(v_low.dtype)
     sum_low = tl.dot(p, v_low, sum_low * fade[:, None], input_precision="ieee")
     if VALUE_HIGH > 0:
         v_high = load_vectors(
-            values, place * VALUE_DIM, real, VALUE_DIM, VALUE_LOW, VALUE_HIGH, MASKED
+            values, pool_row * VALUE_DIM, real, VALUE_DIM, VALUE_LOW, VALUE_HIGH, MASKED
         )
         sum_high = tl.dot(p, v_high, sum_high * fade[:, None], input_precision="ieee")
     return higher, weight, sum_low, sum_high

@@ -1,4 +1,4 @@
-"""Shares: every request once, families whole unless cut on purpose, near the best there is."""
+"""Loads: every request once, families whole unless cut on purpose, near the best there is."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shoal.config import Sharing
 from shoal.costs import Machine
 from shoal.planner import Plan, make_plan
 from shoal.planner.rearrange import restricted
-from shoal.planning.split import WORTH, Share, divide
+from shoal.planning.balance import WORTH, DeviceLoad, balance
 from shoal.simulate import PartSeconds, part_seconds
 from tests.helpers.planner_jobs import Job, jobs
 from tests.simulate.test_seconds import seconds_of
@@ -35,26 +35,26 @@ def family(requests: int, prefix: int = 40, first: int = 0) -> list[list[int]]:
 @given(jobs(max_requests=20, max_runs=7), st.sampled_from(Sharing), st.integers(1, 5))
 def test_every_request_is_in_one_share(job: Job, sharing: Sharing, devices: int) -> None:
     plan, seconds = planned(job, sharing)
-    shares = divide(plan, seconds, devices)
-    assert [share.device for share in shares] == list(range(devices))
-    runs = sorted((first, last) for share in shares for _, first, last in share.runs)
+    loads = balance(plan, seconds, devices)
+    assert [load.device for load in loads] == list(range(devices))
+    runs = sorted((first, last) for load in loads for _, first, last in load.runs)
     assert [0, *(last for _, last in runs)] == [*(first for first, _ in runs), plan.num_sequences]
-    requests = np.concatenate([share.requests(plan) for share in shares])
+    requests = np.concatenate([load.requests(plan) for load in loads])
     assert sorted(requests.tolist()) == list(range(len(job.table)))
-    for share in shares:
-        expected = sum(seconds_of(plan, seconds, first, last) for _, first, last in share.runs)
-        assert share.seconds == pytest.approx(expected, abs=1e-9)
-    again = divide(plan, seconds, devices)
-    assert [share.runs for share in again] == [share.runs for share in shares]
+    for load in loads:
+        expected = sum(seconds_of(plan, seconds, first, last) for _, first, last in load.runs)
+        assert load.seconds == pytest.approx(expected, abs=1e-9)
+    again = balance(plan, seconds, devices)
+    assert [load.runs for load in again] == [load.runs for load in loads]
 
 
 def makespan(loads: list[float], devices: int) -> float:
     """The best there is, by trying everything."""
     best = float("inf")
-    for places in product(range(devices), repeat=len(loads)):
+    for devices_of in product(range(devices), repeat=len(loads)):
         sums = [0.0] * devices
-        for load, place in zip(loads, places, strict=True):
-            sums[place] += load
+        for load, device in zip(loads, devices_of, strict=True):
+            sums[device] += load
         best = min(best, max(sums))
     return best
 
@@ -68,9 +68,9 @@ def test_whole_groups_are_dealt_within_the_bound_of_lpt(lengths: list[int], devi
     """Single requests: there is nothing to cut."""
     job = Job([[i] * length for i, length in enumerate(lengths)], max_new=1)
     plan, seconds = planned(job)
-    loads = [share.seconds for share in divide(plan, seconds, devices)]
+    seconds_each = [load.seconds for load in balance(plan, seconds, devices)]
     best = makespan(seconds.sequence.tolist(), devices)
-    assert best - 1e-9 <= max(loads) <= (4 / 3 - 1 / (3 * devices)) * best + 1e-9
+    assert best - 1e-9 <= max(seconds_each) <= (4 / 3 - 1 / (3 * devices)) * best + 1e-9
 
 
 @settings(deadline=None, max_examples=100)
@@ -80,7 +80,7 @@ def test_the_longest_share_is_within_the_bound_of_list_scheduling(job: Job, devi
     bounds = plan.groups.tolist()
     groups = [seconds_of(plan, seconds, a, b) for a, b in pairwise(bounds)]
     fair = sum(groups) / devices
-    most = max(share.seconds for share in divide(plan, seconds, devices))
+    most = max(load.seconds for load in balance(plan, seconds, devices))
     bundle = fair / 256
     assert most <= fair + (1 - 1 / devices) * (max(groups) + bundle) + 1e-9
 
@@ -88,16 +88,16 @@ def test_the_longest_share_is_within_the_bound_of_list_scheduling(job: Job, devi
 @pytest.mark.parametrize("devices", [2, 3, 4, 7, 8])
 def test_one_family_is_cut_into_equal_parts(devices: int) -> None:
     plan, seconds = planned(Job(family(400)))
-    shares = divide(plan, seconds, devices)
-    loads = [share.seconds for share in shares]
-    assert max(loads) <= 1.04 * sum(loads) / devices
-    assert sum(len(share.runs) for share in shares) == devices
-    computed = sum(computed_tokens(plan, share, 400) for share in shares)
+    loads = balance(plan, seconds, devices)
+    seconds_each = [load.seconds for load in loads]
+    assert max(seconds_each) <= 1.04 * sum(seconds_each) / devices
+    assert sum(len(load.runs) for load in loads) == devices
+    computed = sum(computed_tokens(plan, load, 400) for load in loads)
     assert computed == plan.computed_prompt_tokens + (devices - 1) * 41
 
 
-def computed_tokens(plan: Plan, share: Share, requests: int) -> int:
-    kept = np.isin(plan.sequence_request, share.requests(plan))
+def computed_tokens(plan: Plan, load: DeviceLoad, requests: int) -> int:
+    kept = np.isin(plan.sequence_request, load.requests(plan))
     return restricted(plan, kept, np.full(requests, 42)).computed_prompt_tokens
 
 
@@ -105,9 +105,9 @@ def computed_tokens(plan: Plan, share: Share, requests: int) -> int:
 def test_families_of_like_size_stay_whole(devices: int) -> None:
     words = [word for first in range(4 * devices) for word in family(20, first=first)]
     plan, seconds = planned(Job(words))
-    shares = divide(plan, seconds, devices)
+    loads = balance(plan, seconds, devices)
     of_request = np.repeat(np.arange(4 * devices), 20)
-    families = [set(of_request[share.requests(plan)].tolist()) for share in shares]
+    families = [set(of_request[load.requests(plan)].tolist()) for load in loads]
     assert sum(map(len, families)) == 4 * devices
     assert [len(found) for found in families] == [4] * devices
 
@@ -115,25 +115,25 @@ def test_families_of_like_size_stay_whole(devices: int) -> None:
 def test_a_large_family_is_cut_and_small_ones_fill_up() -> None:
     words = family(100, first=0) + [w for f in range(1, 5) for w in family(10, first=f)]
     plan, seconds = planned(Job(words))
-    shares = divide(plan, seconds, 2)
-    loads = [share.seconds for share in shares]
-    assert max(loads) <= (1 + 2 * WORTH) * min(loads)
+    loads = balance(plan, seconds, 2)
+    seconds_each = [load.seconds for load in loads]
+    assert max(seconds_each) <= (1 + 2 * WORTH) * min(seconds_each)
     of_request = np.array([0] * 100 + [f for f in range(1, 5) for _ in range(10)])
-    whole = [set(of_request[share.requests(plan)].tolist()) for share in shares]
+    whole = [set(of_request[load.requests(plan)].tolist()) for load in loads]
     assert 0 in whole[0] & whole[1]
     assert not (whole[0] & whole[1] - {0})
 
 
 def test_a_family_is_not_cut_where_its_prefix_costs_more_than_is_gained() -> None:
     plan, seconds = planned(Job(family(4, prefix=3000)))
-    shares = divide(plan, seconds, 2)
-    assert sorted(len(share.requests(plan)) for share in shares) == [0, 4]
+    loads = balance(plan, seconds, 2)
+    assert sorted(len(load.requests(plan)) for load in loads) == [0, 4]
 
 
 def test_many_small_groups_are_bundled() -> None:
     job = Job([[i] for i in range(20_000)])
     plan, seconds = planned(job)
-    shares = divide(plan, seconds, 4)
-    assert sum(len(share.runs) for share in shares) <= 2 * 4 * 256
-    loads = [share.seconds for share in shares]
-    assert max(loads) <= (1 + WORTH) * min(loads)
+    loads = balance(plan, seconds, 4)
+    assert sum(len(load.runs) for load in loads) <= 2 * 4 * 256
+    seconds_each = [load.seconds for load in loads]
+    assert max(seconds_each) <= (1 + WORTH) * min(seconds_each)

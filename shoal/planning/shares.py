@@ -1,4 +1,4 @@
-"""A planned job dealt out: who gets which requests, and what each will compute."""
+"""A planned job divided among devices: who gets which requests, and what each will compute."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 from shoal.costs import Machine
 from shoal.planner import Plan
 from shoal.planner.rearrange import restricted
-from shoal.planning.split import divide
+from shoal.planning.balance import balance
 from shoal.simulate import part_seconds
 from shoal.types import BoolArray, Int64Array, RequestTable
 
 
 @dataclass(frozen=True, eq=False)
-class Dealt:
-    """Requests for one device.
+class Share:
+    """What one device runs.
 
     Attributes:
         requests: int64 [R], ascending; there may be none.
@@ -29,21 +29,21 @@ class Dealt:
     seconds: float
 
 
-def deal(table: RequestTable, plan: Plan, machine: Machine, devices: int) -> list[Dealt]:
-    """Deal the requests of a plan out to so many devices; see `divide`.
+def make_shares(table: RequestTable, plan: Plan, machine: Machine, devices: int) -> list[Share]:
+    """Divide the requests of a plan among so many devices; see `balance`.
 
     Args:
         plan: of the table or of a part of it; `spread`, so that parts of a family are alike.
     """
     seconds = part_seconds(table, plan, machine)
     return [
-        Dealt(requests, plan_of(plan, requests, table), share.seconds)
-        for share in divide(plan, seconds, devices)
-        for requests in [share.requests(plan)]
+        Share(requests, plan_share(plan, requests, table), load.seconds)
+        for load in balance(plan, seconds, devices)
+        for requests in [load.requests(plan)]
     ]
 
 
-def plan_of(plan: Plan, requests: Int64Array, table: RequestTable) -> Plan:
+def plan_share(plan: Plan, requests: Int64Array, table: RequestTable) -> Plan:
     """The plan of some of a plan's requests."""
     kept: BoolArray = np.zeros(len(table), dtype=np.bool_)
     kept[requests] = True

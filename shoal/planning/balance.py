@@ -12,7 +12,7 @@ from shoal.simulate import PartSeconds, cuts
 from shoal.types import Int64Array
 
 BUNDLES = 256
-"""Parts that the groups of a device are bundled into at most, about, before they are divided."""
+"""Parts that the groups of a device are bundled into at most, about, before they are balanced."""
 WORTH = 0.02
 """A family is only cut if the busier device then ends earlier by this share of a fair load."""
 _MOST_MOVES = 8
@@ -20,7 +20,7 @@ _MOST_MOVES = 8
 
 
 @dataclass(order=True)
-class Share:
+class DeviceLoad:
     """What one device gets: runs [first, last) of the plan's sequences, with their seconds."""
 
     seconds: float
@@ -33,31 +33,31 @@ class Share:
         self.seconds += seconds
 
     def requests(self, plan: Plan) -> Int64Array:
-        """The requests of the share, ascending."""
+        """The requests of the load, ascending."""
         parts = [plan.sequence_request[first:last] for _, first, last in self.runs]
         if not parts:
             return np.zeros(0, dtype=np.int64)
         return np.unique(np.concatenate(parts)).astype(np.int64)
 
 
-def divide(plan: Plan, seconds: PartSeconds, devices: int) -> list[Share]:
-    """A share for each device, together every sequence once, requests whole. Deterministic.
+def balance(plan: Plan, seconds: PartSeconds, devices: int) -> list[DeviceLoad]:
+    """A load for each device, together every sequence once, requests whole. Deterministic.
 
     Groups are dealt out whole, the longest first, each to the device with the least (LPT, Graham
     1969: at most 4/3 - 1/(3·devices) times the best there is). Where that leaves a device with more
     than its part, a family is cut and its prefix computed on both sides, if the prediction says
     that it pays: one prompt that all requests begin with is one family.
     """
-    shares = [Share(0.0, device) for device in range(devices)]
-    heap = list(shares)
+    loads = [DeviceLoad(0.0, device) for device in range(devices)]
+    heap = list(loads)
     for took, first, last in sorted(_units(plan, seconds, devices), key=lambda u: (-u[0], u[1])):
-        share = heapq.heappop(heap)
-        share.add(took, first, last)
-        heapq.heappush(heap, share)
+        load = heapq.heappop(heap)
+        load.add(took, first, last)
+        heapq.heappush(heap, load)
     for _ in range(_MOST_MOVES * devices):
-        if not _move(plan, seconds, shares):
+        if not _move(plan, seconds, loads):
             break
-    return shares
+    return loads
 
 
 def _units(plan: Plan, seconds: PartSeconds, devices: int) -> list[tuple[float, int, int]]:
@@ -80,10 +80,10 @@ def _units(plan: Plan, seconds: PartSeconds, devices: int) -> list[tuple[float, 
     return list(zip(total.tolist(), edges[:-1].tolist(), edges[1:].tolist(), strict=True))
 
 
-def _move(plan: Plan, seconds: PartSeconds, shares: list[Share]) -> bool:
-    """Bring the fullest share or the emptiest to the mean, if that pays."""
-    giver, taker = max(shares), min(shares)
-    mean = sum(share.seconds for share in shares) / len(shares)
+def _move(plan: Plan, seconds: PartSeconds, loads: list[DeviceLoad]) -> bool:
+    """Bring the fullest load or the emptiest to the mean, if that pays."""
+    giver, taker = max(loads), min(loads)
+    mean = sum(load.seconds for load in loads) / len(loads)
     wanted = min(giver.seconds - mean, mean - taker.seconds)
     if wanted <= WORTH * mean or not giver.runs:
         return False
@@ -93,15 +93,15 @@ def _move(plan: Plan, seconds: PartSeconds, shares: list[Share]) -> bool:
         kept, moved = [], [largest]
     else:
         found = cuts(plan, seconds, first, last)
-        if not len(found.place):
+        if not len(found.sequence):
             return False
         # Each cut makes the mean longer, and this family needs one for every device it fills.
-        more = found.again * max(1, round(giver.seconds / mean) - 1) / len(shares)
+        more = found.again * max(1, round(giver.seconds / mean) - 1) / len(loads)
         fits = np.minimum(giver.seconds - mean - more + found.again, mean + more - taker.seconds)
         at = int(np.argmin(np.abs(found.after - fits) + found.again))
-        place = int(found.place[at])
-        kept = [(float(found.before[at]), first, place)]
-        moved = [(float(found.after[at]), place, last)]
+        sequence = int(found.sequence[at])
+        kept = [(float(found.before[at]), first, sequence)]
+        moved = [(float(found.after[at]), sequence, last)]
     left = giver.seconds - took + sum(run[0] for run in kept)
     taken = taker.seconds + sum(run[0] for run in moved)
     if giver.seconds - max(left, taken) <= WORTH * mean:

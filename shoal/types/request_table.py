@@ -1,0 +1,116 @@
+"""Requests as columns of numbers, not as one object each, so that millions fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from shoal.types.arrays import BoolArray, Int32Array, Int64Array
+from shoal.types.request_params import RequestParams
+
+
+@dataclass(frozen=True)
+class RequestTable:
+    """N requests as columns.
+
+    Attributes:
+        tokens: int32 [total prompt tokens], all prompts one after another.
+        offsets: int64 [N + 1]; prompt i is tokens[offsets[i]:offsets[i + 1]], never empty.
+        params: the distinct sampling parameters (their `seed` is ignored, see `seeds`).
+        params_index: int32 [N], each request's index in `params`.
+        max_new_tokens: int32 [N], hard limit on generated tokens per choice, at least 1.
+        expected_new_tokens: int32 [N], what a choice is expected to generate, at least 1.
+        seeds: int64 [N], and has_seed: bool [N]; a request without seed draws from `job_seed`.
+        job_seed: seeds the streams of requests that have none.
+        line: int64 [N], ascending: what the caller calls request i (for a job, its line number
+            from 0; the prompts of one line are neighbours).
+        prompt_index: int64 [N], the request's index among the prompts of its line, where the table
+            is a part of another and may lack some of them; None: as `line` counts them.
+    """
+
+    tokens: Int32Array
+    offsets: Int64Array
+    params: Sequence[RequestParams]
+    params_index: Int32Array
+    max_new_tokens: Int32Array
+    expected_new_tokens: Int32Array
+    seeds: Int64Array
+    has_seed: BoolArray
+    line: Int64Array
+    job_seed: int = 0
+    prompt_index: Int64Array | None = None
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def prompt(self, request: int) -> Int32Array:
+        """The prompt's token ids, a view."""
+        return self.tokens[self.offsets[request] : self.offsets[request + 1]]
+
+    def sampling(self, request: int) -> RequestParams:
+        """The request's sampling parameters."""
+        return self.params[int(self.params_index[request])]
+
+    @property
+    def lengths(self) -> Int64Array:
+        """Prompt lengths in tokens, int64 [N]."""
+        return np.diff(self.offsets)
+
+    def per_request(self, values: Sequence[int]) -> Int32Array:
+        """A column [N] from one value per entry of `params`, for example `n`."""
+        return np.asarray(values, dtype=np.int32)[self.params_index]
+
+    @property
+    def choices(self) -> Int32Array:
+        """Choices per request, int32 [N]."""
+        return self.per_request([p.n for p in self.params])
+
+    @property
+    def scored(self) -> BoolArray:
+        """Requests whose prompt logprobs are asked for, bool [N]: they compute all of it."""
+        wanted = [p.num_prompt_logprobs is not None for p in self.params]
+        return self.per_request(wanted).astype(np.bool_)
+
+    def prompt_index_of(self, request: int) -> int:
+        """The request's index, from 0, among the prompts of its line."""
+        if self.prompt_index is not None:
+            return int(self.prompt_index[request])
+        return request - int(np.searchsorted(self.line, self.line[request]))
+
+    def select(self, requests: Int64Array) -> RequestTable:
+        """The table of some requests, copied.
+
+        They draw the same random numbers as in the whole table: lines keep their numbers, and
+        `prompt_index` says where in its line a request stood.
+
+        Args:
+            requests: int64 [R], ascending, at least one.
+        """
+        distinct, index = np.unique(self.params_index[requests], return_inverse=True)
+        line = self.line[requests]
+        prompt_index = self.prompt_index
+        return RequestTable(
+            tokens=self._prompts(requests),
+            offsets=np.append(0, np.cumsum(self.lengths[requests])).astype(np.int64),
+            params=[self.params[number] for number in distinct.tolist()],
+            params_index=index.reshape(-1).astype(np.int32),
+            max_new_tokens=self.max_new_tokens[requests],
+            expected_new_tokens=self.expected_new_tokens[requests],
+            seeds=self.seeds[requests],
+            has_seed=self.has_seed[requests],
+            line=line,
+            job_seed=self.job_seed,
+            prompt_index=requests - np.searchsorted(self.line, line)
+            if prompt_index is None
+            else prompt_index[requests],
+        )
+
+    def _prompts(self, requests: Int64Array) -> Int32Array:
+        """Their prompts one after another; requests that follow each other are copied together."""
+        heads = np.flatnonzero(np.diff(requests, prepend=-2) != 1)
+        tails = np.append(heads[1:], len(requests)) - 1
+        begin, end = self.offsets[requests[heads]], self.offsets[requests[tails] + 1]
+        runs = [self.tokens[a:b] for a, b in zip(begin.tolist(), end.tolist(), strict=True)]
+        return np.concatenate(runs)
