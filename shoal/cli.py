@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -262,6 +262,12 @@ def plan(
     with readable_source(input, table, template) as (path, field_order):
         job = plan_job(path, model, options, served_model_name or (), results, max_tokens)
     detokenizer = Detokenizer(job.description.tokenizer)
+
+    def shown(ids: Sequence[int]) -> str:
+        if detokenizer.has_texts:
+            return detokenizer.text(ids, skip_special_tokens=False)
+        return "".join(f"<{token}>" for token in ids)
+
     report = PlanReport(
         table=job.table,
         plan=job.whole,
@@ -281,7 +287,7 @@ def plan(
             diagnose_seconds=job.diagnose_seconds,
         ),
         diagnoses=job.diagnoses,
-        decode=lambda ids: detokenizer.text(ids, skip_special_tokens=False),
+        decode=shown,
     )
     if html is not None:
         write_plan_page(html, (table or input or path).name, report)
