@@ -16,7 +16,7 @@ import numpy as np
 
 from shoal.answers.detokenize import Detokenizer
 from shoal.devices import make_engine
-from shoal.errors import GenerationInterrupted, InvalidRequestError, OptionError
+from shoal.errors import GenerationInterrupted, InvalidRequestError, OptionError, ShoalError
 from shoal.llm.asked import Asked, Params, asked_for
 from shoal.llm.drive import drive, refused_outputs, summary_of
 from shoal.llm.options import CALL_OPTIONS, check, engine_options
@@ -178,6 +178,7 @@ class LLM:
             InvalidRequestError: parameters do not fit the model; `param` names which.
             OptionError: a prompt is neither text nor token ids, the parameters are not as many,
                 or an argument is not honoured.
+            ModelFailedError, DeviceLostError: the run gave up; `outputs` carries what is done.
             GenerationInterrupted: Ctrl-C; a `KeyboardInterrupt` that carries what is done.
         """
         check(others, CALL_OPTIONS, "generate")
@@ -300,6 +301,14 @@ class LLM:
                 "`outputs` of this exception.",
                 done,
             ) from error
+        except ShoalError as error:
+            error.outputs = done
+            count = sum(output is not None for output in done)
+            error.add_note(
+                f"From Python: {count:,} of {len(done):,} prompts were done before. They are in "
+                "`outputs` of this exception, and saved nowhere else."
+            )
+            raise
         finally:
             ended = time.perf_counter()
             seconds = PhaseSeconds(
