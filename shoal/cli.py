@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -289,6 +289,12 @@ def _plan_report(job: PlannedJob) -> PlanReport:
     from shoal.report.plan_facts import PlanFacts
 
     detokenizer = Detokenizer(job.description.tokenizer)
+
+    def shown(ids: Sequence[int]) -> str:
+        if detokenizer.has_texts:
+            return detokenizer.text(ids, skip_special_tokens=False)
+        return "".join(f"<{token}>" for token in ids)
+
     return PlanReport(
         table=job.table,
         plan=job.whole,
@@ -308,7 +314,7 @@ def _plan_report(job: PlannedJob) -> PlanReport:
             diagnose_seconds=job.diagnose_seconds,
         ),
         diagnoses=job.diagnoses,
-        decode=lambda ids: detokenizer.text(ids, skip_special_tokens=False),
+        decode=shown,
     )
 
 

@@ -30,7 +30,14 @@ from typing import Any
 
 
 class ShoalError(Exception):
-    """Base of all errors raised on purpose."""
+    """Base of all errors raised on purpose.
+
+    Attributes:
+        outputs: where one ends `LLM.generate` or `LLM.chat` after prompts have run, an entry for
+            each: its `RequestOutput`, or None where it was not done. Else empty.
+    """
+
+    outputs: Sequence[Any] = ()
 
 
 class OptionError(ShoalError):

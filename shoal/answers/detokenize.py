@@ -47,15 +47,19 @@ NO_CONTEXT = Context()
 
 
 class Detokenizer:
-    """Decodes tokens exactly as the tokenizer's own `decode` does."""
+    """Decodes tokens exactly as the tokenizer's own `decode` does.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    Args:
+        tokenizer: the model's; None if it has none, and all texts are empty.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase | None) -> None:
         self._tokenizer = tokenizer
         self._batched = _decodes_in_backend(tokenizer)
-        added = tokenizer.added_tokens_decoder
+        added = {} if tokenizer is None else tokenizer.added_tokens_decoder
         self._added = {token: str(content.content) for token, content in added.items()}
         self._special = {token for token, content in added.items() if content.special}
-        if not self._batched:
+        if not self._batched and tokenizer is not None:
             self._special.update(tokenizer.all_special_ids)
         decoders = _decoders(tokenizer)
         self._pieces = _piece_format(tokenizer, decoders)
@@ -63,9 +67,16 @@ class Detokenizer:
         self._bytes: dict[int, bytes] = {}
         self._context_of = lru_cache(maxsize=4096)(self._find_context)
 
+    @property
+    def has_texts(self) -> bool:
+        """Whether there is a tokenizer to make them with."""
+        return self._tokenizer is not None
+
     def context(self, prompt: Sequence[int] | Int32Array, skip_special_tokens: bool) -> Context:
         """What the text of an answer to a prompt depends on."""
         context = NO_CONTEXT
+        if self._tokenizer is None:
+            return context
         for size in (_CONTEXT_TOKENS, _MOST_CONTEXT_TOKENS):
             last = tuple(int(token) for token in prompt[-size:])
             context = self._context_of(last, skip_special_tokens)
@@ -135,6 +146,8 @@ class Detokenizer:
         return whole[len(kept) :], len(context.text) - len(kept)
 
     def _decoded(self, batch: Sequence[Sequence[int]], skip_special_tokens: bool) -> list[str]:
+        if self._tokenizer is None:
+            return [""] * len(batch)
         if self._batched:
             backend: Any = self._tokenizer.backend_tokenizer
             decoded: list[str] = backend.decode_batch(
@@ -153,7 +166,8 @@ class Detokenizer:
     def token_bytes(self, token: int) -> bytes:
         """The bytes of one token: those of a sequence join to the UTF-8 of its text.
 
-        Empty for an id that the tokenizer does not have, as vocabularies padded by the model do.
+        Empty for an id that the tokenizer does not have, as vocabularies padded by the model do,
+        and without a tokenizer.
         """
         found = self._bytes.get(token)
         if found is None:
@@ -163,6 +177,8 @@ class Detokenizer:
     def _find_bytes(self, token: int) -> bytes:
         if token in self._added:
             return self._added[token].encode()
+        if self._tokenizer is None:
+            return b""
         piece = self._tokenizer.convert_ids_to_tokens(token)
         if not isinstance(piece, str):
             return b""
@@ -174,18 +190,19 @@ class Detokenizer:
         return self.text([token], skip_special_tokens=False).encode()
 
 
-def _decodes_in_backend(tokenizer: PreTrainedTokenizerBase) -> bool:
+def _decodes_in_backend(tokenizer: PreTrainedTokenizerBase | None) -> bool:
     """Whether `tokenizer.decode` is its Rust backend's `decode` and nothing more."""
+    if not isinstance(tokenizer, TokenizersBackend):
+        return False
     kind = type(tokenizer)
     return (
-        isinstance(tokenizer, TokenizersBackend)
-        and kind.decode is TokenizersBackend.decode
+        kind.decode is TokenizersBackend.decode
         and kind._decode is TokenizersBackend._decode
         and not tokenizer.clean_up_tokenization_spaces
     )
 
 
-def _decoders(tokenizer: PreTrainedTokenizerBase) -> set[str]:
+def _decoders(tokenizer: PreTrainedTokenizerBase | None) -> set[str]:
     """The kinds of decoders that follow each other in the Rust backend; empty without one."""
     if not isinstance(tokenizer, TokenizersBackend):
         return set()
@@ -196,7 +213,7 @@ def _decoders(tokenizer: PreTrainedTokenizerBase) -> set[str]:
     return {part["type"] for part in state.get("decoders", [state])}
 
 
-def _piece_format(tokenizer: PreTrainedTokenizerBase, decoders: set[str]) -> str:
+def _piece_format(tokenizer: PreTrainedTokenizerBase | None, decoders: set[str]) -> str:
     """How the vocabulary writes bytes: "byte-level", "sentencepiece" or "other"."""
     if not isinstance(tokenizer, TokenizersBackend):
         return "sentencepiece" if hasattr(tokenizer, "sp_model") else "other"

@@ -16,7 +16,7 @@ from shoal.jobs.earlier_results import generated_lengths
 from shoal.jobs.reader import read_job
 from shoal.jobs.token_input import check_input_options, read_tokens
 from shoal.machine.capacity import KVCapacity, planned_capacity, planned_machine
-from shoal.model.description import ModelDescription
+from shoal.model.description import ModelDescription, Texts
 from shoal.planner import FoldCost, Forest, Plan, Savings, forest_of, savings
 from shoal.planning import RunPlan, Share, divide_job, plan_run
 from shoal.types import Int64Array, PlanFigures, RequestTable
@@ -84,7 +84,8 @@ def plan_job(
         OptionError: `max_tokens` is missing or too much, or another option does not apply.
     """
     check_input_options(path, max_tokens=max_tokens, served_names=served_names, results=results)
-    description = ModelDescription.load(model, options)
+    texts = Texts.needed if max_tokens is None else Texts.wanted
+    description = ModelDescription.load(model, options, texts=texts)
     kv_capacity = planned_capacity(description, options)
     began = time.perf_counter()
     requests = _read(path, description, kv_capacity.tokens, served_names, results, max_tokens)

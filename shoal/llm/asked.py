@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from shoal.errors import OptionError
 from shoal.llm.sampling_params import SamplingParams
+from shoal.prompts.refusals import no_tokenizer
 from shoal.sampling.sampler import check_vocabulary
 from shoal.types import RequestParams
 
@@ -27,9 +28,15 @@ class Asked:
 
 
 def asked_for(
-    params: SamplingParams | Sequence[SamplingParams], count: int, vocab_size: int
+    params: SamplingParams | Sequence[SamplingParams],
+    count: int,
+    vocab_size: int,
+    has_texts: bool,
 ) -> Asked:
     """What is asked for `count` prompts, checked.
+
+    Args:
+        has_texts: whether the model has a tokenizer.
 
     Raises:
         OptionError: not as many as prompts, or something else than `SamplingParams`.
@@ -47,4 +54,7 @@ def asked_for(
         distinct[id(each)] = each.request_params()
         prefix = f"sampling_params[{index}]."
         check_vocabulary(distinct[id(each)], vocab_size, prefix)
-    return Asked([distinct[id(each)] for each in given], [each.detokenize for each in given])
+        if each.stop and not has_texts:
+            raise no_tokenizer(f"{prefix}stop", "stop_token_ids")
+    detokenize = [each.detokenize and has_texts for each in given]
+    return Asked([distinct[id(each)] for each in given], detokenize)

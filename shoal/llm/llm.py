@@ -16,14 +16,14 @@ import numpy as np
 
 from shoal.answers.detokenize import Detokenizer
 from shoal.devices import make_engine
-from shoal.errors import GenerationInterrupted, InvalidRequestError, OptionError
+from shoal.errors import GenerationInterrupted, InvalidRequestError, OptionError, ShoalError
 from shoal.llm.asked import Asked, Params, asked_for
 from shoal.llm.drive import drive, refused_outputs, summary_of
 from shoal.llm.options import CALL_OPTIONS, check, engine_options
 from shoal.llm.output_maker import OutputMaker
 from shoal.llm.request_output import RequestOutput
 from shoal.llm.sampling_params import SamplingParams
-from shoal.model.description import ModelDescription
+from shoal.model.description import ModelDescription, Texts
 from shoal.prompts.chat_template import ChatTemplate
 from shoal.prompts.length_rules import LengthRules
 from shoal.prompts.prompts import ChatPrompt, parse_messages
@@ -75,6 +75,8 @@ class LLM:
     Args:
         model: a local folder or a Hub id; None is the small model that ships with Shoal.
         tokenizer: a folder or Hub id of another tokenizer than the model's.
+        skip_tokenizer_init: read no tokenizer. Then, and of a folder without one, prompts are
+            token ids and texts are empty.
         seed: of the draws of prompts without one: a script that makes the same calls gets the
             same answers. None: other answers each time.
         chat_template: the text of another template than the model's, for `chat`.
@@ -92,13 +94,15 @@ class LLM:
         model: str | None = None,
         *,
         tokenizer: str | None = None,
+        skip_tokenizer_init: bool = False,
         seed: int | None = 0,
         chat_template: str | None = None,
         **options: Any,
     ) -> None:
         chosen = engine_options(options)
         with _BUSY:
-            self._description = ModelDescription.load(model, chosen, tokenizer)
+            texts = Texts.unwanted if skip_tokenizer_init else Texts.wanted
+            self._description = ModelDescription.load(model, chosen, tokenizer, texts)
             begin = time.perf_counter()
             self._engine = make_engine(self._description, chosen)
             self._load_seconds = time.perf_counter() - begin
@@ -116,7 +120,16 @@ class LLM:
         return self._engine.machine.token_budget
 
     def get_tokenizer(self) -> Any:
-        """The model's tokenizer, of transformers."""
+        """The model's tokenizer, of transformers.
+
+        Raises:
+            OptionError: it has none.
+        """
+        if self._description.tokenizer is None:
+            raise OptionError(
+                "this model was loaded without a tokenizer: give `generate` token ids, or copy "
+                "the tokenizer's files into the model's folder."
+            )
         return self._description.tokenizer
 
     def get_default_sampling_params(self) -> SamplingParams:
@@ -165,6 +178,7 @@ class LLM:
             InvalidRequestError: parameters do not fit the model; `param` names which.
             OptionError: a prompt is neither text nor token ids, the parameters are not as many,
                 or an argument is not honoured.
+            ModelFailedError, DeviceLostError: the run gave up; `outputs` carries what is done.
             GenerationInterrupted: Ctrl-C; a `KeyboardInterrupt` that carries what is done.
         """
         check(others, CALL_OPTIONS, "generate")
@@ -218,10 +232,10 @@ class LLM:
             "tools": list(tools) if tools else None,
         }
         with self._call() as call:
-            given = chat_template or self._chat_template
+            tokenizer, given = self.get_tokenizer(), chat_template or self._chat_template
             template = self._renderer.chat
-            if given or tools or not add_generation_prompt:
-                template = ChatTemplate(self.get_tokenizer(), given, arguments)
+            if template is None or given or tools or not add_generation_prompt:
+                template = ChatTemplate(tokenizer, given, arguments)
             several = _conversations(messages)
             asked = self._asked(sampling_params, len(several))
             kwargs = dict(chat_template_kwargs or {})
@@ -287,6 +301,14 @@ class LLM:
                 "`outputs` of this exception.",
                 done,
             ) from error
+        except ShoalError as error:
+            error.outputs = done
+            count = sum(output is not None for output in done)
+            error.add_note(
+                f"From Python: {count:,} of {len(done):,} prompts were done before. They are in "
+                "`outputs` of this exception, and saved nowhere else."
+            )
+            raise
         finally:
             ended = time.perf_counter()
             seconds = PhaseSeconds(
@@ -301,7 +323,8 @@ class LLM:
     def _asked(self, params: Params, count: int) -> Asked:
         if params is None:
             params = self.get_default_sampling_params()
-        return asked_for(params, count, self._description.vocab_size)
+        has_texts = self._description.tokenizer is not None
+        return asked_for(params, count, self._description.vocab_size, has_texts)
 
     @property
     def _rules(self) -> LengthRules:

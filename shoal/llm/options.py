@@ -34,6 +34,7 @@ def _sets(option: str) -> Honoured:
 LLM_OPTIONS: dict[str, Fate] = {
     "model": Honoured("A local folder or a Hub id; None: the small model that comes with Shoal."),
     "tokenizer": Honoured("A folder or Hub id, where the model's own is not wanted."),
+    "skip_tokenizer_init": Honoured("Read none: prompts are token ids, and texts are empty."),
     "seed": Honoured("Of prompts without one: a script's draws repeat. None: they do not."),
     "chat_template": Honoured("For `chat`, where the model's own is not wanted."),
     "dtype": _sets("dtype"),
@@ -134,7 +135,6 @@ LLM_OPTIONS: dict[str, Fate] = {
     ),
     "config_format": Refused("Convert the model with transformers.", (None, "auto", "hf")),
     "tokenizer_mode": Refused("Tokenizers are those of transformers.", (None, "auto", "hf")),
-    "skip_tokenizer_init": Refused("Give SamplingParams(detokenize=False).", (None, False)),
     "tokens_only": Refused("Give SamplingParams(detokenize=False).", (None, False)),
     "task": Refused("Models generate; nothing else is offered.", (None, "auto", "generate")),
     "runner": Refused("Models generate; nothing else is offered.", (None, "auto", "generate")),

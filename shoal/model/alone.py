@@ -4,8 +4,12 @@ The packed batch holds a few tokens of many sequences (`shoal.model.pieces`). Ea
 itself, as transformers would go on with it: the cache says how many tokens came before, the model
 finds positions and makes masks itself, and its own function attends.
 
-What enters a layer, and what it gives, is taken from the packed batch: so rounding does not grow,
-no router turns, and a layer run alone ends where it has attended, before its larger products.
+What enters a layer is taken from the packed batch: so rounding does not grow, and no router turns.
+A layer ends where it has attended, before its larger products. Only the first runs to its end, and
+what it gives enters all others.
+
+Every layer is tried by the piece that ends with the longest sequence there may be. By the other
+pieces one layer of each kind is (`shoal.model.alike`).
 """
 
 from __future__ import annotations
@@ -14,7 +18,6 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,6 +27,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from shoal.attention.reference import ReferenceAttention
 from shoal.errors import UnsupportedModelError
+from shoal.model.alike import unlike_layers
 from shoal.model.fusion.trial import Call
 from shoal.model.hook import AttentionCall, attention_step, masks_are_made
 from shoal.model.kv import KVPool
@@ -53,16 +57,21 @@ def prove_positions(
         UnsupportedModelError: the model does something else in a packed batch than alone.
     """
     layers = _layers(module)
+    if len(layers) != len(shapes):
+        raise _untried(kind, "its layers are not in one list")
+    tried = unlike_layers(layers, module.config)  # type: ignore[arg-type]
     weight = next(module.parameters())
     ids, positions = pieces.token_ids.to(weight.device), pieces.positions.to(weight.device)
     try:
         packed = _Packed(pieces, shapes, layers, weight.dtype, weight.device)
         with attention_step(packed), _wrapped(layers, packed.enter), suppress(_Attended):
             module(input_ids=ids[None], position_ids=positions[None], use_cache=False)
-        alone = _Alone(packed)
+        alone = _Alone(packed, tried)
+        longest = int(pieces.positions.max())
         # All are run, whatever is found: of a model in several processes, each finds its own.
-        for rows in pieces.rows():
-            alone.begin(rows, past := int(pieces.positions[rows.start]))
+        for piece, rows in enumerate(pieces.rows()):
+            past, last = (int(pieces.positions[row]) for row in (rows.start, rows.stop - 1))
+            alone.begin(piece, rows, past, layers if last == longest else tried)
             cache = Cache([_Unseen(past) for _ in shapes])
             with (
                 attention_step(alone),
@@ -74,8 +83,8 @@ def prove_positions(
     except Exception as error:
         _log.debug("proof by position failed", exc_info=True)
         raise _untried(kind, f"{type(error).__name__}: {error}") from error
-    if alone.calls != len(shapes) * len(pieces.work):
-        raise _untried(kind, "its layers are not in one list")
+    if alone.calls != len(layers) + len(tried) * (len(pieces.work) - 1):
+        raise _untried(kind, "some of its layers attend to nothing")
     if alone.found:
         position, what = min(alone.found)
         raise _refusal(kind, position, _ORDER[what])
@@ -101,16 +110,13 @@ class _Attended(Exception):  # noqa: N818 - not an error
     """Ends a layer, or the model with its last layer, when it has attended."""
 
 
-@dataclass(frozen=True)
-class _Attention:
-    """A call of attention, and its result [T, heads, value_dim]."""
-
-    call: AttentionCall
-    out: torch.Tensor
-
-
 class _Packed:
-    """Runs the packed batch with segment attention, and keeps what goes in and out."""
+    """Runs the packed batch, and keeps what layers and attention are given.
+
+    Attributes:
+        calls: of attention, by layer index.
+        entered: hidden states [1, T, hidden] that enter each layer.
+    """
 
     def __init__(
         self,
@@ -122,68 +128,86 @@ class _Packed:
     ) -> None:
         self._backend = ReferenceAttention()
         self._kv = KVPool(self._backend, shapes, pieces.num_blocks, BLOCK_SIZE, dtype, device)
-        self._work, self._slots, self.layers = pieces.work, pieces.slots.to(device), layers
-        self.attended: dict[int, _Attention] = {}
+        self._pieces, self._slots, self.layers = pieces, pieces.slots.to(device), layers
+        self.calls: dict[int, AttentionCall] = {}
         self.entered: dict[nn.Module, torch.Tensor] = {}
-        """Hidden states [1, T, hidden] that enter each layer."""
-        self.left: dict[nn.Module, Any] = {}
-        """What each layer but the last gives: hidden states, or a tuple that begins with them."""
+        self._to_its_end = False
+        self._given: Any = None
+        """What the first layer gives: hidden states, or a tuple that begins with them."""
 
     def enter(self, layer: nn.Module, hidden: torch.Tensor, run: _Run) -> Any:
-        """A layer is entered."""
+        """A layer is entered; the first gives what it gives, the others what entered them."""
         self.entered[layer] = hidden
-        self.left[layer] = out = run(hidden)
-        return out
+        self._to_its_end = layer is not self.layers[-1] and layer is self.layers[0]
+        if self._to_its_end:
+            self._given = run(hidden)
+            return self._given
+        with suppress(_Attended):
+            run(hidden)
+        return self.left(layer, hidden)
+
+    def left(self, layer: nn.Module, hidden: torch.Tensor) -> Any:
+        """Hidden states as a layer gives them; the model ends with the last layer."""
+        if layer is self.layers[-1]:
+            raise _Attended
+        return (hidden, *self._given[1:]) if isinstance(self._given, tuple) else hidden
 
     def observe(self, call: AttentionCall) -> torch.Tensor:
         """See `AttentionObserver`."""
         pool = self._kv[call.layer]
         self._backend.store(pool, self._slots, call.key[0], call.value[0])
-        out = self._backend(call.query[0], pool, self._work, call.scale).contiguous()
-        self.attended[call.layer] = _Attention(call, out)
-        if len(self.attended) == len(self.layers):
-            raise _Attended
-        return out[None]
+        self.calls[call.layer] = call
+        if self._to_its_end:
+            return self._backend(call.query[0], pool, self._pieces.work, call.scale)[None]
+        raise _Attended
+
+    def attention(self, layer: int, piece: int) -> torch.Tensor:
+        """Segment attention of a piece's rows: [k, heads, value_dim]."""
+        call, rows = self.calls[layer], self._pieces.rows_of(piece)
+        work = self._pieces.work_of(piece)
+        return self._backend(call.query[0, :, rows], self._kv[layer], work, call.scale)
 
 
 class _Alone:
     """Compares what a piece does alone with the packed batch.
 
+    Args:
+        everywhere: layers that are run in all pieces.
+
     Attributes:
-        found: (position, index in `_ORDER`) of differences.
+        found: (position, index in `_ORDER`) of differences; position 0 where it is not known from
+            which on, since a layer was tried at the last only.
         calls: of attention that were compared.
     """
 
-    def __init__(self, packed: _Packed) -> None:
-        self._packed = packed
-        self._rows, self._past = slice(0), 0
+    def __init__(self, packed: _Packed, everywhere: list[nn.Module]) -> None:
+        self._packed, self._everywhere = packed, everywhere
+        self._piece, self._rows, self._past = 0, slice(0), 0
+        self._layers: list[nn.Module] = []
+        self._known = True
         self._masks: list[torch.Tensor] = []
         self.found: list[tuple[int, int]] = []
         self.calls = 0
 
-    def begin(self, rows: slice, past: int) -> None:
-        """The next forward is of these rows of the packed batch, after `past` tokens."""
-        self._rows, self._past, self._masks = rows, past, []
+    def begin(self, piece: int, rows: slice, past: int, layers: list[nn.Module]) -> None:
+        """The next forward is of a piece's rows, after `past` tokens, and tries these layers."""
+        self._piece, self._rows, self._past = piece, rows, past
+        self._masks, self._layers = [], layers
 
     def enter(self, layer: nn.Module, hidden: torch.Tensor, run: _Run) -> Any:
         """A layer is entered: of the first the inputs count, the others get the packed ones."""
         packed = self._packed.entered[layer][:, self._rows]
+        self._known = layer in self._everywhere
         if layer is self._packed.layers[0]:
             self._compare("embeddings", hidden[0], packed[0])
-        try:
-            run(packed)
-        except _Attended:
-            if layer is self._packed.layers[-1]:
-                raise
-        out = self._packed.left[layer]
-        if isinstance(out, tuple):
-            return out[0][:, self._rows], *out[1:]
-        return out[:, self._rows]
+        if layer in self._layers:
+            with suppress(_Attended):
+                run(packed)
+        return self._packed.left(layer, packed)
 
     def observe(self, call: AttentionCall) -> torch.Tensor:
         """See `AttentionObserver`."""
-        packed, rows = self._packed.attended[call.layer], self._rows
-        then = packed.call
+        then, rows = self._packed.calls[call.layer], self._rows
         query, key, value = (x[:, :, rows] for x in (then.query, then.key, then.value))
         pairs = (call.query, query), (call.key, key), (call.value, value)
         for mine, theirs in pairs:
@@ -204,7 +228,7 @@ class _Alone:
         numbers = query.float(), key.float(), value.float()
         attend = _own_attention(call.module)
         out, _ = attend(call.module, *numbers, mask, scaling=call.scale, **call.keywords)
-        theirs = packed.out[rows]
+        theirs = self._packed.attention(call.layer, self._piece)
         self._compare("attention", out[0].flatten(1), theirs.flatten(1))
         self.calls += 1
         raise _Attended
@@ -225,7 +249,8 @@ class _Alone:
     def _note(self, what: str, wrong: torch.Tensor) -> None:
         """wrong: bool [k], rows of the piece."""
         if bool(wrong.any()):
-            self.found.append((self._past + int(wrong.nonzero()[0]), _ORDER.index(what)))
+            position = self._past + int(wrong.nonzero()[0])
+            self.found.append((position if self._known else 0, _ORDER.index(what)))
 
 
 _WHAT = {

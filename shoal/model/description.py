@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +53,21 @@ check_activations_by_name()
 _log = logging.getLogger(__name__)
 
 
+class Texts(Enum):
+    """What is wanted of a model's tokenizer."""
+
+    needed = "a model without one is refused"
+    wanted = "it is read if it is there"
+    unwanted = "it is not looked for"
+
+
 @dataclass(frozen=True)
 class ModelDescription:
     """A model's identity, tokenizer and limits.
 
     Attributes:
+        tokenizer: None where the model has none, or none is wanted (see `Texts`): prompts are
+            token ids then.
         id: the path or Hub id as given.
         name: its last part, one of the names `body.model` may use.
         generation_defaults: sampling defaults of its generation_config.json, under the names of
@@ -72,7 +83,7 @@ class ModelDescription:
 
     id: str
     name: str
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
     config: PreTrainedConfig
     dtype: torch.dtype
     device: torch.device
@@ -88,7 +99,11 @@ class ModelDescription:
 
     @classmethod
     def load(
-        cls, model: str | None, options: EngineOptions, tokenizer_source: str | None = None
+        cls,
+        model: str | None,
+        options: EngineOptions,
+        tokenizer_source: str | None = None,
+        texts: Texts = Texts.needed,
     ) -> ModelDescription:
         """Read config and tokenizer of a local folder or Hub id; None: the bundled model.
 
@@ -111,7 +126,7 @@ class ModelDescription:
         refuse_unsplittable(config, parts)
         max_model_len = _max_model_len(config, options.max_model_len)
         refuse_unsupported_length(config, max_model_len)
-        tokenizer = _read(AutoTokenizer, tokenizer_source or source, "tokenizer", trusted)
+        tokenizer = _read_tokenizer(source, tokenizer_source, trusted, texts)
         dtype = _dtype(options.dtype, config)
         generation = read_generation(source)
         device = _device(options.device, parts)
@@ -184,6 +199,18 @@ def _read_config(source: str, trusted: bool) -> PreTrainedConfig:
     return text
 
 
+def _read_tokenizer(
+    source: str, tokenizer_source: str | None, trusted: bool, texts: Texts
+) -> Tokenizer | None:
+    if texts is Texts.unwanted:
+        return None
+    if texts is Texts.wanted and tokenizer_source is None and lacks_tokenizer(source):
+        _log.warning("%r holds no tokenizer: prompts are token ids, and texts are empty", source)
+        return None
+    read: Tokenizer = _read(AutoTokenizer, tokenizer_source or source, "tokenizer", trusted)
+    return read
+
+
 def _read(auto_class: Any, source: str, what: str, trusted: bool) -> Any:
     try:
         return auto_class.from_pretrained(source, trust_remote_code=trusted)
@@ -203,7 +230,8 @@ def load_error(what: str, source: str, error: Exception) -> ModelLoadError:
     if what == "tokenizer" and lacks_tokenizer(source):
         return ModelLoadError(
             f"the folder {source!r} holds no tokenizer: copy tokenizer.json (or tokenizer.model) "
-            "and tokenizer_config.json of the model it was made from into it."
+            "and tokenizer_config.json of the model it was made from into it. For prompts of token "
+            "ids `LLM.generate` in Python needs none."
         )
     where = "folder" if Path(source).exists() else "model (no such folder, so taken as a Hub id)"
     return ModelLoadError(
@@ -227,13 +255,13 @@ def _check_sizes(config: PreTrainedConfig, source: str) -> None:
 
 
 def _eos_token_ids(
-    stated: tuple[int, ...] | None, config: PreTrainedConfig, tokenizer: Tokenizer
+    stated: tuple[int, ...] | None, config: PreTrainedConfig, tokenizer: Tokenizer | None
 ) -> tuple[int, ...]:
     own = getattr(config, "eos_token_id", None)
     for eos in (
         stated,
         token_ids(own, "config.json"),
-        token_ids(tokenizer.eos_token_id, "tokenizer"),
+        token_ids(getattr(tokenizer, "eos_token_id", None), "tokenizer"),
     ):
         if eos is not None:
             return eos

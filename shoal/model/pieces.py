@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -97,8 +96,26 @@ class Pieces:
 
     def rows(self) -> Iterator[slice]:
         """The rows of each piece."""
-        for first, last in pairwise(self.bounds.tolist()):
-            yield slice(first, last)
+        yield from map(self.rows_of, range(len(self.work)))
+
+    def rows_of(self, piece: int) -> slice:
+        """The rows of one."""
+        return slice(int(self.bounds[piece]), int(self.bounds[piece + 1]))
+
+    def work_of(self, piece: int) -> SegmentWork:
+        """What the rows of one attend to, numbered from 0."""
+        work, rows = self.work, self.rows_of(piece)
+        count = rows.stop - rows.start
+        return SegmentWork(
+            num_rows=count,
+            row_first=np.array([0], np.int32),
+            row_last=np.array([count], np.int32),
+            kv_tokens=work.kv_tokens[piece : piece + 1],
+            causal=work.causal[piece : piece + 1],
+            block_offsets=np.array([work.block_offsets[piece], len(work.blocks)]),
+            blocks=work.blocks,
+            block_size=work.block_size,
+        )
 
 
 def spread_positions(config: PreTrainedConfig, max_model_len: int) -> Int64Array:

@@ -70,6 +70,16 @@ def outside_vocabulary(
     )
 
 
+def no_tokenizer(param: str, instead: str = "token ids") -> InvalidRequestError:
+    """`param` has to do with text, and the model has no tokenizer."""
+    return InvalidRequestError(
+        f"{param} needs a tokenizer, and the model was loaded without one; give {instead}, or "
+        "copy the tokenizer's files into the model's folder.",
+        code="tokenizer_missing",
+        param=param,
+    )
+
+
 def kind_of(value: object) -> str:
     """What JSON calls the type of a decoded value; true, false and null by their names."""
     if isinstance(value, bool) or value is None:

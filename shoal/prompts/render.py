@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from shoal.errors import InvalidRequestError
 from shoal.prompts.chat_template import ChatTemplate
 from shoal.prompts.prompts import ChatPrompt, Prompt
+from shoal.prompts.refusals import no_tokenizer
 from shoal.prompts.text_pieces import PieceTokenizer
 
 TokenIds = Sequence[int]
@@ -22,9 +23,12 @@ class Renderer:
     and uses all cores, so the two overlap when they run in two threads. Text that prompts share is
     tokenised once where the tokenizer allows it (`pieces.py`); `tokenize` is for one thread at a
     time.
+
+    Args:
+        tokenizer: the model's; None if it has none, and all texts are refused.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase | None) -> None:
         self._tokenizer = tokenizer
         self._backend: Any = getattr(tokenizer, "backend_tokenizer", None)
         if self._backend is not None:
@@ -32,10 +36,10 @@ class Renderer:
             self._backend.no_padding()
         self._pieces = (
             None
-            if self._backend is None
+            if tokenizer is None or self._backend is None
             else PieceTokenizer.create(self._backend, _special_tokens_of_prompts(tokenizer))
         )
-        self.chat = ChatTemplate(tokenizer)
+        self.chat = None if tokenizer is None else ChatTemplate(tokenizer)
 
     def text(self, prompt: Prompt, where: str = "body.messages") -> str | list[int]:
         """The prompt as the model reads it; token ids pass through.
@@ -44,9 +48,13 @@ class Renderer:
             where: what errors call the messages of a chat.
 
         Raises:
-            InvalidRequestError: see `ChatTemplate.text`.
+            InvalidRequestError: see `ChatTemplate.text`; or there is no tokenizer.
         """
-        return self.chat.text(prompt, where) if isinstance(prompt, ChatPrompt) else prompt
+        if not isinstance(prompt, ChatPrompt):
+            return prompt
+        if self.chat is None:
+            raise no_tokenizer(where)
+        return self.chat.text(prompt, where)
 
     def tokenize(
         self, texts: Sequence[str], *, add_special_tokens: bool
@@ -55,6 +63,8 @@ class Renderer:
 
         A chat template writes the special tokens itself, so its text takes none from here.
         """
+        if self._tokenizer is None:
+            return [no_tokenizer("a text") for _ in texts]
         try:
             return [*self._encode(texts, add_special_tokens)]
         except Exception as error:  # the tokenizer's exceptions do not say which text was at fault
@@ -73,6 +83,7 @@ class Renderer:
         if not texts:
             return []
         if self._backend is None:
+            assert self._tokenizer is not None
             encoded = self._tokenizer(list(texts), add_special_tokens=special)
             return cast("list[TokenIds]", encoded["input_ids"])
         if self._pieces is not None:

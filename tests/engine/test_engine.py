@@ -107,6 +107,32 @@ def test_a_dead_device_ends_the_run(llm: LLM, monkeypatch: pytest.MonkeyPatch) -
         llm.generate(forest_of_prompts(4), GREEDY, use_tqdm=False)
 
 
+def test_what_was_done_before_the_device_died_is_carried(
+    llm: LLM, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shoal.engine.engine.MOST_FAILURES_IN_A_ROW", 2)
+    prompts = forest_of_prompts(4)[:9]
+    lengths = [2, 40, 2, 40, 2, 40, 40, 40, 40]
+    params = [
+        SamplingParams(max_tokens=n, temperature=0, ignore_eos=True, min_tokens=n) for n in lengths
+    ]
+    calls = iter(range(10_000))
+    with failing(llm, lambda ids: next(calls) > 20), pytest.raises(ModelFailedError) as caught:
+        llm.generate(prompts, params, use_tqdm=False)
+    outputs = caught.value.outputs
+    short = [place for place, length in enumerate(lengths) if length == 2]
+    for place in short:
+        assert outputs[place].outputs[0].token_ids == greedy(folder, prompts[place], 2)
+    failed = [output for output in outputs if output is not None and output.error is not None]
+    assert len(failed) == 2
+    assert outputs.count(None) == len(prompts) - len(short) - len(failed)
+    assert "5 of 9 prompts were done" in caught.value.__notes__[0]
+    assert llm.last_run is not None
+    assert (llm.last_run.requests.succeeded, llm.last_run.requests.failed) == (3, 2)
+    after = llm.generate(prompts, GREEDY, use_tqdm=False)
+    assert texts(after) == [[tuple(greedy(folder, p, 8))] for p in prompts]
+
+
 def test_logits_that_are_not_numbers_fail_only_their_request(llm: LLM, folder: Path) -> None:
     prompts = forest_of_prompts(5)
     head = llm._engine._model.module.lm_head

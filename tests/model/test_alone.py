@@ -111,7 +111,24 @@ def test_rows_that_are_not_what_they_would_be_alone(tmp_path: Path, attention: A
     prove(module, tmp_path)
     last = module.model.layers[1].self_attn  # type: ignore[union-attr, index]
     last.__class__ = attention
-    with pytest.raises(UnsupportedModelError, match="positions other than those it is given"):
+    with pytest.raises(UnsupportedModelError, match=r"positions other than those it is given"):
+        prove(module, tmp_path)
+
+
+class BySecond(ByRow):
+    """Only its number tells the layer that does so from the others."""
+
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **keywords: Any) -> Any:
+        attend = super().forward if self.layer_idx == 1 else super(ByRow, self).forward
+        return attend(hidden_states, *args, **keywords)
+
+
+def test_layers_that_look_alike_are_tried_at_the_longest_sequence(tmp_path: Path) -> None:
+    """No length is told below which they would be right: the others were not tried."""
+    module = tiny(LlamaForCausalLM, num_hidden_layers=3)
+    for layer in module.model.layers:  # type: ignore[union-attr]
+        layer.self_attn.__class__ = BySecond
+    with pytest.raises(UnsupportedModelError, match=r"positions other .* Use another model"):
         prove(module, tmp_path)
 
 
