@@ -33,7 +33,7 @@ def unlike_layers(layers: Sequence[nn.Module], config: PreTrainedConfig) -> list
 
 def _said_of_each(config: PreTrainedConfig, layers: int) -> list[Sequence[Any]]:
     """Lists of the config with an entry for each layer, such as `layer_types`."""
-    values = config.get_text_config().to_dict().values()
+    values = vars(config.get_text_config()).values()
     return [value for value in values if isinstance(value, list | tuple) and len(value) == layers]
 
 

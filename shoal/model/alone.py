@@ -25,14 +25,15 @@ from torch import nn
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from shoal.attention import KVShape
 from shoal.attention.reference import ReferenceAttention
 from shoal.errors import UnsupportedModelError
 from shoal.model.alike import unlike_layers
 from shoal.model.fusion.trial import Call
 from shoal.model.hook import AttentionCall, attention_step, masks_are_made
-from shoal.model.kv import KVPool
 from shoal.model.pieces import FIRST_TOKENS, Pieces
 from shoal.scheduler import BLOCK_SIZE
+from shoal.work import SegmentWork
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 """Largest relative distance |a - b| / |b| of a row that is taken for rounding."""
@@ -127,7 +128,14 @@ class _Packed:
         device: torch.device,
     ) -> None:
         self._backend = ReferenceAttention()
-        self._kv = KVPool(self._backend, shapes, pieces.num_blocks, BLOCK_SIZE, dtype, device)
+        # A layer stores its own anew before it is attended, so layers of one shape share memory.
+        pools = {
+            shape: self._backend.allocate(
+                KVShape(*shape, pieces.num_blocks, BLOCK_SIZE, dtype, device)
+            )
+            for shape in set(shapes)
+        }
+        self._pools = [pools[shape] for shape in shapes]
         self._pieces, self._slots, self.layers = pieces, pieces.slots.to(device), layers
         self.calls: dict[int, AttentionCall] = {}
         self.entered: dict[nn.Module, torch.Tensor] = {}
@@ -154,18 +162,21 @@ class _Packed:
 
     def observe(self, call: AttentionCall) -> torch.Tensor:
         """See `AttentionObserver`."""
-        pool = self._kv[call.layer]
-        self._backend.store(pool, self._slots, call.key[0], call.value[0])
         self.calls[call.layer] = call
         if self._to_its_end:
-            return self._backend(call.query[0], pool, self._pieces.work, call.scale)[None]
+            rows = slice(self._pieces.work.num_rows)
+            return self._attend(call, rows, self._pieces.work)[None]
         raise _Attended
 
     def attention(self, layer: int, piece: int) -> torch.Tensor:
         """Segment attention of a piece's rows: [k, heads, value_dim]."""
-        call, rows = self.calls[layer], self._pieces.rows_of(piece)
-        work = self._pieces.work_of(piece)
-        return self._backend(call.query[0, :, rows], self._kv[layer], work, call.scale)
+        rows = self._pieces.rows_of(piece)
+        return self._attend(self.calls[layer], rows, self._pieces.work_of(piece))
+
+    def _attend(self, call: AttentionCall, rows: slice, work: SegmentWork) -> torch.Tensor:
+        pool = self._pools[call.layer]
+        self._backend.store(pool, self._slots, call.key[0], call.value[0])
+        return self._backend(call.query[0, :, rows], pool, work, call.scale)
 
 
 class _Alone:

@@ -2,6 +2,7 @@
 
 import random
 import time
+from collections.abc import Callable
 
 from tests.e2e.conftest import Command, Shoal
 from tests.e2e.test_run import answers
@@ -24,7 +25,7 @@ def calm_run(shoal: Shoal, options: tuple[str, ...]) -> tuple[float, float]:
     return first - began, time.monotonic() - first
 
 
-def test_random_kills(shoal: Shoal) -> None:
+def test_random_kills(shoal: Shoal, record_property: Callable[[str, object], None]) -> None:
     shoal.write("in.jsonl", mixed(400, seed=2))
     options = ("--dtype", "float32", "--device", "cpu", "--quiet", "--token-budget", "64")
     startup, work = calm_run(shoal, options)
@@ -65,4 +66,5 @@ def test_random_kills(shoal: Shoal) -> None:
         assert report.exit_code == 3
         assert answers(shoal.read("out.jsonl")) == answers(shoal.read("calm.jsonl"))
         assert answers(shoal.read("out.errors.jsonl")) == answers(shoal.read("calm.errors.jsonl"))
+    record_property("tries", kills)
     assert len(set(sizes)) > 3, f"no run that was killed brought the job forward: {sizes}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 import traceback
@@ -106,7 +107,10 @@ def answers(path: Path) -> list[dict]:
 
 
 class FakeEngine:
-    """Answers `width` requests per iteration, an iteration taking `seconds`."""
+    """Answers `width` requests per iteration, an iteration taking `seconds`.
+
+    SIGALRM comes `alarm_seconds` after the first has begun, if that is not 0.
+    """
 
     def __init__(
         self,
@@ -114,6 +118,7 @@ class FakeEngine:
         options: EngineOptions,
         *,
         seconds: float = 0.0,
+        alarm_seconds: float = 0.0,
         width: int = 4,
         on_iteration: Callable[[int], None] = lambda number: None,
     ) -> None:
@@ -121,7 +126,8 @@ class FakeEngine:
         self.options = options
         kv_tokens = (options.kv_bytes or 2**30) // description.kv_bytes_per_token
         self.machine = Machine(default_costs(description), width, kv_tokens)
-        self.seconds, self.width, self.on_iteration = seconds, width, on_iteration
+        self.seconds, self.alarm_seconds = seconds, alarm_seconds
+        self.width, self.on_iteration = width, on_iteration
 
     def run(self, table: RequestTable) -> FakeRun:
         self.table = table
@@ -143,6 +149,8 @@ class FakeRun:
     def __iter__(self) -> Iterator[list[Completion]]:
         todo = list(dict.fromkeys(self.plan.sequence_request.tolist()))
         while todo:
+            if self._engine.alarm_seconds and not self.stats.iterations:
+                signal.setitimer(signal.ITIMER_REAL, self._engine.alarm_seconds)
             time.sleep(self._engine.seconds)
             width = self._engine.width
             done, todo = todo[:width], todo[width:]

@@ -61,17 +61,9 @@ def stop_by_signal(iterations: int, number: signal.Signals) -> dict:
             os.kill(os.getpid(), number)
 
     if iterations == 1:
-        return {"width": 2, "on_iteration": lambda _: None, "seconds": SignalNow(number)}
-    return {"width": 2, "on_iteration": stop}
-
-
-class SignalNow(float):
-    """As the engine's seconds per iteration: sends a signal to this process once."""
-
-    def __new__(cls, number: signal.Signals) -> SignalNow:
         signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), number))
-        signal.setitimer(signal.ITIMER_REAL, 0.4)
-        return super().__new__(cls, 1.2)
+        return {"width": 2, "alarm_seconds": 0.4, "seconds": 1.2}
+    return {"width": 2, "on_iteration": stop}
 
 
 def test_a_second_signal_stops_at_once_and_handlers_are_restored(job: Job) -> None:

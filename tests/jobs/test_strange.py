@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -66,8 +67,9 @@ def test_a_request_or_a_refusal_and_nothing_else(line: dict, body: dict, top: di
 )
 def test_every_strange_line_gives_one_record(
     tmp_path: Path, description: ModelDescription, caplog: pytest.LogCaptureFixture,
-    count: int, seed: int,
+    count: int, seed: int, record_property: Callable[[str, object], None],
 ) -> None:  # fmt: skip
+    record_property("tries", count)
     path = tmp_path / "in.jsonl"
     with path.open("wb") as file:
         for line in strange.lines(random.Random(seed), count):
