@@ -223,7 +223,7 @@ def test_the_prompt_may_be_scored_without_the_answer(llm: LLM) -> None:
 def test_wrong_requests_are_named(llm: LLM) -> None:
     for prompts, params, message in [
         ([[]], None, r"prompts\[0\] is empty"),
-        ([[5], [256]], None, r"prompts\[1\] holds a token id outside"),
+        ([[5], [256]], None, r"prompts\[1\] holds token id 256 at position 0, outside"),
         ([[5] * 300], None, "at most 256"),
     ]:
         error = llm.generate(prompts, params, use_tqdm=False)[-1].error
