@@ -158,8 +158,13 @@ def test_a_waiting_call_can_be_interrupted(llm: LLM, alone: list[list[RequestOut
     with ThreadPoolExecutor(1) as threads:
         other = threads.submit(llm.generate, JOBS[0], SHORT_AND_LONG, use_tqdm=False)
         time.sleep(0.1)
+        # A shell has what it runs in the background ignore SIGINT.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
         threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
-        with pytest.raises(KeyboardInterrupt):
-            llm.generate(JOBS[1], LONG, use_tqdm=False)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                llm.generate(JOBS[1], LONG, use_tqdm=False)
+        finally:
+            signal.signal(signal.SIGINT, before)
         assert other.result()[:3] == alone[0][:3]
     assert llm.generate(JOBS[1], GREEDY, use_tqdm=False) == alone[1]
