@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from shoal.answers.grammar import grammar_compiler
+from shoal.answers.structure import Structure
 from shoal.errors import InvalidRequestError
 from shoal.jobs.index import LineIndex
 from shoal.jobs.lines import MAX_LINE_BYTES, ContentDigest, LineReader, RawLine, open_input
@@ -90,6 +92,7 @@ def read_job(
     capacity_tokens: int,
     names: Collection[str],
     reject: Reject,
+    schema: Structure | None = None,
     skip: Callable[[int], bool] = lambda line: False,
     progress: Progress = lambda lines: None,
     job_seed: int = 0,
@@ -104,6 +107,7 @@ def read_job(
         capacity_tokens: most tokens of KV the pool will hold.
         names: further names of the model, `*` for any.
         reject: called for each line that cannot run, not in line order.
+        schema: what answers look like whose request asks for no form of its own.
         skip: whether a line, counted from 0, has its result already and is only counted.
         progress: called between batches.
         job_seed: goes into the table.
@@ -113,7 +117,7 @@ def read_job(
     """
     index = LineIndex(path)
     try:
-        reader = _Reader(index, description, capacity_tokens, names, reject, skip)
+        reader = _Reader(index, description, capacity_tokens, names, schema, reject, skip)
         with open_input(path) as file:
             lines = LineReader(file, max_line_bytes=max_line_bytes)
             reader.read(lines, progress)
@@ -132,12 +136,14 @@ class _Reader:
         description: ModelDescription,
         capacity_tokens: int,
         names: Collection[str],
+        schema: Structure | None,
         reject: Reject,
         skip: Callable[[int], bool],
     ) -> None:
         all_names = {description.id, description.name, *names}
         vocab_size, defaults = description.vocab_size, description.generation_defaults
-        self._validator = Validator(all_names, vocab_size, defaults)
+        compiler = grammar_compiler(description.tokenizer, vocab_size, description.eos_token_ids)
+        self._validator = Validator(all_names, vocab_size, defaults, compiler, schema)
         self._renderer = Renderer(description.tokenizer)
         self._rules = LengthRules(description.max_model_len, capacity_tokens)
         self._index = index

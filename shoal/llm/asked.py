@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from shoal.answers.grammar import GrammarCompiler
 from shoal.errors import OptionError
 from shoal.llm.sampling_params import SamplingParams
 from shoal.sampling.sampler import check_vocabulary
@@ -27,7 +28,10 @@ class Asked:
 
 
 def asked_for(
-    params: SamplingParams | Sequence[SamplingParams], count: int, vocab_size: int
+    params: SamplingParams | Sequence[SamplingParams],
+    count: int,
+    vocab_size: int,
+    compiler: GrammarCompiler,
 ) -> Asked:
     """What is asked for `count` prompts, checked.
 
@@ -47,4 +51,6 @@ def asked_for(
         distinct[id(each)] = each.request_params()
         prefix = f"sampling_params[{index}]."
         check_vocabulary(distinct[id(each)], vocab_size, prefix)
+        if (grammar := distinct[id(each)].grammar) is not None:
+            compiler.check(grammar, f"{prefix}structured_outputs")
     return Asked([distinct[id(each)] for each in given], [each.detokenize for each in given])

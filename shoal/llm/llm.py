@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from shoal.answers.detokenize import Detokenizer
+from shoal.answers.grammar import grammar_compiler
 from shoal.devices import make_engine
 from shoal.errors import GenerationInterrupted, InvalidRequestError, OptionError
 from shoal.llm.asked import Asked, Params, asked_for
@@ -301,7 +302,9 @@ class LLM:
     def _asked(self, params: Params, count: int) -> Asked:
         if params is None:
             params = self.get_default_sampling_params()
-        return asked_for(params, count, self._description.vocab_size)
+        model = self._description
+        compiler = grammar_compiler(model.tokenizer, model.vocab_size, model.eos_token_ids)
+        return asked_for(params, count, model.vocab_size, compiler)
 
     @property
     def _rules(self) -> LengthRules:
