@@ -79,7 +79,8 @@ def of_structured_outputs(given: Mapping[str, Any], param: str) -> Structure:
     value, where = asked[kind], f"{param}.{kind}"
     spaces = _whitespace(asked, param)
     if spaces and kind not in ("json", "json_object"):
-        raise wrong_value(f"{param}.{next(iter(spaces))}", "is for JSON alone; remove it")
+        name = next(name for name in _WHITESPACE if name in asked)
+        raise wrong_value(f"{param}.{name}", "is for JSON alone; remove it")
     if kind == "json":
         return of_schema(value, where, spaces)
     if kind == "json_object":
@@ -90,6 +91,7 @@ def of_structured_outputs(given: Mapping[str, Any], param: str) -> Structure:
         return _finished(_choice(value, where), where)
     if not isinstance(value, str):
         raise wrong_value(where, f"must be a string, not {kind_of(value)}")
+    _check_size(value, where)
     text = _regex(value, where) if kind == "regex" else _lark(value, where)
     return _finished(text, where)
 
@@ -162,10 +164,14 @@ def _lark(value: str, param: str) -> str:
 
 
 def _finished(text: str, param: str) -> Structure:
+    _check_size(text, param)
+    return Structure(text + _END, param)
+
+
+def _check_size(text: str, param: str) -> None:
     try:
         size = len(text.encode())
     except UnicodeEncodeError:
         raise wrong_value(param, "holds half a character (a lone surrogate)") from None
     if size > _LONGEST:
         raise wrong_value(param, f"has {size:,} bytes; at most {_LONGEST:,} are compiled")
-    return Structure(text + _END, param)
