@@ -209,11 +209,15 @@ class Sampler:
                 f"and a vocabulary of {self._vocab_size}"
             )
         task = self.task(sequences, positions)
-        processed = np.flatnonzero(task.processed)
-        if len(processed):
+        if task.processed.any():
             token_ids = np.empty(len(sequences), dtype=np.int32)
-            plain = np.flatnonzero(~task.processed)
+            guessed = self._guessed(task)
+            plain = np.flatnonzero(~task.processed | guessed)
             token_ids[plain] = choose(rows.take(plain), task.settings.rows(plain), self._kernels)
+            at = np.flatnonzero(guessed)
+            fit = self._grammars.fits(task.slots[at], positions[at], token_ids[at])
+            guessed[at] = fit
+            processed = np.flatnonzero(task.processed & ~guessed)
             for index in chunks_of(processed, rows_per_chunk(self._vocab_size)):
                 logits = rows.take(index).tensor().to(torch.float32, copy=True).contiguous()
                 for change in self.changes(task, index, partial(_moved, device=logits.device)):
@@ -226,6 +230,14 @@ class Sampler:
         logprobs = _logprobs(rows, token_ids, task)
         self.record(task, token_ids)
         return Sampled(token_ids, logprobs)
+
+    def _guessed(self, task: SampleTask) -> BoolArray:
+        """Rows whose likeliest token is the answer if their grammar allows it, bool [S]."""
+        columns = task.columns
+        changed = columns["biased"] | columns["penalised"]
+        changed |= task.positions < columns["min_tokens"]
+        found: BoolArray = columns["guided"] & ~changed & (columns["temperature"] == 0)
+        return found
 
     def task(self, sequences: Int32Array, positions: Int32Array) -> SampleTask:
         """What is to be done for registered sequences; see `sample`."""

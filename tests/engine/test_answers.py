@@ -119,7 +119,7 @@ def test_with_every_feature_preempted_and_run_ahead(
     assert checked(expected[: len(FITS)], FITS)["stop"] > 3
     assert {choice.text for choice in expected[9].outputs} <= {"yes", "no"}
     assert expected[8].outputs[0].finish_reason == "length"
-    tight = {"kv_memory": "64KiB", "max_num_batched_tokens": 24, "order": "input"}
+    tight = {"kv_memory": "64KiB", "max_num_batched_tokens": 24, "order": "blend"}
     small = make_llm(folder, **tight)
     same(small.generate(prompts, FEATURES, use_tqdm=False), expected)
     assert small.last_run is not None
