@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from shoal.config import EngineOptions
 from shoal.llm.request_output import CompletionOutput, Logprob, RequestOutput
 from shoal.llm.sampling_params import SamplingParams
+from shoal.llm.structured_outputs import StructuredOutputsParams
 from shoal.prompts.token_columns import TokenColumns
 from shoal.types import RunSummary
 
@@ -26,6 +27,7 @@ __all__ = [
     "RequestOutput",
     "RunSummary",
     "SamplingParams",
+    "StructuredOutputsParams",
     "TokenColumns",
     "run_job",
 ]

@@ -76,6 +76,14 @@ TemplateFile = Annotated[
     Path | None,
     typer.Option("--template", metavar="FILE.toml", help="How a row of the table is asked about."),
 ]
+SchemaFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--schema",
+        metavar="FILE.json",
+        help="JSON schema of the answers to requests that ask for no form of their own.",
+    ),
+]
 Restart = Annotated[bool, typer.Option("--restart", help="Start over instead of resuming.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 
@@ -158,6 +166,7 @@ def run(
     input: BatchFile = None,
     table: TableFile = None,
     template: TemplateFile = None,
+    schema: SchemaFile = None,
     errors: Annotated[
         Path | None,
         typer.Option(
@@ -184,6 +193,7 @@ def run(
         input=input,
         table=table,
         template=template,
+        schema=schema,
         output=output,
         errors=errors,
         model=model,
@@ -237,6 +247,7 @@ def plan(
     input: PlanInput = None,
     table: TableFile = None,
     template: TemplateFile = None,
+    schema: SchemaFile = None,
     model: Model = None,
     served_model_name: Names = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
@@ -262,11 +273,13 @@ def plan(
     from shoal.report.plan_page import write_plan_page
 
     if html is not None:
-        given = {"INPUT": input, "--table": table, "--template": template, "--results": results}
+        given = {"INPUT": input, "--table": table, "--template": template, "--schema": schema}
+        given["--results"] = results
         reads = {name: path for name, path in given.items() if path}
         check_files(reads, check_written(html, "--html"))
     with readable_source(input, table, template) as (path, field_order):
-        job = plan_job(path, model, options, served_model_name or (), results, max_tokens)
+        names = served_model_name or ()
+        job = plan_job(path, model, options, names, results, max_tokens, schema)
     report = _plan_report(job)
     if html is not None:
         write_plan_page(html, (table or input or path).name, report)

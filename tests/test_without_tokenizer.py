@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from shoal import LLM, SamplingParams
+from shoal import LLM, SamplingParams, StructuredOutputsParams
 from shoal.cli import app
 from shoal.errors import InvalidRequestError, ModelLoadError, OptionError
 from shoal.jobs import JobSpec, run_job
@@ -74,6 +74,12 @@ def test_what_else_needs_texts_is_refused(llm: LLM) -> None:
         llm.chat([{"role": "user", "content": "hello"}], GREEDY, use_tqdm=False)
     with pytest.raises(OptionError, match="without a tokenizer"):
         llm.get_tokenizer()
+
+
+def test_a_form_of_answer_is_refused(llm: LLM) -> None:
+    params = SamplingParams(structured_outputs=StructuredOutputsParams(choice=["a", "b"]))
+    with pytest.raises(InvalidRequestError, match="structured_outputs: .*no tokenizer"):
+        llm.generate(PROMPTS, params, use_tqdm=False)
 
 
 def test_stop_tokens_stop(llm: LLM) -> None:

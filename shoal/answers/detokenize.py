@@ -90,6 +90,17 @@ class Detokenizer:
             return NO_CONTEXT  # bytes that follow a whole character stand for themselves
         return Context(last, text)
 
+    @property
+    def special_tokens(self) -> frozenset[int]:
+        """Tokens that are marks, not text."""
+        marks = [] if self._tokenizer is None else self._tokenizer.all_special_ids
+        return frozenset(self._special).union(marks)
+
+    @property
+    def knows_bytes(self) -> bool:
+        """Whether a token has bytes of its own, whatever stands beside it; see `token_bytes`."""
+        return self._pieces != "other"
+
     def skips(self, token: int, skip_special_tokens: bool) -> bool:
         """Whether texts leave the token out."""
         return skip_special_tokens and token in self._special

@@ -252,7 +252,7 @@ class Run:
 
     def _failed(self, batch: TokenBatch, error: Exception) -> None:
         """Give up the request of the single sequence of a batch."""
-        self._failures += 1
+        self._failures += not isinstance(error, InvalidRequestError)
         if self._failures > MOST_FAILURES_IN_A_ROW:
             raise ModelFailedError(
                 f"the model failed on {MOST_FAILURES_IN_A_ROW} requests in a row, the last time "
@@ -285,7 +285,9 @@ class Run:
 
 
 def model_error(error: Exception) -> InvalidRequestError:
-    """The record of a request that the model failed on twice."""
+    """The record of a request that failed twice: its own fault, or the model's."""
+    if isinstance(error, InvalidRequestError):
+        return error
     return InvalidRequestError(
         f"the model failed on this request twice: {type(error).__name__}: {error}",
         code="model_error",

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import torch
 
+from shoal.answers.grammar import grammar_compiler
 from shoal.cuda.graphs import GraphedForward
 from shoal.cuda.lost import raise_if_lost
 from shoal.cuda.transfers import Transfers
@@ -102,11 +103,13 @@ class TorchExecutor:
         self._device, self._table, self._plan = description.device, table, plan
         self._model = model
         runner = ModelRunner(model, kv, self._device, graphs)
-        self._sampler = Sampler(description.vocab_size, description.eos_token_ids, load_kernels())
+        vocab_size, eos = description.vocab_size, description.eos_token_ids
+        compiler = grammar_compiler(description.tokenizer, vocab_size, eos)
+        self._sampler = Sampler(vocab_size, eos, load_kernels(), compiler)
         if transfers is None and self._device.type == "cuda":
             transfers = Transfers.cuda(self._device)
         self.runs_ahead = transfers is not None
-        scorer = PromptScorer(table, description.vocab_size)
+        scorer = PromptScorer(table, vocab_size)
         self._host = HostSide(runner, self._sampler, scorer)
         self._ahead = (
             None

@@ -11,7 +11,7 @@ from shoal.types import CHAT_URL, COMPLETIONS_URL
 _BOOKS = NoEffect("A note of whoever asks.", kind=str)
 _CACHED = "What is shared is found in all requests of the file."
 _TEXT = Refused("Answers are text, and nothing but messages is read.")
-_FORMAT = "Ask for the format in the prompt, and check the answers."
+_GUIDED = 'vLLM took the name away: give structured_outputs, for example {"json": ...}.'
 _NO_TOOLS = 'No tool is called: set tool_choice to "none", or describe tools in a message.'
 _NO_FUNCTIONS = 'No function is called: give them as tools, with tool_choice "none".'
 _ONE_SHAPE = Refused("Records have OpenAI's shape: ask for logprobs.", (None, False))
@@ -65,12 +65,16 @@ _BOTH: dict[str, Fate] = {
     "truncation_side": NoEffect("Nothing is truncated.", kind=str),
     "stream": Refused("A batch cannot stream; remove it or set it to false.", (False,), kind=bool),
     "stream_options": Refused("A batch cannot stream; remove it.", (None, {})),
-    "response_format": Refused(_FORMAT, (None, {"type": "text"})),
-    "structured_outputs": Refused(_FORMAT),
-    **alike(
-        "guided_json guided_regex guided_choice guided_grammar guided_decoding_backend",
-        Refused(_FORMAT),
+    "response_format": Honoured(
+        "What an answer must look like: `text`, `json_object` or `json_schema`.", kind=dict
     ),
+    "structured_outputs": Honoured(
+        "The same in vLLM's words: `json`, `regex`, `choice`, `grammar` or `json_object`.",
+        kind=dict,
+    ),
+    **alike("guided_json guided_regex guided_choice guided_grammar", Refused(_GUIDED)),
+    "guided_whitespace_pattern": Refused(_GUIDED),
+    "guided_decoding_backend": NoEffect("One library finds the tokens that a grammar allows."),
     "tools": Refused(_NO_TOOLS, (None, [])),
     "tool_choice": Refused(_NO_TOOLS, (None, "none", "auto")),
     "functions": Refused(_NO_FUNCTIONS, (None, [])),

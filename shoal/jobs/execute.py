@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from shoal.answers.detokenize import Detokenizer
+from shoal.answers.structure import Structure
 from shoal.config import EngineOptions
 from shoal.costs import BLOCK_SIZE
 from shoal.errors import InternalError, InvalidRequestError, JobChangedError
@@ -65,11 +66,14 @@ class JobRun:
         self._engine: EngineProtocol | None = None
         self._records = RecordWriter(self.header.job_id, self.description.name, detokenizer)
 
-    def run(self, names: Collection[str], make_engine: EngineFactory) -> RunSummary:
+    def run(
+        self, names: Collection[str], schema: Structure | None, make_engine: EngineFactory
+    ) -> RunSummary:
         """Bring the job to its end. The summary lacks the total of seconds, which the caller knows.
 
         Args:
             names: further names for `body.model`.
+            schema: of answers whose request asks for no form of its own.
             make_engine: called only when a request is left to run, or when nothing else says how
                 long a request may be.
         """
@@ -77,7 +81,7 @@ class JobRun:
         with self.reporter, closing(self):
             capacity = self._capacity_tokens(make_engine)
             reading = time.perf_counter()
-            job = self._read(names, capacity)
+            job = self._read(names, schema, capacity)
             self.summary.seconds.plan = time.perf_counter() - reading
             try:
                 if len(job.table):
@@ -105,7 +109,9 @@ class JobRun:
             self.summary.seconds.load = time.perf_counter() - began
         return self._engine
 
-    def _read(self, names: Collection[str], capacity_tokens: int) -> JobInput:
+    def _read(
+        self, names: Collection[str], schema: Structure | None, capacity_tokens: int
+    ) -> JobInput:
         if self.journal.counts.total:
             self.reporter.message(
                 f"resuming: {self.journal.counts.total:,} requests have their results already."
@@ -115,6 +121,7 @@ class JobRun:
             self.description,
             capacity_tokens=capacity_tokens,
             names=names,
+            schema=schema,
             reject=self._reject,
             skip=self.journal.has_record,
             progress=self.reporter.reading,

@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from shoal.answers.structure import Structure
 from shoal.jobs.lines import ContentDigest
 from shoal.model.description import ModelDescription
 
@@ -33,9 +34,14 @@ class JobHeader:
 
     @classmethod
     def new(
-        cls, content: ContentDigest, description: ModelDescription, served_names: Sequence[str]
+        cls,
+        content: ContentDigest,
+        description: ModelDescription,
+        served_names: Sequence[str],
+        schema: Structure | None = None,
     ) -> JobHeader:
         """The header of a job that begins, with a fresh seed."""
+        grammar = None if schema is None else schema.grammar.encode()
         return cls(
             input_digest=content.hexdigest,
             input_bytes=content.size_bytes,
@@ -47,6 +53,7 @@ class JobHeader:
                 "max_model_len": description.max_model_len,
                 "trust_remote_code": description.trust_remote_code,
                 "served_model_name": sorted(set(served_names)),
+                "schema": grammar and hashlib.blake2b(grammar, digest_size=8).hexdigest(),
             },
             job_seed=secrets.randbits(62),
         )

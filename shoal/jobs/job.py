@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shoal.answers.structure import Structure
 from shoal.config import EngineOptions
 from shoal.errors import JobChangedError, OutputExistsError
 from shoal.jobs.disk import NewFile
@@ -19,6 +20,7 @@ from shoal.jobs.journal import Journal
 from shoal.jobs.lines import ContentDigest, digest_input
 from shoal.jobs.paths import JobPaths
 from shoal.jobs.records import RECORD_BEGINS
+from shoal.jobs.schema_file import read_schema
 from shoal.jobs.sources import STANDARD_INPUT, open_source, open_table
 from shoal.jobs.spec import JobSpec
 from shoal.jobs.spool import Spool, remove_spool
@@ -82,6 +84,8 @@ def run_job(spec: JobSpec, *, engine: EngineFactory | None = None) -> JobResult:
     """
     reporter = make_reporter(quiet=spec.quiet)
     reads = model_files(spec.model)
+    if spec.schema is not None:
+        reads["--schema"] = spec.schema
     if spec.input is not None:
         spool = open_source(spec.input)
         if spool is not None and str(spec.input) != STANDARD_INPUT:
@@ -140,18 +144,21 @@ class _JobStart:
         )
         with interruption.installed():
             description = ModelDescription.load(self.spec.model, options)
+            schema = read_schema(self.spec.schema, description)
             with closing(Journal(paths.journal)) as journal:
-                header = self._enter(journal, description)
+                header = self._enter(journal, description, schema)
                 if journal.finished is not None:
                     reporter.message(f"{paths.output} is already finished; nothing to do.")
                     summary = RunSummary(requests=journal.finished.counts)
                     return self._result(summary, journal, already_finished=True)
                 job = JobRun(paths, description, options, header, journal, reporter, interruption)
-                summary = job.run(self.spec.served_names, self.engine)
+                summary = job.run(self.spec.served_names, schema, self.engine)
                 summary.seconds.total = time.perf_counter() - started
                 return self._result(summary, journal, already_finished=False, run=job.engine_run)
 
-    def _enter(self, journal: Journal, description: ModelDescription) -> JobHeader:
+    def _enter(
+        self, journal: Journal, description: ModelDescription, schema: Structure | None
+    ) -> JobHeader:
         """Begin the job asked for, or go on with the journal's; returns the header that holds."""
         if journal.dropped_bytes:
             what = f"{journal.dropped_bytes} bytes that were torn, damaged or not of this job"
@@ -162,11 +169,11 @@ class _JobStart:
                     pass
             if self.spool is None:
                 content = digest_input(self.paths.input)
-                asked = JobHeader.new(content, description, self.spec.served_names)
+                asked = JobHeader.new(content, description, self.spec.served_names, schema)
                 return self._begin_or_go_on(journal, asked)
             with NewFile(self.paths.requests, self.spool.begins) as file:
                 content = self.spool.write_to(file)
-                asked = JobHeader.new(content, description, self.spec.served_names)
+                asked = JobHeader.new(content, description, self.spec.served_names, schema)
                 self._refuse_foreign_requests(journal, content)
                 header = self._begin_or_go_on(journal, asked)
                 if journal.finished is None:

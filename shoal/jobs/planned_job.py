@@ -14,6 +14,7 @@ from shoal.diagnose import Diagnoses, diagnose
 from shoal.errors import InvalidRequestError
 from shoal.jobs.earlier_results import generated_lengths
 from shoal.jobs.reader import read_job
+from shoal.jobs.schema_file import read_schema
 from shoal.jobs.token_input import check_input_options, read_tokens
 from shoal.machine.capacity import KVCapacity, planned_capacity, planned_machine
 from shoal.model.description import ModelDescription, Texts
@@ -70,6 +71,7 @@ def plan_job(
     served_names: Sequence[str] = (),
     results: Path | None = None,
     max_tokens: int | None = None,
+    schema: Path | None = None,
 ) -> PlannedJob:
     """Read and plan a batch file as `run_job` would, or a file of token ids.
 
@@ -77,18 +79,23 @@ def plan_job(
         results: output of an earlier run, of this file or of a part of it, from which to judge
             the limits on output.
         max_tokens: what each request of a file of token ids may generate; None for a batch file.
+        schema: see `JobSpec`; for a batch file alone.
 
     Raises:
         JobError: the file cannot be read.
         ModelError: config or tokenizer cannot be used.
         OptionError: `max_tokens` is missing or too much, or another option does not apply.
     """
-    check_input_options(path, max_tokens=max_tokens, served_names=served_names, results=results)
+    check_input_options(
+        path, max_tokens=max_tokens, served_names=served_names, results=results, schema=schema
+    )
     texts = Texts.needed if max_tokens is None else Texts.wanted
     description = ModelDescription.load(model, options, texts=texts)
     kv_capacity = planned_capacity(description, options)
     began = time.perf_counter()
-    requests = _read(path, description, kv_capacity.tokens, served_names, results, max_tokens)
+    requests = _read(
+        path, description, kv_capacity.tokens, served_names, results, max_tokens, schema
+    )
     table = requests.table
     read = time.perf_counter()
     machine = planned_machine(description, options, kv_capacity)
@@ -137,6 +144,7 @@ def _read(
     served_names: Sequence[str],
     results: Path | None,
     max_tokens: int | None,
+    schema: Path | None,
 ) -> _Requests:
     if max_tokens is not None:
         limits = {"capacity_tokens": capacity_tokens, "max_tokens": max_tokens}
@@ -147,6 +155,7 @@ def _read(
         description,
         capacity_tokens=capacity_tokens,
         names=served_names,
+        schema=read_schema(schema, description),
         reject=lambda line, _, error: rejected.append((line + 1, error)),
     )
     try:

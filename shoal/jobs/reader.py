@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from shoal.answers.grammar import grammar_compiler
+from shoal.answers.structure import Structure
 from shoal.errors import InvalidRequestError
 from shoal.jobs.index import LineIndex
 from shoal.jobs.lines import ContentDigest, LineReader, RawLine, open_input
@@ -89,6 +91,7 @@ def read_job(
     capacity_tokens: int,
     names: Collection[str],
     reject: Reject,
+    schema: Structure | None = None,
     skip: Callable[[int], bool] = lambda line: False,
     progress: Progress = lambda lines: None,
     job_seed: int = 0,
@@ -102,6 +105,7 @@ def read_job(
         capacity_tokens: most tokens of KV the pool will hold.
         names: further names of the model, `*` for any.
         reject: called for each line that cannot run, not in line order.
+        schema: what answers look like whose request asks for no form of its own.
         skip: whether a line, counted from 0, has its result already and is only counted.
         progress: called between batches.
         job_seed: goes into the table.
@@ -111,7 +115,7 @@ def read_job(
     """
     index = LineIndex(path)
     try:
-        reader = _Reader(index, description, capacity_tokens, names, reject, skip)
+        reader = _Reader(index, description, capacity_tokens, names, schema, reject, skip)
         with open_input(path) as file:
             lines = LineReader(file)
             reader.read(lines, progress)
@@ -130,12 +134,14 @@ class _Reader:
         description: ModelDescription,
         capacity_tokens: int,
         names: Collection[str],
+        schema: Structure | None,
         reject: Reject,
         skip: Callable[[int], bool],
     ) -> None:
         all_names = {description.id, description.name, *names}
         vocab_size, defaults = description.vocab_size, description.generation_defaults
-        self._validator = Validator(all_names, vocab_size, defaults)
+        compiler = grammar_compiler(description.tokenizer, vocab_size, description.eos_token_ids)
+        self._validator = Validator(all_names, vocab_size, defaults, compiler, schema)
         self._renderer = Renderer(description.tokenizer)
         self._rules = LengthRules(description.max_model_len, capacity_tokens)
         self._index = index

@@ -20,6 +20,7 @@ class JobSpec:
             while the job runs. None: `table` and `template` are given.
         table, template: one request per row of a table; see `shoal.tables`. The requests are
             written to OUTPUT.requests.jsonl, the same bytes in every run, and stay there.
+        schema: a JSON schema of all answers whose request asks for no form of its own.
         output: where results go.
         errors: where failed requests go; results.jsonl has results.errors.jsonl beside it if not
             given.
@@ -38,6 +39,7 @@ class JobSpec:
     input: Path | None = None
     table: Path | None = None
     template: Path | None = None
+    schema: Path | None = None
     errors: Path | None = None
     model: str | None = None
     options: EngineOptions = field(default_factory=EngineOptions)

@@ -13,7 +13,12 @@ from shoal.types import RequestParams, RequestTable
 
 
 def check_input_options(
-    path: Path, *, max_tokens: int | None, served_names: Sequence[str], results: Path | None
+    path: Path,
+    *,
+    max_tokens: int | None,
+    served_names: Sequence[str],
+    results: Path | None,
+    schema: Path | None,
 ) -> None:
     """Refuse options that do not go with this kind of input file.
 
@@ -35,6 +40,8 @@ def check_input_options(
         raise OptionError(f"--served-model-name is for batch files; {path.name} names no model.")
     if results is not None:
         raise OptionError(f"--results is for batch files; the rows of {path.name} have no names.")
+    if schema is not None:
+        raise OptionError(f"--schema is for batch files; the rows of {path.name} are not run.")
 
 
 def read_tokens(

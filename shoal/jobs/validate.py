@@ -12,6 +12,8 @@ from typing import Any, cast
 
 import orjson
 
+from shoal.answers.grammar import GrammarCompiler
+from shoal.answers.structure import Structure, of_response_format, of_structured_outputs
 from shoal.errors import InvalidRequestError
 from shoal.fates import Honoured
 from shoal.jobs.body_fields import BODY_FIELDS, LINE_FIELDS, endpoint
@@ -81,14 +83,23 @@ class Validator:
         names: what `body.model` may say; `*` accepts anything.
         vocab_size: token ids must be below it.
         defaults: the model's own sampling defaults (its generation_config.json).
+        compiler: tells whether a schema or grammar can be had with the model; without one, that
+            is not looked at.
+        schema: what answers look like whose request asks for no form of its own.
     """
 
     def __init__(
-        self, names: Collection[str], vocab_size: int, defaults: Mapping[str, Any]
+        self,
+        names: Collection[str],
+        vocab_size: int,
+        defaults: Mapping[str, Any],
+        compiler: GrammarCompiler | None = None,
+        schema: Structure | None = None,
     ) -> None:
         self._names = frozenset(names)
         self._vocab_size = vocab_size
         self._defaults = dict(defaults)
+        self._compiler, self._schema = compiler, schema
         self._params: dict[bytes, RequestParams] = {}
 
     def request(self, line: Mapping[str, Any]) -> ParsedRequest:
@@ -152,6 +163,9 @@ class Validator:
         given = {name: body[name] for name in _SAMPLING[url] if name in body and name != "seed"}
         if isinstance(ids := given.get("stop_token_ids"), list):
             given["stop_token_ids"] = [whole_number(token) for token in ids]
+        structure = _structure(body) or self._schema
+        if structure is not None:
+            given["grammar"] = structure.grammar
         values = _defaults_beside(given, self._defaults) | given
         if url == COMPLETIONS_URL:
             values.setdefault("max_tokens", DEFAULT_COMPLETION_TOKENS)
@@ -163,8 +177,21 @@ class Validator:
             params = RequestParams.create(values, "body.")
             _check_limit(params)
             _check_vocabulary(params, self._vocab_size)
+            if structure is not None and self._compiler is not None:
+                self._compiler.check(structure.grammar, structure.param)
             self._params[key] = params
         return key, params
+
+
+def _structure(body: Mapping[str, Any]) -> Structure | None:
+    """What the answer is to look like, under OpenAI's name or vLLM's."""
+    openai, vllm = body.get("response_format"), body.get("structured_outputs")
+    found = None if openai is None else of_response_format(openai, "body.response_format")
+    if vllm is None:
+        return found
+    if found is not None:
+        raise wrong_value("body.structured_outputs", "does not go with response_format; give one")
+    return of_structured_outputs(vllm, "body.structured_outputs")
 
 
 def _defaults_beside(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

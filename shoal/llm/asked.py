@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from shoal.answers.grammar import GrammarCompiler
 from shoal.errors import OptionError
 from shoal.llm.sampling_params import SamplingParams
 from shoal.prompts.refusals import no_tokenizer
@@ -32,11 +33,13 @@ def asked_for(
     count: int,
     vocab_size: int,
     has_texts: bool,
+    compiler: GrammarCompiler,
 ) -> Asked:
     """What is asked for `count` prompts, checked.
 
     Args:
         has_texts: whether the model has a tokenizer.
+        compiler: of the model's vocabulary.
 
     Raises:
         OptionError: not as many as prompts, or something else than `SamplingParams`.
@@ -56,5 +59,7 @@ def asked_for(
         check_vocabulary(distinct[id(each)], vocab_size, prefix)
         if each.stop and not has_texts:
             raise no_tokenizer(f"{prefix}stop", "stop_token_ids")
+        if (grammar := distinct[id(each)].grammar) is not None:
+            compiler.check(grammar, f"{prefix}structured_outputs")
     detokenize = [each.detokenize and has_texts for each in given]
     return Asked([distinct[id(each)] for each in given], detokenize)

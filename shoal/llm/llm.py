@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from shoal.answers.detokenize import Detokenizer
+from shoal.answers.grammar import grammar_compiler
 from shoal.devices import make_engine
 from shoal.errors import GenerationInterrupted, InvalidRequestError, OptionError, ShoalError
 from shoal.llm.asked import Asked, Params, asked_for
@@ -323,8 +324,9 @@ class LLM:
     def _asked(self, params: Params, count: int) -> Asked:
         if params is None:
             params = self.get_default_sampling_params()
-        has_texts = self._description.tokenizer is not None
-        return asked_for(params, count, self._description.vocab_size, has_texts)
+        model = self._description
+        compiler = grammar_compiler(model.tokenizer, model.vocab_size, model.eos_token_ids)
+        return asked_for(params, count, model.vocab_size, model.tokenizer is not None, compiler)
 
     @property
     def _rules(self) -> LengthRules:

@@ -112,12 +112,14 @@ LLM_OPTIONS: dict[str, Fate] = {
     **alike(
         "max_loras max_lora_rank max_cpu_loras lora_dtype fully_sharded_loras"
         " enable_tower_connector_lora specialize_active_lora mamba_cache_dtype"
-        " mamba_ssm_cache_dtype mamba_block_size mamba_cache_mode structured_outputs_config"
-        " guided_decoding_backend reasoning_parser reasoning_parser_plugin"
+        " mamba_ssm_cache_dtype mamba_block_size mamba_cache_mode"
+        " reasoning_parser reasoning_parser_plugin"
         " logits_processor_pattern calculate_kv_scales allow_deprecated_quantization"
         " weight_transfer_config model_loader_extra_config",
         _MOUNTED,
     ),
+    "guided_decoding_backend": NoEffect("One library finds the tokens that a grammar allows."),
+    "structured_outputs_config": Refused("Give StructuredOutputsParams.", (None, {})),
     **alike("revision code_revision tokenizer_revision", Refused(_HUB)),
     "hf_token": Refused("Set HF_TOKEN in the environment."),
     "download_dir": Refused("Set HF_HUB_CACHE in the environment."),
@@ -184,7 +186,7 @@ CALL_OPTIONS: dict[str, Fate] = {
     "prompt_adapter_request": Refused("Merge the adapter into the model's weights."),
     "tokenization_kwargs": Refused("Tokenise before the call, and give token ids.", (None, {})),
     "prompt_token_ids": Refused("Give them as prompts."),
-    "guided_options_request": Refused("Ask for the format in the prompt, and check the answers."),
+    "guided_options_request": Refused("Give SamplingParams(structured_outputs=...)."),
 }
 """What becomes of each argument of `generate` and `chat`."""
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 from shoal.errors import InvalidRequestError
 from shoal.fates import Fate, Honoured, NoEffect, Refused
+from shoal.llm.structured_outputs import StructuredOutputsParams
 from shoal.types import RequestParams
 
 _STREAMS = NoEffect("Outputs are returned whole; nothing is streamed.")
@@ -56,6 +57,9 @@ class SamplingParams:
     logit_bias: Annotated[
         Mapping[int, float] | None, Honoured("Added to logits; from -100 to 100.")
     ] = None
+    structured_outputs: Annotated[
+        StructuredOutputsParams | None, Honoured("What an output must look like.")
+    ] = None
     spaces_between_special_tokens: Annotated[
         bool, Refused("False needs skip_special_tokens=True, where it changes nothing.", (True,))
     ] = True
@@ -67,11 +71,8 @@ class SamplingParams:
     skip_reading_prefix_cache: Annotated[Any, _ONE_WAY] = None
     routed_experts_prompt_start: Annotated[Any, _ONE_WAY] = 0
 
-    structured_outputs: Annotated[
-        Any, Refused("Ask for the format in the prompt, and check the answers.")
-    ] = None
     guided_decoding: Annotated[
-        Any, Refused("Ask for the format in the prompt, and check the answers.")
+        Any, Refused("vLLM calls it structured_outputs now: StructuredOutputsParams.")
     ] = None
     allowed_token_ids: Annotated[Any, Refused("Favour tokens with logit_bias.")] = None
     bad_words: Annotated[
@@ -122,14 +123,22 @@ class SamplingParams:
         values = {
             name: getattr(self, name)
             for name, fate in sampling_fates().items()
-            if isinstance(fate, Honoured) and name != "detokenize"
+            if isinstance(fate, Honoured) and name not in ("detokenize", "structured_outputs")
         }
         for name in ("logprobs", "prompt_logprobs"):
             if values[name] is True:
                 values[name] = 1
         if self.seed == -1:
             values["seed"] = None
-        return RequestParams(**values)
+        return RequestParams(**values, grammar=self._grammar())
+
+    def _grammar(self) -> str | None:
+        asked = self.structured_outputs
+        if asked is None:
+            return None
+        if not isinstance(asked, StructuredOutputsParams):
+            raise _wrong("structured_outputs", "must be StructuredOutputsParams.")
+        return asked.structure().grammar
 
     @classmethod
     def of_model(cls, defaults: Mapping[str, Any]) -> SamplingParams:

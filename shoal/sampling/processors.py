@@ -1,7 +1,7 @@
-"""Changes to logits before a token is chosen: bias, masks, penalties.
+"""Changes to logits before a token is chosen: bias, masks, penalties, grammars.
 
-All of them touch few of a row's logits, so they work on lists of indices into the flattened logits,
-gathered over the whole batch on the host, and applied where the logits are.
+All but grammars touch few of a row's logits, so they work on lists of indices into the flattened
+logits, gathered over the whole batch on the host, and applied where the logits are.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from shoal.sampling.history import Float32Array
-from shoal.types import Int64Array
+from shoal.types import Int32Array, Int64Array
 
 
 @dataclass(frozen=True)
@@ -97,4 +97,32 @@ def penalties(
 Put = Callable[[npt.NDArray[np.generic]], torch.Tensor]
 """Takes an array to where the logits are."""
 
-Change = Bias | Mask | Penalty
+
+@dataclass(frozen=True)
+class Allowed:
+    """Make impossible what grammars do not allow.
+
+    `masks` gives int32 [rows of logits, words], one bit per token, lowest first. It is called by
+    `apply`: on a device the host finds them out while what was enqueued before is computed.
+    """
+
+    masks: Callable[[], Int32Array]
+
+    def apply(self, logits: torch.Tensor) -> None:
+        """Change `logits`, float32 and contiguous, in place."""
+        denied = (~self.masks()).view(np.uint8)
+        vocab_size = logits.shape[1]
+        if logits.device.type == "cpu":
+            bits = np.unpackbits(denied, axis=1, count=vocab_size, bitorder="little")
+            logits.masked_fill_(torch.from_numpy(bits.view(np.bool_)), -torch.inf)
+            return
+        packed = torch.from_numpy(denied)
+        if logits.is_cuda:
+            packed = packed.pin_memory()
+        packed = packed.to(logits.device, non_blocking=True)
+        shifts = torch.arange(8, dtype=torch.uint8, device=logits.device)
+        unpacked = (packed[:, :, None] >> shifts) & 1
+        logits.masked_fill_(unpacked.view(len(logits), -1)[:, :vocab_size].bool(), -torch.inf)
+
+
+Change = Bias | Mask | Penalty | Allowed

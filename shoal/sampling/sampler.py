@@ -5,9 +5,10 @@ The order of operations is vLLM's:
 1. log-probabilities, from the raw logits;
 2. `logit_bias`;
 3. before `min_tokens` tokens: end of sequence and `stop_token_ids` made impossible;
-4. repetition penalty (prompt and output), then frequency and presence penalty (output alone);
-5. greedy rows take the likeliest token, among equals the lowest id;
-6. the others: temperature, min-p, top-k, top-p, and one uniform number through the inverse CDF.
+4. what a grammar does not allow made impossible; for its rows this is step 3, too;
+5. repetition penalty (prompt and output), then frequency and presence penalty (output alone);
+6. greedy rows take the likeliest token, among equals the lowest id;
+7. the others: temperature, min-p, top-k, top-p, and one uniform number through the inverse CDF.
 
 Nothing advances inside: a token is a function of the logits, the sequence's parameters, key and
 prompt, its output before the position, and the position. Sampling a position again repeats it.
@@ -24,12 +25,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from shoal.answers.grammar import GrammarCompiler
 from shoal.errors import InternalError, InvalidLogitsError, InvalidRequestError
 from shoal.kernels import Kernels
 from shoal.sampling.choose import UNSOUND, Settings, choose
+from shoal.sampling.grammar_rows import GrammarRows
 from shoal.sampling.history import TokenHistory
 from shoal.sampling.logprobs import rows_per_chunk, token_logprobs
-from shoal.sampling.processors import Bias, Change, Mask, Pairs, Penalty, Put, penalties
+from shoal.sampling.processors import Allowed, Bias, Change, Mask, Pairs, Penalty, Put, penalties
 from shoal.sampling.random import uniform
 from shoal.sampling.results import Sampled
 from shoal.sampling.rows import LogitRows
@@ -50,6 +53,7 @@ _COLUMNS = {
     "reported": np.bool_,
     "biased": np.bool_,
     "penalised": np.bool_,
+    "guided": np.bool_,
 }
 
 Columns = Mapping[str, npt.NDArray[Any]]
@@ -86,8 +90,8 @@ class SampleTask:
 
 
 def needs_history(params: RequestParams) -> bool:
-    """Whether a token depends on those before it by more than the model: by a penalty."""
-    return _penalties(params) != (1.0, 0.0, 0.0)
+    """Whether a token depends on those before it by more than the model: penalties, a grammar."""
+    return _penalised(params) or params.grammar is not None
 
 
 def check_vocabulary(params: RequestParams, vocab_size: int, prefix: str = "") -> None:
@@ -118,9 +122,18 @@ class Sampler:
     """
 
     def __init__(
-        self, vocab_size: int, eos_token_ids: tuple[int, ...], kernels: Kernels | None = None
+        self,
+        vocab_size: int,
+        eos_token_ids: tuple[int, ...],
+        kernels: Kernels | None = None,
+        compiler: GrammarCompiler | None = None,
     ) -> None:
-        """`kernels`: used where they know the logits; see `shoal.sampling.choose`."""
+        """Know no sequence yet.
+
+        Args:
+            kernels: used where they know the logits; see `shoal.sampling.choose`.
+            compiler: of the grammars that sequences have; without it none may have one.
+        """
         self._vocab_size = vocab_size
         self._kernels = kernels
         # An id beyond the vocabulary cannot come out of the logits.
@@ -130,6 +143,7 @@ class Sampler:
         self._bias: dict[int, tuple[Int64Array, npt.NDArray[np.float32]]] = {}
         self._stops: dict[int, Int64Array] = {}
         self._history: dict[int, TokenHistory] = {}
+        self._grammars = GrammarRows(compiler)
 
     def add(self, sequence: int, params: RequestParams, key: int, prompt: Int32Array) -> None:
         """Register a sequence.
@@ -156,9 +170,11 @@ class Sampler:
             self._bias[slot] = np.array(tokens, np.int64), np.array(values, np.float32)
         if params.min_tokens:
             self._stops[slot] = np.array([*self._eos, *params.stop_token_ids], np.int64)
-        if needs_history(params):
+        if _penalised(params):
             counted = prompt if params.repetition_penalty != 1 else prompt[:0]
             self._history[slot] = TokenHistory(counted)
+        if params.grammar is not None:
+            self._grammars.add(slot, params.grammar)
 
     def remove(self, sequence: int) -> None:
         """Forget a registered sequence."""
@@ -166,6 +182,7 @@ class Sampler:
         self._slots.remove(sequence)
         for held in (self._bias, self._stops, self._history):
             held.pop(slot, None)
+        self._grammars.remove(slot)
 
     def __contains__(self, sequence: int) -> bool:
         """Whether a sequence is registered."""
@@ -192,11 +209,15 @@ class Sampler:
                 f"and a vocabulary of {self._vocab_size}"
             )
         task = self.task(sequences, positions)
-        processed = np.flatnonzero(task.processed)
-        if len(processed):
+        if task.processed.any():
             token_ids = np.empty(len(sequences), dtype=np.int32)
-            plain = np.flatnonzero(~task.processed)
+            guessed = self._guessed(task)
+            plain = np.flatnonzero(~task.processed | guessed)
             token_ids[plain] = choose(rows.take(plain), task.settings.rows(plain), self._kernels)
+            at = np.flatnonzero(guessed)
+            fit = self._grammars.fits(task.slots[at], positions[at], token_ids[at])
+            guessed[at] = fit
+            processed = np.flatnonzero(task.processed & ~guessed)
             for index in chunks_of(processed, rows_per_chunk(self._vocab_size)):
                 logits = rows.take(index).tensor().to(torch.float32, copy=True).contiguous()
                 for change in self.changes(task, index, partial(_moved, device=logits.device)):
@@ -210,18 +231,26 @@ class Sampler:
         self.record(task, token_ids)
         return Sampled(token_ids, logprobs)
 
+    def _guessed(self, task: SampleTask) -> BoolArray:
+        """Rows whose likeliest token is the answer if their grammar allows it, bool [S]."""
+        columns = task.columns
+        changed = columns["biased"] | columns["penalised"]
+        changed |= task.positions < columns["min_tokens"]
+        found: BoolArray = columns["guided"] & ~changed & (columns["temperature"] == 0)
+        return found
+
     def task(self, sequences: Int32Array, positions: Int32Array) -> SampleTask:
         """What is to be done for registered sequences; see `sample`."""
         slots = self._slots_of(sequences)
         columns = {name: column[slots] for name, column in self._columns.items()}
         waiting = positions < columns["min_tokens"]
-        processed = columns["biased"] | columns["penalised"] | waiting
+        processed = columns["biased"] | columns["penalised"] | columns["guided"] | waiting
         return SampleTask(
             sequences, positions, slots, columns, _settings(columns, positions), processed
         )
 
     def changes(self, task: SampleTask, index: Int64Array, put: Put) -> list[Change]:
-        """Bias, masks and penalties for the rows at `index`, in the order they are applied in."""
+        """What changes the rows at `index`, in the order it is applied in."""
         columns = {name: column[index] for name, column in task.columns.items()}
         slots, positions = task.slots[index], task.positions[index]
         found: list[Change] = []
@@ -230,11 +259,14 @@ class Sampler:
             held = [self._bias[slot] for slot in slots[biased].tolist()]
             pairs = Pairs.gather(biased, [tokens for tokens, _ in held], self._vocab_size)
             found.append(Bias(put(pairs.flat), put(np.concatenate([bias for _, bias in held]))))
-        waiting = np.flatnonzero(positions < columns["min_tokens"])
+        guided = np.flatnonzero(columns["guided"])
+        waiting = np.flatnonzero((positions < columns["min_tokens"]) & ~columns["guided"])
         if len(waiting):
             stops = [self._stops[slot] for slot in slots[waiting].tolist()]
             pairs = Pairs.gather(waiting, stops, self._vocab_size)
             found.append(Mask(put(pairs.flat)))
+        if len(guided):
+            found.append(self._allowed(columns, guided, slots[guided], positions[guided]))
         penalised = np.flatnonzero(columns["penalised"])
         if len(penalised):
             sampled = zip(slots[penalised].tolist(), positions[penalised].tolist(), strict=True)
@@ -246,11 +278,27 @@ class Sampler:
             found.append(Penalty(put(pairs.flat), put(factor), put(less)))
         return found
 
+    def _allowed(
+        self, columns: Columns, guided: Int64Array, slots: Int64Array, positions: Int32Array
+    ) -> Allowed:
+        """What the grammars of the rows `guided`, int64 [G], allow; see `GrammarRows.masks`."""
+        waiting = positions < columns["min_tokens"][guided]
+        nothing = np.zeros(0, dtype=np.int64)
+        withheld = [
+            self._stops[slot] if wait else nothing
+            for slot, wait in zip(slots.tolist(), waiting.tolist(), strict=True)
+        ]
+        rows = len(columns["guided"])
+        return Allowed(lambda: self._grammars.masks(rows, guided, slots, positions, withheld))
+
     def record(self, task: SampleTask, token_ids: Int32Array) -> None:
-        """Remember the tokens where penalties need them."""
+        """Remember the tokens where penalties or grammars need them."""
         for row in np.flatnonzero(task.columns["penalised"]).tolist():
             history = self._history[int(task.slots[row])]
             history.record(int(task.positions[row]), int(token_ids[row]))
+        for row in np.flatnonzero(task.columns["guided"]).tolist():
+            slot, position = int(task.slots[row]), int(task.positions[row])
+            self._grammars.record(slot, position, int(token_ids[row]))
 
     def _fill(self, slot: int, params: RequestParams, key: int) -> None:
         every = self._vocab_size
@@ -268,7 +316,8 @@ class Sampler:
             "num_logprobs": params.num_logprobs or 0,
             "reported": params.num_logprobs is not None,
             "biased": bool(params.logit_bias),
-            "penalised": needs_history(params),
+            "penalised": _penalised(params),
+            "guided": params.grammar is not None,
         }
         for name, value in values.items():
             self._columns[name][slot] = value
@@ -298,6 +347,10 @@ def _columns(size: int) -> dict[str, npt.NDArray[Any]]:
 
 def _penalties(params: RequestParams) -> tuple[float, float, float]:
     return params.repetition_penalty, params.frequency_penalty, params.presence_penalty
+
+
+def _penalised(params: RequestParams) -> bool:
+    return _penalties(params) != (1.0, 0.0, 0.0)
 
 
 def chunks_of(index: Int64Array, step: int) -> list[Int64Array]:

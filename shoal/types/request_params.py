@@ -95,6 +95,8 @@ class RequestParams(BaseModel):
     echo: bool = False
     """Prompt text (and its logprobs, if asked for) before the output."""
     skip_special_tokens: bool = True
+    grammar: NonEmptyString | None = None
+    """What an answer must look like, as llguidance's text; see `shoal.answers.structure`."""
 
     @model_validator(mode="after")
     def _consistent(self) -> RequestParams:

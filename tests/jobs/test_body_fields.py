@@ -100,8 +100,9 @@ def test_honoured_fields_are_those_the_code_reads(url: str) -> None:
         CHAT_URL: {
             *("model", "messages", "chat_template_kwargs", "add_generation_prompt"),
             *("continue_final_message", "reasoning_effort", "verbosity"),
+            *("response_format", "structured_outputs"),
         },
-        COMPLETIONS_URL: {"model", "prompt"},
+        COMPLETIONS_URL: {"model", "prompt", "response_format", "structured_outputs"},
     }
     assert honoured - RequestParams.model_fields.keys() == read_elsewhere[url]
 

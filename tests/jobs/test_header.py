@@ -40,6 +40,7 @@ def test_of_a_new_job(description: ModelDescription) -> None:
         "max_model_len": 512,
         "trust_remote_code": False,
         "served_model_name": ["a", "b"],
+        "schema": None,
     }
     quantized = replace(description, quantization=Quantization.int8)
     now = JobHeader.new(content, quantized, ["a", "b"])

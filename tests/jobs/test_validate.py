@@ -162,7 +162,6 @@ VALUE, UNSUPPORTED, REQUEST = "invalid_value", "unsupported_parameter", "invalid
         (completion("a", tools=[{}], tool_choice="none"), UNSUPPORTED, "body.tools"),
         (chat("a", prompt="x"), UNSUPPORTED, "body.prompt"),
         (chat("a", echo=True), UNSUPPORTED, "body.echo"),
-        (chat("a", response_format={"type": "json_object"}), UNSUPPORTED, "body.response_format"),
         (chat("a", user=1), VALUE, "body.user"),
         (chat("a", metadata=[]), VALUE, "body.metadata"),
         (chat("a", chat_template_kwargs=1), VALUE, "body.chat_template_kwargs"),
