@@ -32,7 +32,7 @@ def test_random_kills(
 
     def start() -> ForkedProcess:
         saved.append(job.journal.stat().st_size if job.journal.exists() else 0)
-        seconds = 0.0 if len(saved) > KILLS else 0.1
+        seconds = 0.0 if len(saved) > KILLS else 0.25
         return ForkedProcess(lambda: job.run(engine={"seconds": seconds, "width": 2}).exit_code)
 
     rng = random.Random(5)
