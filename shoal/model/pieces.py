@@ -69,6 +69,7 @@ class Pieces:
             row_first=bounds[:-1].astype(np.int32),
             row_last=bounds[1:].astype(np.int32),
             kv_tokens=lengths.astype(np.int32),
+            starts=starts[order].astype(np.int32),
             causal=np.ones(len(starts), np.bool_),
             block_offsets=np.concatenate([[0], ends]),
             blocks=np.arange(ends[-1], dtype=np.int32)[::-1].copy(),
