@@ -100,6 +100,7 @@ class Shape:
             row_first=np.array([i[0] for i in items], np.int32),
             row_last=np.array([i[1] for i in items], np.int32),
             kv_tokens=np.array([i[2] for i in items], np.int32),
+            starts=np.array([self.shared if i[3] else 0 for i in items], np.int32),
             causal=np.array([i[3] for i in items], np.bool_),
             block_offsets=np.cumsum([0, *(len(part) for part in parts)]).astype(np.int64),
             blocks=np.concatenate([np.zeros(0, np.int32), *parts]),

@@ -60,15 +60,18 @@ SHOAL_API void shoal_use_huge_pages(void* start, int64_t bytes);
 struct ShoalWork {
   int64_t rows, items;
   const int32_t *row_first, *row_last, *kv_tokens;  // [items]
+  const int32_t* starts;                            // [items], position of the first token
   const uint8_t* causal;                            // [items]
   const int64_t* block_offsets;                     // [items + 1]
   const int32_t* blocks;
+  const int64_t* positions;                         // [rows]; read only for a window
 };
 
 struct ShoalShape {
   int32_t dtype, isa;
   int32_t heads, kv_heads, key_dim, value_dim;
   int32_t threads;
+  int32_t window;  // a row at position p sees keys above p - window only; 0: all before it
 };
 
 struct ShoalAttention {
@@ -77,6 +80,8 @@ struct ShoalAttention {
   const void *keys, *values;
   int64_t keys_head, values_head;  // elements per head of the pool
   float scale;                     // above 0
+  float softcap;                   // scores become softcap * tanh(score / softcap); 0: as they are
+  const float* sinks;              // [heads], one more score of each row; or null
   void* out;                       // [rows, heads, value_dim]
   int32_t out_dtype;               // the query's, or SHOAL_FLOAT32
 };

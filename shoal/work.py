@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -15,12 +16,13 @@ class SegmentWork:
 
     Made by the scheduler for a token batch, read by the attention kernels. Rows are ordered along
     the plan, so the users of a segment are one range of rows. A row attends to the union of its
-    items: its ancestors' segments whole, its own causally.
+    items: its ancestors' segments whole, its own causally. A window may hide some of it.
 
     Attributes:
         num_rows: T, query rows in all.
         row_first, row_last: int32 [I].
         kv_tokens: int32 [I], at least 0.
+        starts: int32 [I], the position of the item's first token in the sequences of its rows.
         causal: bool [I]; of a causal item with n rows, row i sees kv_tokens - n + i + 1 tokens.
         block_offsets: int64 [I + 1]; item i's tokens fill blocks[block_offsets[i]:] in order, and
             the last is the number of blocks.
@@ -32,6 +34,7 @@ class SegmentWork:
     row_first: Int32Array
     row_last: Int32Array
     kv_tokens: Int32Array
+    starts: Int32Array
     causal: BoolArray
     block_offsets: Int64Array
     blocks: Int32Array
@@ -39,6 +42,32 @@ class SegmentWork:
 
     def __len__(self) -> int:
         return len(self.row_first)
+
+    @cached_property
+    def positions(self) -> Int64Array:
+        """Where each row stands in its sequence, by its causal item; int64 [T], -1 without one."""
+        own = np.flatnonzero(self.causal)
+        counts = (self.row_last - self.row_first)[own].astype(np.int64)
+        item = np.repeat(own, counts)
+        place = np.arange(len(item)) - np.repeat(np.cumsum(counts) - counts, counts)
+        found = np.full(self.num_rows, -1, dtype=np.int64)
+        before = self.starts.astype(np.int64) + self.kv_tokens - (self.row_last - self.row_first)
+        found[self.row_first[item] + place] = before[item] + place
+        return found
+
+    @cached_property
+    def _furthest(self) -> int:
+        return int(self.positions.max(initial=-1))
+
+    def hides(self, window: int | None) -> bool:
+        """Whether a window is shorter than what some row has before it."""
+        return window is not None and self._furthest >= window
+
+    def hidden(self, item: int, window: int) -> Int64Array:
+        """How many of an item's first tokens a window hides from each of its rows; int64."""
+        rows = slice(int(self.row_first[item]), int(self.row_last[item]))
+        beyond = self.positions[rows] - window + 1 - int(self.starts[item])
+        return np.clip(beyond, 0, int(self.kv_tokens[item]))
 
     def slots(self, item: int, first: int = 0, last: int | None = None) -> Int64Array:
         """Pool slots of an item's tokens [first, last), int64."""
@@ -68,6 +97,7 @@ class SegmentWork:
             row_first=row_first.astype(np.int32),
             row_last=row_last.astype(np.int32),
             kv_tokens=(self.kv_tokens[item] - unseen).astype(np.int32),
+            starts=self.starts[item],
             causal=causal,
             block_offsets=np.append(self.block_offsets[item], len(self.blocks)),
             blocks=self.blocks,

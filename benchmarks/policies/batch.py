@@ -54,6 +54,7 @@ def make_batch(chunks: list[Chunk], block_size: int) -> TokenBatch:
             row_first=starts[:-1].astype(np.int32),
             row_last=starts[1:].astype(np.int32),
             kv_tokens=last.astype(np.int32),
+            starts=np.zeros(len(chunks), dtype=np.int32),
             causal=np.ones(len(chunks), dtype=np.bool_),
             block_offsets=offsets,
             blocks=blocks,

@@ -59,7 +59,7 @@ class Kernel {
         group_(plan.group()),
         key_dim_(plan.shape.key_dim),
         value_dim_(plan.shape.value_dim),
-        scale_(call.scale * kLog2e),
+        scale_(call.softcap > 0 ? kLog2e : call.scale * kLog2e),
         out_stride_(round_up(value_dim_, 32)),
         part_size_(int64_t(plan.most_rows) * (out_stride_ + 2)),
         parts_(int64_t(plan.parts) * plan.shape.kv_heads * part_size_),
@@ -136,8 +136,13 @@ class Kernel {
         int rows = std::min(Unit::kSubRows, last - first - row_);
         int len = std::min(kChunk, piece_->key1 - key0_);
         // Causal rows may see nothing of this chunk.
-        if (kernel_.visible(*piece_, row_ + rows - 1, key0_, len) == 0) continue;
-        step = {piece_, first, last, first + row_, rows, key0_, len,
+        int seen = kernel_.visible(*piece_, row_ + rows - 1, key0_, len);
+        // Whole blocks that a window hides from these rows are passed over.
+        int hidden = kernel_.hidden_from_all(*piece_, row_, rows, key0_, len);
+        if (seen <= hidden) continue;
+        hidden -= hidden % SHOAL_BLOCK;
+        len -= hidden;
+        step = {piece_, first, last, first + row_, rows, key0_ + hidden, len,
                 (len + SHOAL_BLOCK - 1) / SHOAL_BLOCK, opens_};
         opens_ = false;
         row_ += Unit::kSubRows;
@@ -216,21 +221,27 @@ class Kernel {
   template <class Between>
   void soften_and_add(const Step& step, const B* values, Scratch& s, int buffer, Between between) {
     alignas(64) float shrink[Unit::kSubRows + VL];
-    const float* scores = s.scores[buffer].get();
+    float* scores = s.scores[buffer].get();
     A* weights = s.weights_of(buffer);
     float *peak = s.peak.get() + step.row, *total = s.total.get() + step.row;
     for (int r = 0; r < step.rows; r++) {
       between(r + 1);
       shrink[r] = peak[r];
-      peak[r] = std::max(peak[r], highest(scores + r * kScoreStride, seen_by(step, r)) * scale_);
+      int hidden = hidden_from(step, r), seen = seen_by(step, r) - hidden;
+      float* row = scores + r * kScoreStride + hidden;
+      if (call_.softcap > 0) cap(row, seen, call_.scale, call_.softcap);
+      peak[r] = std::max(peak[r], highest(row, seen) * scale_);
     }
     // A row that has seen nothing yet would take minus infinity from itself.
     for (int r = 0; r < step.rows; r += VL)
       store(shrink + r, exp2<6>(load(shrink + r) - max(load(peak + r), set1(-1e30f))));
     for (int r = 0; r < step.rows; r++) {
       between(step.rows + r + 1);
-      float sum = weigh<kDegree>(scores + r * kScoreStride, weights + r * kWeightStride<A>,
-                                 seen_by(step, r), step.num_blocks * SHOAL_BLOCK, scale_, peak[r]);
+      int hidden = hidden_from(step, r), len = step.num_blocks * SHOAL_BLOCK;
+      A* row = weights + r * kWeightStride<A>;
+      float sum = weigh<kDegree>(scores + r * kScoreStride + hidden, row + hidden,
+                                 seen_by(step, r) - hidden, len - hidden, scale_, peak[r]);
+      std::fill_n(row, hidden, A(0));
       total[r] = total[r] * shrink[r] + sum;
     }
     add_values(step, values, weights, shrink, s);
@@ -240,7 +251,7 @@ class Kernel {
     const Tile& tile = plan_.tiles[task.tile];
     int rows = (tile.row1 - tile.row0) * group_;
     if (tile.parts == 1) {
-      write_out(tile, head, s.out.get(), s.total.get());
+      write_out(tile, head, s);
       return;
     }
     float* part = part_of(tile, head, task.part);
@@ -265,6 +276,20 @@ class Kernel {
 
   int seen_by(const Step& step, int r) const {
     return visible(*step.piece, step.row + r - step.first, step.key0, step.len);
+  }
+
+  // How many of the chunk's keys the window hides from a row; at most as many as it would see.
+  int hidden_from(const Step& step, int r) const {
+    const Piece& piece = *step.piece;
+    int row = piece.row0 + (step.row + r - step.first) / group_;
+    return std::clamp(plan_.hidden(piece.start, row) - step.key0, 0, step.len);
+  }
+
+  // And from all of some query rows (counted from the piece's first); 0 without a window.
+  int hidden_from_all(const Piece& piece, int row, int rows, int key0, int len) const {
+    if (plan_.positions.empty()) return 0;
+    int first = piece.row0 + row / group_, last = piece.row0 + (row + rows - 1) / group_ + 1;
+    return std::clamp(first_seen(plan_, piece.start, first, last) - key0, 0, len);
   }
 
   A* query_of(const Step& step, Scratch& s) const {
@@ -328,15 +353,26 @@ class Kernel {
           store(out + d, fma(load(part + r * out_stride_ + d), set1(factor), load(out + d)));
       }
       s.total.get()[r] = total;
+      s.peak.get()[r] = peak;
     }
-    write_out(tile, head, s.out.get(), s.total.get());
+    write_out(tile, head, s);
   }
 
-  void write_out(const Tile& tile, int64_t head, const float* out, const float* total) {
+  void write_out(const Tile& tile, int64_t head, Scratch& s) {
+    if (call_.sinks) add_sinks((tile.row1 - tile.row0) * group_, call_.sinks + head * group_, s);
     if (call_.out_dtype == SHOAL_FLOAT32)
-      write_out_as<float>(tile, head, out, total);
+      write_out_as<float>(tile, head, s.out.get(), s.total.get());
     else
-      write_out_as<B>(tile, head, out, total);
+      write_out_as<B>(tile, head, s.out.get(), s.total.get());
+  }
+
+  // One more weight in each row's total: its result is divided by more than its own weights.
+  void add_sinks(int rows, const float* sinks, Scratch& s) {
+    for (int r = 0; r < rows; r++) {
+      float &total = s.total.get()[r], sink = sinks[r % group_] * kLog2e - s.peak.get()[r];
+      // A row without keys has a peak of minus infinity, and stays 0.
+      if (total != 0) total += std::exp2(sink);
+    }
   }
 
   template <class T>

@@ -70,8 +70,16 @@ void split(std::vector<Piece> pieces, int32_t tile, int32_t parts, Plan& plan) {
 
 }  // namespace
 
+int32_t first_seen(const Plan& plan, int32_t start, int32_t row0, int32_t row1) {
+  int32_t least = plan.hidden(start, row0);
+  for (int32_t row = row0 + 1; row < row1 && least > 0; row++)
+    least = std::min(least, plan.hidden(start, row));
+  return least;
+}
+
 Plan make_plan(const ShoalWork& work, const ShoalShape& shape) {
-  Plan plan{shape, work.rows, {}, {}, {}, {}, 0, 0};
+  Plan plan{shape, work.rows, {}, {}, {}, {}, {}, 0, 0};
+  if (shape.window > 0) plan.positions.assign(work.positions, work.positions + work.rows);
   int32_t group = plan.group();
   plan.blocks.assign(work.blocks, work.blocks + work.block_offsets[work.items]);
 
@@ -94,7 +102,9 @@ Plan make_plan(const ShoalWork& work, const ShoalShape& shape) {
       int32_t t = tile_of[row], end = std::min(last, plan.tiles[t].row1);
       int32_t keys = work.kv_tokens[i], visible = keys - (last - first) + (row - first) + 1;
       if (work.causal[i]) keys = visible + (end - row) - 1;
-      if (keys > 0) pieces[t].push_back({row, end, 0, keys, work.causal[i], visible, blocks});
+      int32_t key0 = first_seen(plan, work.starts[i], row, end) / SHOAL_BLOCK * SHOAL_BLOCK;
+      if (key0 < keys)
+        pieces[t].push_back({row, end, key0, keys, work.causal[i], visible, work.starts[i], blocks});
       row = end;
     }
   }

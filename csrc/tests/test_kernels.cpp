@@ -30,7 +30,7 @@ float round_to_bf16(float x) {
 }
 
 struct Batch {
-  std::vector<int32_t> row_first, row_last, kv_tokens, blocks;
+  std::vector<int32_t> row_first, row_last, kv_tokens, starts, blocks;
   std::vector<uint8_t> causal;
   std::vector<int64_t> offsets{0};
   int64_t rows = 0;
@@ -40,9 +40,24 @@ struct Batch {
     row_first.push_back(first);
     row_last.push_back(last);
     kv_tokens.push_back(tokens);
+    starts.push_back(0);
     causal.push_back(is_causal);
     num_blocks += (tokens + SHOAL_BLOCK - 1) / SHOAL_BLOCK;
     offsets.push_back(num_blocks);
+  }
+
+  // A shared segment of `tokens` tokens before all items from `item` on.
+  void add_before(size_t item, int first, int tokens) {
+    for (size_t i = item; i < starts.size(); i++) starts[i] += tokens;
+    add(first, rows, tokens, false);
+  }
+
+  std::vector<int64_t> positions() const {
+    std::vector<int64_t> found(rows);
+    for (size_t i = 0; i < causal.size(); i++)
+      for (int row = row_first[i]; causal[i] && row < row_last[i]; row++)
+        found[row] = starts[i] + kv_tokens[i] - (row_last[i] - row);
+    return found;
   }
 };
 
@@ -51,16 +66,18 @@ Batch random_batch() {
   Batch batch;
   for (int group = pick({1, 2, 3}); group > 0; group--) {
     int outer = batch.rows;
+    size_t outer_item = batch.starts.size();
     for (int leaf = pick({1, 2, 5}); leaf > 0; leaf--) {
       int inner = batch.rows;
+      size_t inner_item = batch.starts.size();
       for (int user = pick({1, 2, 6}); user > 0; user--) {
         int rows = pick({1, 1, 1, 2, 7, 33, 70});
         batch.add(batch.rows, batch.rows + rows, rows + pick({0, 1, 31, 32, 100, 600}), true);
         batch.rows += rows;
       }
-      batch.add(inner, batch.rows, pick({0, 1, 32, 65}), false);
+      batch.add_before(inner_item, inner, pick({0, 1, 32, 65}));
     }
-    batch.add(outer, batch.rows, pick({0, 5, 700, 1100}), false);
+    batch.add_before(outer_item, outer, pick({0, 5, 700, 1100}));
   }
   batch.blocks.resize(batch.num_blocks);
   std::iota(batch.blocks.begin(), batch.blocks.end(), 0);
@@ -89,7 +106,7 @@ float number(uint16_t x) {
 
 template <class T>
 bool check(const Batch& batch, int32_t dtype, int32_t isa, int heads, int kv_heads, int key_dim,
-           int value_dim, int threads) {
+           int value_dim, int threads, int window, float softcap, bool with_sinks) {
   std::normal_distribution<float> normal;
   auto random = [&](int64_t n) {
     std::vector<float> x(n);
@@ -115,14 +132,17 @@ bool check(const Batch& batch, int32_t dtype, int32_t isa, int heads, int kv_hea
                    values.data(), slots * key_dim, slots * value_dim, threads};
   shoal_kv_store(&store);
 
+  std::vector<int64_t> positions = batch.positions();
+  std::vector<float> sinks = random(heads);
   ShoalWork work{batch.rows, int64_t(batch.row_first.size()), batch.row_first.data(),
-                 batch.row_last.data(), batch.kv_tokens.data(), batch.causal.data(),
-                 batch.offsets.data(), batch.blocks.data()};
-  ShoalShape shape{dtype, isa, heads, kv_heads, key_dim, value_dim, threads};
+                 batch.row_last.data(), batch.kv_tokens.data(), batch.starts.data(),
+                 batch.causal.data(), batch.offsets.data(), batch.blocks.data(), positions.data()};
+  ShoalShape shape{dtype, isa, heads, kv_heads, key_dim, value_dim, threads, window};
   float scale = 1 / std::sqrt(float(key_dim));
   void* plan = shoal_attention_plan(&work, &shape);
   ShoalAttention call{q.data(), key_dim, int64_t(heads) * key_dim, keys.data(), values.data(),
-                      slots * key_dim, slots * value_dim, scale, out.data(), dtype};
+                      slots * key_dim, slots * value_dim, scale, softcap, with_sinks ? sinks.data() : nullptr,
+                      out.data(), dtype};
   shoal_attention_run(plan, &call);
   std::vector<float> wide(out.size());
   call.out = wide.data(), call.out_dtype = SHOAL_FLOAT32;
@@ -143,7 +163,8 @@ bool check(const Batch& batch, int32_t dtype, int32_t isa, int heads, int kv_hea
         if (row < first || row >= last) continue;
         int tokens = batch.kv_tokens[i] - (batch.causal[i] ? last - 1 - row : 0);
         for (int t = 0; t < tokens; t++)
-          seen.push_back(int64_t(batch.blocks[batch.offsets[i] + t / SHOAL_BLOCK]) * SHOAL_BLOCK +
+          if (window == 0 || batch.starts[i] + t > positions[row] - window)
+            seen.push_back(int64_t(batch.blocks[batch.offsets[i] + t / SHOAL_BLOCK]) * SHOAL_BLOCK +
                          t % SHOAL_BLOCK);
       }
       weights.assign(seen.size(), 0);
@@ -153,9 +174,10 @@ bool check(const Batch& batch, int32_t dtype, int32_t isa, int heads, int kv_hea
         for (int d = 0; d < key_dim; d++)
           dot += double(query[(row * heads + head) * key_dim + d]) *
                  key[(kv * slots + seen[j]) * key_dim + d];
-        weights[j] = dot * scale;
+        weights[j] = softcap > 0 ? softcap * std::tanh(dot * scale / softcap) : dot * scale;
         peak = std::max(peak, weights[j]);
       }
+      if (with_sinks) total = std::exp(sinks[head] - peak);
       for (double& w : weights) total += w = std::exp(w - peak);
       for (int d = 0; d < value_dim; d++) {
         double expected = 0;
@@ -167,8 +189,8 @@ bool check(const Batch& batch, int32_t dtype, int32_t isa, int heads, int kv_hea
     }
   double allowed = dtype == SHOAL_BFLOAT16 ? 3e-2 : 2e-5;
   if (worst > allowed)
-    printf("isa %d dtype %d heads %d/%d dims %d/%d rows %ld: error %g\n", isa, dtype, heads, kv_heads,
-           key_dim, value_dim, long(batch.rows), worst);
+    printf("isa %d dtype %d heads %d/%d dims %d/%d rows %ld window %d cap %g sinks %d: error %g\n", isa,
+           dtype, heads, kv_heads, key_dim, value_dim, long(batch.rows), window, softcap, with_sinks, worst);
   return worst <= allowed;
 }
 
@@ -182,9 +204,13 @@ int main(int argc, char** argv) {
     for (int32_t isa = 0; isa <= shoal_highest_isa(); isa++) {
       int group = pick({1, 3, 4}), kv_heads = pick({1, 2});
       int dim = pick({8, 32, 64, 80, 128}), threads = pick({1, 2, 3});
-      failed += !check<float>(batch, SHOAL_FLOAT32, isa, group * kv_heads, kv_heads, dim, dim, threads);
+      int window = pick({0, 0, 1, 33, 128, 700});
+      float softcap = pick({0, 0, 3});
+      bool sinks = pick({0, 1});
+      failed += !check<float>(batch, SHOAL_FLOAT32, isa, group * kv_heads, kv_heads, dim, dim, threads, window,
+                              softcap, sinks);
       failed += !check<uint16_t>(batch, SHOAL_BFLOAT16, isa, group * kv_heads, kv_heads, dim,
-                                 pick({dim, 48}), threads);
+                                 pick({dim, 48}), threads, window, softcap, sinks);
       checks += 2;
     }
   }

@@ -7,5 +7,6 @@ allows on a CPU, for machines where the C++ kernel was not built; `triton` runs 
 
 from shoal.attention.backends import select_backend
 from shoal.attention.contract import AttentionBackend, KVLayer, KVShape
+from shoal.attention.kind import PLAIN, AttentionKind
 
-__all__ = ["AttentionBackend", "KVLayer", "KVShape", "select_backend"]
+__all__ = ["PLAIN", "AttentionBackend", "AttentionKind", "KVLayer", "KVShape", "select_backend"]

@@ -5,13 +5,15 @@ For a query row q and a segment s of keys K_s and values V_s, with scores z_s = 
     l_s = logsumexp(z_s)        (natural logarithm)
     o_s = softmax(z_s) V_s
 
-and over all segments S of the row, merged in float32:
+A layer may soften its scores first, z = softcap * tanh(z / softcap), and hide the keys that lie
+further back than its window (`AttentionKind`). Over all segments S of the row, merged in float32:
 
     l = logsumexp_s(l_s),  o = sum_s exp(l_s - l) * o_s
 
-which equals attention over the concatenation of the segments (Juravsky et al., Hydragen, 2024;
-BatchLLM, MLSys 2026). A segment of no tokens has l_s = -inf and adds nothing; a row with no keys
-at all gives zeros.
+A head's sink, if there is one, is one more l_s in l, once per row, without an o_s. This equals
+attention over the concatenation of the segments (Juravsky et al., Hydragen, 2024; BatchLLM, MLSys
+2026). A segment of no visible tokens has l_s = -inf and adds nothing; a row with no keys at all
+gives zeros.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from typing import Protocol
 
 import torch
 
+from shoal.attention.kind import PLAIN, AttentionKind
 from shoal.work import SegmentWork
 
 
@@ -72,7 +75,12 @@ class AttentionBackend(Protocol):
         """Whatever the kernel derives from the work list; passed back to `__call__`."""
 
     def __call__(
-        self, query: torch.Tensor, layer: KVLayer, prepared: object, scale: float
+        self,
+        query: torch.Tensor,
+        layer: KVLayer,
+        prepared: object,
+        scale: float,
+        kind: AttentionKind = PLAIN,
     ) -> torch.Tensor:
         """Attention of all rows over all their segments.
 
@@ -82,6 +90,7 @@ class AttentionBackend(Protocol):
             layer: the pool of this layer, with every token of `prepared`'s segments stored.
             prepared: what `prepare` returned for this batch.
             scale: factor on the scores, above 0.
+            kind: what else the layer asks for.
 
         Returns:
             [T, heads, value_dim] in the query's dtype.

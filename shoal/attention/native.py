@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from shoal.attention.contract import KVLayer, KVShape
+from shoal.attention.kind import PLAIN, AttentionKind
 from shoal.kernels import Isa, Kernels
 from shoal.kernels.interface import BLOCK, DTYPES, Attention, AttentionItems, Shape, Store
 from shoal.work import SegmentWork
@@ -17,11 +18,12 @@ _SLACK = 64
 
 
 class _Prepared:
-    """A work list, and the tasks made of it for each shape of heads (one, in most models)."""
+    """A work list, and the tasks made of it for each shape of heads and each window (one or two, in
+    most models)."""
 
     def __init__(self, work: SegmentWork, lib: ctypes.CDLL) -> None:
-        self._lib, self._plans = lib, dict[bytes, int]()
-        columns = work.row_first, work.row_last, work.kv_tokens, work.causal
+        self.items, self._lib, self._plans = work, lib, dict[bytes, int]()
+        columns = work.row_first, work.row_last, work.kv_tokens, work.starts, work.causal
         self._columns = [
             np.ascontiguousarray(c) for c in (*columns, work.block_offsets, work.blocks)
         ]
@@ -33,6 +35,8 @@ class _Prepared:
         key = bytes(shape)
         plan = self._plans.get(key)
         if plan is None:
+            if shape.window:
+                self._work.positions = self.items.positions.ctypes.data
             plan = self._lib.shoal_attention_plan(ctypes.byref(self._work), ctypes.byref(shape))
             self._plans[key] = plan
         return plan
@@ -121,6 +125,7 @@ class NativeAttention:
         layer: KVLayer,
         prepared: object,
         scale: float,
+        kind: AttentionKind = PLAIN,
         *,
         out_dtype: torch.dtype | None = None,
     ) -> torch.Tensor:
@@ -143,8 +148,11 @@ class NativeAttention:
                 key_dim=shape.key_dim,
                 value_dim=shape.value_dim,
                 threads=torch.get_num_threads(),
+                window=(kind.window or 0) if prepared.items.hides(kind.window) else 0,
             )
         )
+        # In a variable, so that its memory outlives the call.
+        sinks = None if kind.sinks is None else kind.sinks.float().contiguous()
         call = Attention(
             query=query.data_ptr(),
             query_head=query.stride(0),
@@ -154,6 +162,8 @@ class NativeAttention:
             keys_head=_head_size(shape, shape.key_dim),
             values_head=_head_size(shape, shape.value_dim),
             scale=scale,
+            softcap=kind.softcap or 0.0,
+            sinks=None if sinks is None else sinks.data_ptr(),
             out=out.data_ptr(),
             out_dtype=DTYPES[out.dtype],
         )

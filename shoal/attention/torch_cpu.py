@@ -2,7 +2,8 @@
 
 Shared segments become one dense product each: all rows that use it, the query heads of a KV
 group folded into the rows. Decoding rows are padded into a few buckets of like length. What torch
-cannot do (read KV in place from scattered blocks) costs a gather per item and layer.
+cannot do (read KV in place from scattered blocks) costs a gather per item and layer. Windows and
+soft-capping it cannot do either: layers that ask for them follow the definition.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import numpy as np
 import torch
 
 from shoal.attention.contract import KVLayer, PlainPool
-from shoal.attention.reference import merge
+from shoal.attention.kind import PLAIN, AttentionKind
+from shoal.attention.reference import add_sinks, attend, merge
 from shoal.types import Int64Array
 from shoal.work import SegmentWork
 
@@ -57,7 +59,7 @@ class _Bucket:
 
 @dataclass(frozen=True)
 class _Prepared:
-    num_rows: int
+    work: SegmentWork
     buckets: list[_Bucket]
     causal: list[_Rows]
     whole: list[_Rows]
@@ -82,14 +84,21 @@ class TorchCpuAttention(PlainPool):
             if tokens > 0 and rows > 0:
                 whole.append(_Rows(first, last, _keys(work.slots(item, 0, tokens))))
         buckets = _buckets(work, np.flatnonzero(single))
-        return _Prepared(work.num_rows, buckets, causal, whole)
+        return _Prepared(work, buckets, causal, whole)
 
     def __call__(
-        self, query: torch.Tensor, layer: KVLayer, prepared: object, scale: float
+        self,
+        query: torch.Tensor,
+        layer: KVLayer,
+        prepared: object,
+        scale: float,
+        kind: AttentionKind = PLAIN,
     ) -> torch.Tensor:
         """Buckets of single rows, then chunks and whole segments, merged by log-sum-exp."""
         keys, values = layer.keys, layer.values
         assert isinstance(prepared, _Prepared)
+        if kind.softcap is not None or prepared.work.hides(kind.window):
+            return attend(query, layer, prepared.work, scale, kind)
         heads, _, dim = query.shape
         kv_heads = keys.shape[0]
         grouped = query.view(kv_heads, heads // kv_heads, -1, dim)
@@ -106,7 +115,10 @@ class TorchCpuAttention(PlainPool):
             part, part_lse = _whole(grouped, keys, values, rows, scale)
             at = slice(rows.first, rows.last)
             merge(out[:, :, at], lse[:, :, at], part.float(), part_lse)
-        return out.view(heads, -1, dim).transpose(0, 1).to(query.dtype)
+        whole = out.view(heads, -1, dim)
+        if kind.sinks is not None:
+            add_sinks(whole, lse.view(heads, -1), kind.sinks)
+        return whole.transpose(0, 1).to(query.dtype)
 
 
 def _decode(

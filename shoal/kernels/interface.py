@@ -47,9 +47,11 @@ class AttentionItems(ctypes.Structure):
         ("row_first", c_void_p),
         ("row_last", c_void_p),
         ("kv_tokens", c_void_p),
+        ("starts", c_void_p),
         ("causal", c_void_p),
         ("block_offsets", c_void_p),
         ("blocks", c_void_p),
+        ("positions", c_void_p),
     ]
 
 
@@ -64,6 +66,7 @@ class Shape(ctypes.Structure):
         ("key_dim", c_int32),
         ("value_dim", c_int32),
         ("threads", c_int32),
+        ("window", c_int32),
     ]
 
 
@@ -79,6 +82,8 @@ class Attention(ctypes.Structure):
         ("keys_head", c_int64),
         ("values_head", c_int64),
         ("scale", c_float),
+        ("softcap", c_float),
+        ("sinks", c_void_p),
         ("out", c_void_p),
         ("out_dtype", c_int32),
     ]

@@ -61,6 +61,7 @@ class Bench:
             row_first=np.arange(0, tokens, PROMPT, dtype=np.int32),
             row_last=np.arange(PROMPT, tokens + 1, PROMPT, dtype=np.int32),
             kv_tokens=np.full(sequences, PROMPT, dtype=np.int32),
+            starts=np.zeros(sequences, dtype=np.int32),
             causal=np.ones(sequences, dtype=np.bool_),
             block_offsets=np.arange(0, blocks + 1, PROMPT // BLOCK_SIZE, dtype=np.int64),
             blocks=np.arange(blocks, dtype=np.int32),

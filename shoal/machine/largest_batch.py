@@ -114,6 +114,7 @@ def chunks_behind_segments(rows: int) -> SegmentWork:
         row_first=np.concatenate([np.zeros(SHARED, np.int64), first]).astype(np.int32),
         row_last=np.concatenate([np.full(SHARED, rows), last]).astype(np.int32),
         kv_tokens=tokens.astype(np.int32),
+        starts=(last[0] * np.minimum(np.arange(len(tokens)), SHARED)).astype(np.int32),
         causal=np.arange(len(tokens)) >= SHARED,
         block_offsets=offsets,
         blocks=blocks.astype(np.int32),

@@ -176,7 +176,7 @@ class _Packed:
     def _attend(self, call: AttentionCall, rows: slice, work: SegmentWork) -> torch.Tensor:
         pool = self._pools[call.layer]
         self._backend.store(pool, self._slots, call.key[0], call.value[0])
-        return self._backend(call.query[0, :, rows], pool, work, call.scale)
+        return self._backend(call.query[0, :, rows], pool, work, call.scale, call.kind)
 
 
 class _Alone:
@@ -196,7 +196,7 @@ class _Alone:
         self._piece, self._rows, self._past = 0, slice(0), 0
         self._layers: list[nn.Module] = []
         self._known = True
-        self._masks: list[torch.Tensor] = []
+        self._masks: list[tuple[torch.Tensor, int | None]] = []
         self.found: list[tuple[int, int]] = []
         self.calls = 0
 
@@ -227,14 +227,14 @@ class _Alone:
                 mine[0].transpose(0, 1).flatten(1),
                 theirs[0].transpose(0, 1).flatten(1),
             )
-        mask, tokens = call.mask, query.shape[2]
+        mask, tokens, window = call.mask, query.shape[2], call.kind.window
         if mask is None:
-            self._see(torch.ones(tokens, tokens, dtype=torch.bool))
+            self._see(torch.ones(tokens, tokens, dtype=torch.bool), window)
         else:
             # Layers of a kind share one.
-            if not any(mask is seen for seen in self._masks):
-                self._masks.append(mask)
-                self._see(mask[0, 0] > torch.finfo(mask.dtype).min / 2)
+            if not any(mask is seen and window == its for seen, its in self._masks):
+                self._masks.append((mask, window))
+                self._see(mask[0, 0] > torch.finfo(mask.dtype).min / 2, window)
             mask = mask[..., -tokens:]
         numbers = query.float(), key.float(), value.float()
         attend = _own_attention(call.module)
@@ -244,11 +244,13 @@ class _Alone:
         self.calls += 1
         raise _Attended
 
-    def _see(self, visible: torch.Tensor) -> None:
+    def _see(self, visible: torch.Tensor, window: int | None) -> None:
         """visible: bool [k, tokens before + k], where a row sees a token."""
         before = visible.shape[1] - len(visible)
-        expected = torch.ones_like(visible).tril(before)
-        self._note("later tokens", (visible & ~expected).any(dim=1))
+        earlier = torch.ones_like(visible).tril(before)
+        expected = earlier if window is None else earlier.triu(before - window + 1)
+        self._note("later tokens", (visible & ~earlier).any(dim=1))
+        self._note("beyond", (visible & earlier & ~expected).any(dim=1))
         self._note("earlier tokens", (expected & ~visible).any(dim=1))
 
     def _compare(self, what: str, mine: torch.Tensor, theirs: torch.Tensor) -> None:
@@ -267,9 +269,10 @@ class _Alone:
 _WHAT = {
     "later tokens": "attention to later tokens",
     "earlier tokens": "attention that does not see all earlier tokens",
+    "beyond": "attention to tokens beyond the window it names",
     "embeddings": "embeddings that depend on where a token stands in a batch",
     "positions": "positions other than those it is given, in its attention",
-    "attention": "attention that differs from the softmax of scaled products",
+    "attention": "attention that differs from the softmax it asks for",
 }
 _ORDER = list(_WHAT)
 """Of what differs at a position, the first is told."""

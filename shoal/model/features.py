@@ -7,14 +7,22 @@ what a model asks of its attention function. Both find better words than the pro
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from transformers import PreTrainedConfig
 
 from shoal.errors import UnsupportedModelError
 
 _ALIBI_MODELS = {"bloom", "mpt"}
-_WINDOW_LAYERS = {"sliding_attention", "chunked_attention"}
+_KNOWN_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
+_HONOURED: dict[str, Callable[[Any], bool]] = {
+    "sliding_window": lambda value: type(value) is int and value > 0,
+    "softcap": lambda value: isinstance(value, int | float) and value > 0,
+    "s_aux": lambda value: isinstance(value, torch.Tensor) and value.dim() == 1,
+}
+"""Keywords of `AttentionKind`, and the values they may have."""
 _HARMLESS_KEYWORDS = {
     "is_causal",
     "use_cache",
@@ -52,54 +60,38 @@ def refuse_unsupported(config: PreTrainedConfig) -> None:
     if not hasattr(config, "num_attention_heads"):
         raise _refusal(kind, "recurrent layers")
     layer_types = set(getattr(config, "layer_types", None) or ())
-    other = layer_types - _WINDOW_LAYERS - {"full_attention"}
+    other = layer_types - _KNOWN_LAYERS
     if other:
         raise _refusal(kind, f"recurrent layers ({', '.join(sorted(other))})")
     if kind in _ALIBI_MODELS or getattr(config, "alibi", False):
         raise _refusal(kind, "ALiBi position biases")
-    for name in ("attn_logit_softcapping", "attn_logit_softcap"):
-        if getattr(config, name, None) is not None:
-            raise _refusal(kind, "attention logit soft-capping")
-    if kind.startswith("gpt_oss"):
-        raise _refusal(kind, "attention sinks")
     if getattr(config, "is_causal", True) is False:
         raise _refusal(kind, "bidirectional attention")
 
 
 def refuse_unsupported_length(config: PreTrainedConfig, max_model_len: int) -> None:
     """Raise `UnsupportedModelError` for features that set in below `max_model_len` tokens."""
-    _refuse_window(config, max_model_len)
+    _refuse_chunks(config, max_model_len)
     _refuse_length_dependent_rope(config, max_model_len)
 
 
-def refuse_unknown_keyword(kind: str, keywords: dict[str, Any], max_model_len: int) -> None:
+def refuse_unknown_keyword(kind: str, keywords: dict[str, Any]) -> None:
     """Raise `UnsupportedModelError` for any keyword of an attention call that we do not honour."""
     for name, value in keywords.items():
         if value is None or value is False or name in _HARMLESS_KEYWORDS:
             continue
-        if name == "sliding_window":
-            if value < max_model_len:
-                raise _window(kind, "sliding window attention", int(value))
-        elif name == "softcap":
-            raise _refusal(kind, "attention logit soft-capping")
-        elif name == "s_aux":
-            raise _refusal(kind, "attention sinks")
-        elif name == "dropout":
+        if name == "dropout":
             if value > 0:
                 raise _refusal(kind, "attention dropout")
-        else:
+        elif name not in _HONOURED or not _HONOURED[name](value):
             raise _refusal(kind, f"the attention keyword {name!r}")
 
 
-def _refuse_window(config: PreTrainedConfig, max_model_len: int) -> None:
-    layer_types = set(getattr(config, "layer_types", None) or ())
-    windowed = not layer_types or bool(layer_types & _WINDOW_LAYERS)
-    window = getattr(config, "sliding_window", None)
-    used = windowed and getattr(config, "use_sliding_window", True)
-    if used and window is not None and window < max_model_len:
-        raise _window(config.model_type, "sliding window attention", int(window))
+def _refuse_chunks(config: PreTrainedConfig, max_model_len: int) -> None:
+    layer_types = getattr(config, "layer_types", None)
     chunk = getattr(config, "attention_chunk_size", None)
-    if windowed and chunk is not None and chunk < max_model_len:
+    chunked = not layer_types or "chunked_attention" in layer_types
+    if chunked and chunk is not None and chunk < max_model_len:
         raise _window(config.model_type, "chunked attention", int(chunk))
 
 

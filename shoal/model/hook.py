@@ -19,6 +19,7 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
+from shoal.attention import PLAIN, AttentionKind
 from shoal.errors import InternalError
 from shoal.model.kv import KVPool
 
@@ -77,6 +78,11 @@ class AttentionCall:
         """The index of the layer that calls."""
         return int(self.module.layer_idx)
 
+    @property
+    def kind(self) -> AttentionKind:
+        """What its keywords ask for."""
+        return _kind(**self.keywords)
+
 
 class AttentionObserver(Protocol):
     """Takes the place of a token batch, to see how a model calls its attention."""
@@ -94,6 +100,8 @@ class AttentionProbe:
     """(kv_heads, head_dim, value_dim) of each call."""
     scales: list[float] = field(default_factory=list)
     """The factor on the scores of each call."""
+    kinds: list[AttentionKind] = field(default_factory=list)
+    """What each call asks for besides."""
     keywords: list[dict[str, Any]] = field(default_factory=list)
 
     def observe(self, call: AttentionCall) -> torch.Tensor:
@@ -102,6 +110,7 @@ class AttentionProbe:
         self.layers.append(call.layer)
         self.head_dims.append((call.key.shape[1], call.key.shape[3], value.shape[3]))
         self.scales.append(call.scale)
+        self.kinds.append(call.kind)
         self.keywords.append(call.keywords)
         return value.new_zeros(1, query.shape[2], query.shape[1], value.shape[3])
 
@@ -153,7 +162,19 @@ def _attention(
     step = current_step()
     backend, pool = step.kv.backend, step.kv[int(module.layer_idx)]
     backend.store(pool, step.slots, key[0], value[0])
-    return backend(query[0], pool, step.prepared, scale)[None], None
+    return backend(query[0], pool, step.prepared, scale, _kind(**keywords))[None], None
+
+
+def _kind(
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    **_: Any,
+) -> AttentionKind:
+    """What an attention call asks for, by transformers' names; `features` refused the others."""
+    if sliding_window is None and softcap is None and s_aux is None:
+        return PLAIN
+    return AttentionKind(sliding_window, softcap, s_aux)
 
 
 # No mask function goes with it: for attention without one transformers builds no mask. One that

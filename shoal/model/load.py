@@ -365,7 +365,7 @@ def _probe(model: LoadedModel, description: ModelDescription) -> list[tuple[int,
         called = len(set(probe.layers))
         raise _own_attention(kind, f"{called} of {layers} layers called the one given")
     for keywords in probe.keywords:
-        refuse_unknown_keyword(kind, keywords, description.max_model_len)
+        refuse_unknown_keyword(kind, keywords)
     shapes = [shape for _, shape in sorted(zip(probe.layers, probe.head_dims, strict=True))]
     numbers = sum(heads * (key_dim + value_dim) for heads, key_dim, value_dim in shapes)
     if numbers * description.dtype.itemsize != description.kv_bytes_per_token:

@@ -27,6 +27,9 @@ def attention_work(
     shared_blocks = [segments.blocks[segment] for segment in rows]
     lengths = np.array([len(b) for b in shared_blocks], dtype=np.int64)
     starts = chunks.row_starts
+    before = np.empty(len(chunks), dtype=np.int64)
+    before[chunks.shared] = segments.start[chunks.segments]
+    before[chunks.own] = state.running.shared[chunks.slots]
     causal: BoolArray = np.arange(len(chunks) + len(used)) < len(chunks)
     return SegmentWork(
         num_rows=int(starts[-1]),
@@ -35,6 +38,7 @@ def attention_work(
         kv_tokens=np.concatenate([chunks.first + chunks.count, segments.length[used]]).astype(
             np.int32
         ),
+        starts=np.concatenate([before, segments.start[used]]).astype(np.int32),
         causal=causal,
         block_offsets=np.concatenate([block_offsets, block_offsets[-1] + np.cumsum(lengths)]),
         blocks=np.concatenate([blocks, *shared_blocks]),

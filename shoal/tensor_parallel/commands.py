@@ -66,6 +66,7 @@ class ForwardBatch:
             work.row_first.astype(np.int32, copy=False),
             work.row_last.astype(np.int32, copy=False),
             work.kv_tokens.astype(np.int32, copy=False),
+            work.starts.astype(np.int32, copy=False),
             work.causal.astype(np.bool_, copy=False),
         )
         data = b"".join(np.ascontiguousarray(array).data for array in arrays)
@@ -102,12 +103,13 @@ def _forward_batch(
     layers = array(num_layers, np.int64)
     block_offsets = array(items + 1, np.int64)
     blocks = array(num_blocks, np.int32)
-    row_first, row_last, kv_tokens = (array(items, np.int32) for _ in range(3))
+    row_first, row_last, kv_tokens, starts = (array(items, np.int32) for _ in range(4))
     work = SegmentWork(
         num_rows=num_rows,
         row_first=row_first,
         row_last=row_last,
         kv_tokens=kv_tokens,
+        starts=starts,
         causal=array(items, np.bool_),
         block_offsets=block_offsets,
         blocks=blocks,

@@ -13,7 +13,7 @@ from itertools import count
 
 import torch
 
-from shoal.attention import AttentionBackend, KVLayer, KVShape
+from shoal.attention import PLAIN, AttentionBackend, AttentionKind, KVLayer, KVShape
 from shoal.errors import InternalError
 from shoal.tensor_parallel.commands import Allocate
 from shoal.tensor_parallel.worker_group import WorkerGroup
@@ -76,12 +76,17 @@ class MirroredAttention:
         return MirroredWork(work, self._backend.prepare(work, device))
 
     def __call__(
-        self, query: torch.Tensor, layer: KVLayer, prepared: object, scale: float
+        self,
+        query: torch.Tensor,
+        layer: KVLayer,
+        prepared: object,
+        scale: float,
+        kind: AttentionKind = PLAIN,
     ) -> torch.Tensor:
         """See `AttentionBackend`."""
         if not isinstance(prepared, MirroredWork):
             raise InternalError("attention was prepared by another backend than it is computed by")
-        return self._backend(query, _mirrored(layer).part, prepared.prepared, scale)
+        return self._backend(query, _mirrored(layer).part, prepared.prepared, scale, kind)
 
 
 def _mirrored(layer: KVLayer) -> MirroredLayer:

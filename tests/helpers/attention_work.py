@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from shoal.attention import AttentionBackend, KVLayer, KVShape
+from shoal.attention import PLAIN, AttentionBackend, AttentionKind, KVLayer, KVShape
 from shoal.types import Int64Array
 from shoal.work import SegmentWork
 
@@ -22,6 +22,7 @@ class Case:
 
     work: SegmentWork
     row_slots: list[np.ndarray]
+    """In order of position: the last is the row's own."""
     num_slots: int
 
 
@@ -38,7 +39,7 @@ def random_case(seed: int, *, block_size: int, scattered: bool) -> Case:
         index = np.arange(tokens)
         return blocks[index // block_size].astype(np.int64) * block_size + index % block_size
 
-    items: list[tuple[int, int, int, bool, np.ndarray]] = []
+    items: list[tuple[int, int, int, bool, np.ndarray, int]] = []
     row_slots: list[np.ndarray] = []
 
     def own_chunk(context: np.ndarray) -> None:
@@ -46,7 +47,7 @@ def random_case(seed: int, *, block_size: int, scattered: bool) -> Case:
         tokens = rows + int(rng.choice([0, 0, 1, 5, 33, 64]))
         blocks = segment(tokens)
         first = len(row_slots)
-        items.append((first, first + rows, tokens, True, blocks))
+        items.append((first, first + rows, tokens, True, blocks, len(context)))
         keys = slots(blocks, tokens)
         row_slots.extend(
             np.concatenate([context, keys[: tokens - rows + row + 1]]) for row in range(rows)
@@ -54,11 +55,11 @@ def random_case(seed: int, *, block_size: int, scattered: bool) -> Case:
 
     def shared(tokens: int, context: np.ndarray, children: list) -> None:
         blocks = segment(tokens)
-        first = len(row_slots)
+        first, start = len(row_slots), len(context)
         context = np.concatenate([context, slots(blocks, tokens)])
         for child in children:
             child(context)
-        items.append((first, len(row_slots), tokens, False, blocks))
+        items.append((first, len(row_slots), tokens, False, blocks, start))
 
     nothing = np.zeros(0, dtype=np.int64)
     for _ in range(int(rng.integers(1, 4))):
@@ -70,12 +71,13 @@ def random_case(seed: int, *, block_size: int, scattered: bool) -> Case:
     own_chunk(nothing)
     order = rng.permutation(len(items))
     chosen = [items[i] for i in order]
-    lengths = [len(blocks) for *_, blocks in chosen]
+    lengths = [len(i[4]) for i in chosen]
     work = SegmentWork(
         num_rows=len(row_slots),
         row_first=np.array([i[0] for i in chosen], dtype=np.int32),
         row_last=np.array([i[1] for i in chosen], dtype=np.int32),
         kv_tokens=np.array([i[2] for i in chosen], dtype=np.int32),
+        starts=np.array([i[5] for i in chosen], dtype=np.int32),
         causal=np.array([i[3] for i in chosen], dtype=np.bool_),
         block_offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         blocks=np.concatenate([i[4] for i in chosen]),
@@ -85,18 +87,28 @@ def random_case(seed: int, *, block_size: int, scattered: bool) -> Case:
 
 
 def dense_attention(
-    case: Case, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scale: float
+    case: Case,
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    scale: float,
+    kind: AttentionKind = PLAIN,
 ) -> torch.Tensor:
     """Each row's softmax over all its keys at once, in float64: no segments, no merging."""
     heads, rows, _ = query.shape
     group = heads // keys.shape[0]
     out = torch.zeros(rows, heads, values.shape[2], dtype=torch.float64)
     for row, slots in enumerate(case.row_slots):
-        at = torch.from_numpy(slots)
+        at = torch.from_numpy(slots[-(kind.window or len(slots)) :] if len(slots) else slots)
         k = keys[:, at].double().repeat_interleave(group, dim=0)
         v = values[:, at].double().repeat_interleave(group, dim=0)
         scores = torch.einsum("hd,hsd->hs", query[:, row].double(), k) * scale
-        out[row] = torch.einsum("hs,hsd->hd", torch.softmax(scores, dim=-1), v)
+        if kind.softcap is not None:
+            scores = kind.softcap * torch.tanh(scores / kind.softcap)
+        if kind.sinks is not None:
+            scores = torch.cat([scores, kind.sinks.double()[:, None]], dim=1)
+        weights = torch.softmax(scores, dim=-1)[:, : len(at)]
+        out[row] = torch.einsum("hs,hsd->hd", weights, v)
     return out
 
 
@@ -138,6 +150,7 @@ def one_segment(rows: int, tokens: int, *, causal: bool, scattered: bool = True)
         row_first=np.array([0], np.int32),
         row_last=np.array([rows], np.int32),
         kv_tokens=np.array([tokens], np.int32),
+        starts=np.array([0], np.int32),
         causal=np.array([causal]),
         block_offsets=np.array([0, len(blocks)], np.int64),
         blocks=blocks,

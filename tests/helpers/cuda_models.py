@@ -55,7 +55,7 @@ def random_inputs(rng: np.random.Generator, rows: int, num_blocks: int) -> Input
     shared_tokens = int(rng.integers(1, 2 * BLOCK_SIZE))
     shared, free = np.split(free, [-(-shared_tokens // BLOCK_SIZE)])
     sharers = int(rng.integers(0, rows + 1))
-    first, last, tokens, lists, slots, positions = [], [], [], [], [], []
+    first, last, tokens, starts, lists, slots, positions = [], [], [], [], [], [], []
     row = 0
     while row < rows:
         count = int(rng.integers(1, rows - row + 1)) if rng.random() < 0.3 else 1
@@ -65,15 +65,18 @@ def random_inputs(rng: np.random.Generator, rows: int, num_blocks: int) -> Input
         place = np.arange(own - count, own)
         slots.append(blocks[place // BLOCK_SIZE].astype(np.int64) * BLOCK_SIZE + place % BLOCK_SIZE)
         positions.append(shared_tokens + place)
+        starts.append(shared_tokens)
         first.append(row), last.append(row + count), tokens.append(own), lists.append(blocks)
         row += count
     if sharers:
+        starts.append(0)
         first.append(0), last.append(sharers), tokens.append(shared_tokens), lists.append(shared)
     work = SegmentWork(
         num_rows=rows,
         row_first=np.array(first, np.int32),
         row_last=np.array(last, np.int32),
         kv_tokens=np.array(tokens, np.int32),
+        starts=np.array(starts, np.int32),
         causal=np.arange(len(first)) < len(first) - bool(sharers),
         block_offsets=np.concatenate([[0], np.cumsum([len(blocks) for blocks in lists])]),
         blocks=np.concatenate(lists),

@@ -13,7 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from shoal.attention import KVLayer, KVShape
+from shoal.attention import PLAIN, AttentionKind, KVLayer, KVShape
 from shoal.attention.reference import ReferenceAttention
 from shoal.kernels.ops import LayerOps, Rotation, RowOp
 from shoal.work import SegmentWork
@@ -95,12 +95,17 @@ class FixedReference(ReferenceAttention):
         return FixedReferenceWork(capacity.rows)
 
     def __call__(
-        self, query: torch.Tensor, layer: KVLayer, prepared: object, scale: float
+        self,
+        query: torch.Tensor,
+        layer: KVLayer,
+        prepared: object,
+        scale: float,
+        kind: AttentionKind = PLAIN,
     ) -> torch.Tensor:
         if not isinstance(prepared, FixedReferenceWork):
-            return super().__call__(query, layer, prepared, scale)
+            return super().__call__(query, layer, prepared, scale, kind)
         return opaque(
-            lambda: super(FixedReference, self).__call__(query, layer, prepared.work, scale)
+            lambda: super(FixedReference, self).__call__(query, layer, prepared.work, scale, kind)
         )
 
 
@@ -127,9 +132,14 @@ class OpaqueLaunches:
         return self.inner.fixed(capacity, device)
 
     def __call__(
-        self, query: torch.Tensor, layer: KVLayer, prepared: object, scale: float
+        self,
+        query: torch.Tensor,
+        layer: KVLayer,
+        prepared: object,
+        scale: float,
+        kind: AttentionKind = PLAIN,
     ) -> torch.Tensor:
-        return opaque(lambda: self.inner(query, layer, prepared, scale))
+        return opaque(lambda: self.inner(query, layer, prepared, scale, kind))
 
 
 class OpaqueOps:

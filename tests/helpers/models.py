@@ -131,6 +131,55 @@ FAMILIES: dict[str, tuple[str, dict[str, object]]] = {
 }  # fmt: skip
 """More of them. Every threshold their configs name is at 64 tokens, or at the model's length."""
 
+_WINDOW: dict[str, object] = {"sliding_window": 16}
+_MIXED: dict[str, object] = {
+    **_WINDOW, "num_hidden_layers": 3,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+}  # fmt: skip
+KINDS: dict[str, tuple[str, dict[str, object]]] = {
+    "mistral window": ("MistralConfig", {**_LLAMA_LIKE, **_WINDOW}),
+    "mixtral window": ("MixtralConfig", {**_LLAMA_LIKE, **_WINDOW, "num_local_experts": 4}),
+    "starcoder2 window": ("Starcoder2Config", {**_LLAMA_LIKE, **_WINDOW}),
+    "phi3 window": ("Phi3Config", {**_LLAMA_LIKE, **_WINDOW}),
+    "qwen2 window": (
+        "Qwen2Config",
+        {**_LLAMA_LIKE, **_WINDOW, "use_sliding_window": True, "max_window_layers": 1},
+    ),
+    "qwen3 window": ("Qwen3Config", {**_LLAMA_LIKE, **_MIXED, "head_dim": 16,
+                                     "use_sliding_window": True}),
+    "smollm3 window": ("SmolLM3Config", {**_LLAMA_LIKE, **_MIXED, "use_sliding_window": True}),
+    "ministral": ("MinistralConfig", {**_LLAMA_LIKE, **_MIXED, **_HEADS}),
+    "gemma2": (
+        "Gemma2Config",
+        {**_LLAMA_LIKE, **_MIXED, "head_dim": 16, "attn_logit_softcapping": 5.0,
+         "query_pre_attn_scalar": 16},
+    ),
+    "gemma3": (
+        "Gemma3TextConfig",
+        {**_LLAMA_LIKE, **_MIXED, "head_dim": 16, "query_pre_attn_scalar": 16},
+    ),
+    "vaultgemma": ("VaultGemmaConfig", {**_LLAMA_LIKE, **_MIXED, **_HEADS}),
+    "gpt_oss": ("GptOssConfig", {**_LLAMA_LIKE, **_MIXED, **_EXPERTS, "head_dim": 16}),
+    "olmo3": ("Olmo3Config", {**_LLAMA_LIKE, **_MIXED}),
+    "cohere2": ("Cohere2Config", {**_LLAMA_LIKE, **_MIXED}),
+    "cohere2_moe": ("Cohere2MoeConfig", {**_LLAMA_LIKE, **_MIXED, **_MOE}),
+    "exaone4 hybrid": ("Exaone4Config", {**_LLAMA_LIKE, **_MIXED, "sliding_window_pattern": None}),
+    "exaone_moe": (
+        "ExaoneMoeConfig",
+        {**_LLAMA_LIKE, **_MIXED, **_MOE, "n_group": 1, "topk_group": 1,
+         "is_moe_layer": [False, True, True]},
+    ),
+    "granite_swa": ("GraniteSWAConfig", {**_LLAMA_LIKE, **_MIXED}),
+    "granitemoe_swa": ("GraniteMoeSWAConfig", {**_LLAMA_LIKE, **_MIXED, **_EXPERTS}),
+    "cwm": ("CwmConfig", {**_LLAMA_LIKE, **_MIXED, **_HEADS}),
+    "dots1 window": (
+        "Dots1Config",
+        {**_LLAMA_LIKE, **_MIXED, "moe_intermediate_size": 24, "n_routed_experts": 4,
+         "n_shared_experts": 1, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
+    ),
+}  # fmt: skip
+"""Families whose layers ask for windows of 16 tokens, soft-capping or sinks."""
+
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
     """One token per byte, after <s> and </s>; a byte-level BPE without merges."""
@@ -146,7 +195,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 def save_model(folder: Path, architecture: str, **changes: object) -> Path:
     """Write a random model of an architecture, its tokenizer and config into `folder`."""
-    config_class, fields = (ARCHITECTURES | FAMILIES)[architecture]
+    config_class, fields = (ARCHITECTURES | FAMILIES | KINDS)[architecture]
     config = getattr(transformers, config_class)(**{**fields, **changes})
     torch.manual_seed(1)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)

@@ -21,12 +21,8 @@ from tests.helpers.models import ARCHITECTURES, byte_tokenizer, greedy, save_mod
 LLAMA = ARCHITECTURES["llama"][1]
 SMALL = {"vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 2, "eos_token_id": 1}
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
-    ("MistralConfig", {**LLAMA, "sliding_window": 64}, "sliding window"),
-    ("Qwen2Config", {**LLAMA, "use_sliding_window": True, "sliding_window": 64,
-                     "max_window_layers": 0}, "sliding window"),
-    ("Gemma2Config", {**LLAMA, "head_dim": 16}, "soft-capping"),
-    ("Gemma3TextConfig", {**LLAMA, "head_dim": 16, "sliding_window": 32}, "sliding window"),
-    ("GptOssConfig", {**LLAMA, "num_local_experts": 4, "head_dim": 16}, "sinks"),
+    ("Llama4TextConfig", {**LLAMA, "num_local_experts": 2, "attention_chunk_size": 64,
+                          "intermediate_size_mlp": 48}, "chunked attention"),
     ("BloomConfig", {**SMALL, "n_head": 4, "n_layer": 2}, "ALiBi"),
     ("FalconConfig", {**SMALL, "num_attention_heads": 4, "alibi": True}, "ALiBi"),
     ("FalconConfig", {**SMALL, "num_attention_heads": 4, "alibi": False}, "own attention"),
@@ -85,16 +81,17 @@ def test_a_window_that_cannot_bite_is_no_obstacle(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("keyword", "value"),
-    [("softcap", 30.0), ("s_aux", torch.zeros(2)), ("sliding_window", 8), ("new_thing", 3)],
+    [("softcap", -1.0), ("s_aux", torch.zeros(2, 2)), ("sliding_window", (8, 8)), ("new_thing", 3)],
 )
 def test_attention_keywords_we_do_not_know_are_refused(keyword: str, value: Any) -> None:
     with pytest.raises(UnsupportedModelError):
-        refuse_unknown_keyword("some_model", {keyword: value}, max_model_len=9)
+        refuse_unknown_keyword("some_model", {keyword: value})
 
 
 def test_harmless_attention_keywords_pass() -> None:
-    keywords = {"dropout": 0.0, "sliding_window": 9, "softcap": None, "output_attentions": False}
-    refuse_unknown_keyword("some_model", keywords, max_model_len=9)
+    keywords = {"dropout": 0.0, "sliding_window": 9, "softcap": 30.0, "s_aux": torch.zeros(2)}
+    keywords |= {"output_attentions": False, "new_thing": None}
+    refuse_unknown_keyword("some_model", keywords)
 
 
 def test_a_missing_model_is_reported(tmp_path: Path) -> None:

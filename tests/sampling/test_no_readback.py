@@ -17,7 +17,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from shoal.attention import KVLayer
+from shoal.attention import PLAIN, AttentionKind, KVLayer
 from shoal.attention.contract import PlainPool
 from shoal.config import EngineOptions
 from shoal.cuda.transfers import Landing
@@ -52,7 +52,12 @@ class ShapesOnly(PlainPool):
         pass
 
     def __call__(
-        self, query: torch.Tensor, layer: KVLayer, prepared: object, scale: float
+        self,
+        query: torch.Tensor,
+        layer: KVLayer,
+        prepared: object,
+        scale: float,
+        kind: AttentionKind = PLAIN,
     ) -> torch.Tensor:
         return query.new_zeros(query.shape[1], query.shape[0], layer.shape.value_dim)
 

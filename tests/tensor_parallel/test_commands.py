@@ -27,6 +27,7 @@ def works(draw: st.DrawFn) -> SegmentWork:
         row_first=column(items, np.int32),
         row_last=column(items, np.int32),
         kv_tokens=column(items, np.int32),
+        starts=column(items, np.int32),
         causal=column(items, np.int64) % 2 == 0,
         block_offsets=column(items + 1, np.int64),
         blocks=column(blocks, np.int32),
@@ -64,7 +65,7 @@ def test_other_commands_arrive_as_they_were(
 
 
 def test_columns_of_a_batch() -> None:
-    work = SegmentWork(2, *[np.zeros(0, np.int32)] * 3, np.zeros(0, np.bool_),
+    work = SegmentWork(2, *[np.zeros(0, np.int32)] * 4, np.zeros(0, np.bool_),
                        np.zeros(1, np.int64), np.zeros(0, np.int32), 32)  # fmt: skip
     assert ForwardBatch(5, 2, np.zeros(0, np.int64), work).num_columns == 17
     assert ForwardBatch(5, None, np.zeros(0, np.int64), work).num_columns == 15

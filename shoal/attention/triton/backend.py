@@ -8,6 +8,7 @@ import torch
 from triton.runtime import driver
 
 from shoal.attention.contract import KVLayer, KVShape
+from shoal.attention.kind import PLAIN, AttentionKind
 from shoal.attention.triton.buffers import Capacity, DeviceWork, FixedWork, PreparedWork
 from shoal.attention.triton.kernels import attend, merge, store
 from shoal.attention.triton.launch import Launch, make_launch, power_of_two
@@ -35,7 +36,7 @@ class TritonAttention:
         """`tiles`, `programs` (the whole grid's): others than the table's, for tests and tuning."""
         self._tiles, self._programs = tiles, programs
         self._pairs: dict[KVShape, TilePair] = {}
-        self._launches: dict[tuple[KVShape, int, Tiles], Launch] = {}
+        self._launches: dict[tuple[KVShape, int, Tiles, int | None], Launch] = {}
 
     @staticmethod
     def knows(dtype: torch.dtype, key_dim: int, value_dim: int) -> bool:
@@ -92,12 +93,17 @@ class TritonAttention:
         return FixedWork(capacity, device)
 
     def __call__(
-        self, query: torch.Tensor, layer: KVLayer, prepared: object, scale: float
+        self,
+        query: torch.Tensor,
+        layer: KVLayer,
+        prepared: object,
+        scale: float,
+        kind: AttentionKind = PLAIN,
     ) -> torch.Tensor:
         """One launch for all tiles, and one that merges the rows that were split."""
         heads, rows, _ = query.shape
         out = query.new_empty(rows, heads, layer.shape.value_dim)
-        self._run(query, layer, prepared, scale, out, None)
+        self._run(query, layer, prepared, scale, kind, out, None)
         return out
 
     def partial(
@@ -114,7 +120,7 @@ class TritonAttention:
         heads, rows, _ = query.shape
         out = query.new_empty(rows, heads, layer.shape.value_dim, dtype=torch.float32)
         lse = query.new_empty(rows, heads, dtype=torch.float32)
-        self._run(query, layer, prepared, scale, out, lse)
+        self._run(query, layer, prepared, scale, PLAIN, out, lse)
         return out, lse
 
     def _run(
@@ -123,6 +129,7 @@ class TritonAttention:
         layer: KVLayer,
         prepared: object,
         scale: float,
+        kind: AttentionKind,
         out: torch.Tensor,
         lse: torch.Tensor | None,
     ) -> None:
@@ -131,11 +138,12 @@ class TritonAttention:
         if query.stride(-1) != 1:
             query = query.contiguous()
         shape, (heads, rows, _) = layer.shape, query.shape
-        launch = self._launch(shape, heads, work)
+        launch = self._launch(shape, heads, work, kind)
         tasks = work.tasks(launch.geometry)
         space = work.workspace(tasks, heads, shape.value_dim)
         # Without the LSE nothing is written through its address, which must be some address.
         results = out, space.lse if lse is None else lse, space.out, space.lse
+        sinks = space.lse if kind.sinks is None else kind.sinks
         attend[(launch.geometry.programs,)](
             query,
             layer.keys,
@@ -144,10 +152,17 @@ class TritonAttention:
             tasks.counts,
             tasks.records,
             tasks.blocks,
+            tasks.positions,
+            sinks,
             query.stride(0),
             query.stride(1),
             scale,
+            kind.softcap or 1.0,
+            launch.geometry.window or 0,
             WITH_LSE=lse is not None,
+            WINDOW=launch.geometry.window is not None,
+            SOFTCAP=kind.softcap is not None,
+            SINKS=kind.sinks is not None,
             **launch.attend,
         )
         if tasks.sizes.rows > 0:
@@ -157,19 +172,22 @@ class TritonAttention:
                 tasks.merge_rows,
                 tasks.merge_offsets,
                 tasks.merge_slots,
+                sinks,
                 rows,
                 WITH_LSE=lse is not None,
+                SINKS=kind.sinks is not None,
                 **launch.merge,
             )
 
-    def _launch(self, shape: KVShape, heads: int, work: DeviceWork) -> Launch:
+    def _launch(self, shape: KVShape, heads: int, work: DeviceWork, kind: AttentionKind) -> Launch:
         pair = self._pair(shape)
         tiles = pair.choose(work.rows_per_key(heads // shape.kv_heads))
-        key = shape, heads, tiles
+        window = work.window(kind.window)
+        key = shape, heads, tiles, window
         found = self._launches.get(key)
         if found is None:
             programs = self._programs or _device_limits(shape.device)[0] * tiles.programs
-            found = self._launches[key] = make_launch(shape, heads, tiles, programs)
+            found = self._launches[key] = make_launch(shape, heads, tiles, programs, window)
         return found
 
     def _pair(self, shape: KVShape) -> TilePair:

@@ -30,12 +30,14 @@ _ALIGNMENT = 4
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much room a buffer has, or a plan needs: tasks, merged rows, partial results, blocks."""
+    """How much room a buffer has, or a plan needs: tasks, merged rows, partial results, blocks, and
+    positions, which only a window needs."""
 
     tasks: int
     rows: int
     slots: int
     blocks: int
+    positions: int = 0
 
     def holds(self, other: Sizes) -> bool:
         """Whether `other` fits."""
@@ -44,11 +46,13 @@ class Sizes:
             and other.rows <= self.rows
             and other.slots <= self.slots
             and other.blocks <= self.blocks
+            and other.positions <= self.positions
         )
 
     def sections(self) -> list[int]:
-        """Lengths of counts, records, merged rows, offsets, slots, blocks."""
-        return [2, self.tasks * len(Field), self.rows, self.rows + 1, self.slots, self.blocks]
+        """Lengths of counts, records, merged rows, offsets, slots, positions, blocks."""
+        merged = [self.rows, self.rows + 1, self.slots]
+        return [2, self.tasks * len(Field), *merged, self.positions, self.blocks]
 
 
 class Tasks:
@@ -68,10 +72,12 @@ class Tasks:
         self._buffer = torch.empty(self._starts[-1], dtype=torch.int32, device=device)
         parts = torch.split(self._buffer, room)
         self.counts, self.records, self.merge_rows = parts[:3]
-        self.merge_offsets, self.merge_slots, self.blocks = parts[3:]
+        self.merge_offsets, self.merge_slots, self.positions, self.blocks = parts[3:]
 
-    def write(self, plan: TaskPlan, blocks: np.ndarray) -> None:
+    def write(self, plan: TaskPlan, work: SegmentWork) -> None:
         """Copy a plan over what was there, in the order of the current stream."""
+        blocks = work.blocks
+        positions = work.positions if self.sizes.positions else np.zeros(0, np.int64)
         host = torch.empty(
             self._starts[-2] + len(blocks),
             dtype=torch.int32,
@@ -79,12 +85,9 @@ class Tasks:
         )
         numbers = host.numpy()
         counts = np.array([len(plan.records), len(plan.merge_rows)], dtype=np.int32)
-        columns = counts, plan.records.reshape(-1), plan.merge_rows
-        for start, column in zip(
-            self._starts,
-            (*columns, plan.merge_offsets, plan.merge_slots, blocks),
-            strict=False,
-        ):
+        merged = plan.merge_rows, plan.merge_offsets, plan.merge_slots
+        columns: list[np.ndarray] = [counts, plan.records.reshape(-1), *merged, positions, blocks]
+        for start, column in zip(self._starts, columns, strict=False):
             numbers[start : start + len(column)] = column
         self._buffer[: len(host)].copy_(host, non_blocking=True)
 
@@ -100,6 +103,9 @@ class Workspace:
 
 class DeviceWork(Protocol):
     """A work list that can be launched."""
+
+    def window(self, window: int | None) -> int | None:
+        """The window to plan for: None if it hides nothing."""
 
     def rows_per_key(self, group: int) -> float:
         """Query rows per KV token, in the mean, as `launch_plan` has it: short or tall tiles."""
@@ -119,6 +125,10 @@ class PreparedWork:
         self._tasks: dict[Geometry, Tasks] = {}
         self._rows_per_key: dict[int, float] = {}
 
+    def window(self, window: int | None) -> int | None:
+        """See `DeviceWork`."""
+        return window if self._work.hides(window) else None
+
     def rows_per_key(self, group: int) -> float:
         """Counted at the first call for so many query heads per KV head."""
         if group not in self._rows_per_key:
@@ -130,8 +140,8 @@ class PreparedWork:
         found = self._tasks.get(geometry)
         if found is None:
             plan = plan_tasks(self._work, geometry)
-            found = Tasks(_needed(plan, self._work), self._device)
-            found.write(plan, self._work.blocks)
+            found = Tasks(_needed(plan, self._work, geometry), self._device)
+            found.write(plan, self._work)
             self._tasks[geometry] = found
         return found
 
@@ -159,7 +169,9 @@ class Capacity:
         splits = -(-geometry.programs * WAVES // geometry.kv_heads)
         tile = min(self.rows, geometry.rows // geometry.group + 2)
         parts = self.parts_per_row * self.rows
-        return Sizes(2 * (parts + splits), self.rows, parts + splits * tile, self.blocks)
+        positions = 0 if geometry.window is None else self.rows
+        slots = parts + splits * tile
+        return Sizes(2 * (parts + splits), self.rows, slots, self.blocks, positions)
 
 
 class FixedWork:
@@ -180,17 +192,20 @@ class FixedWork:
         """Take on a work list; False, and nothing is changed, if it does not fit."""
         if work.num_rows > self.capacity.rows or len(work.blocks) > self.capacity.blocks:
             return False
-        plans = [self._plan(work, geometry) for geometry in self._tasks]
-        targets = list(self._tasks.values())
+        plans = {geometry: self._plan(work, geometry) for geometry in self._tasks}
         if not all(
-            tasks.sizes.holds(_needed(plan, work))
-            for tasks, plan in zip(targets, plans, strict=True)
+            self._tasks[geometry].sizes.holds(_needed(plan, work, geometry))
+            for geometry, plan in plans.items()
         ):
             return False
-        for tasks, plan in zip(targets, plans, strict=True):
-            tasks.write(plan, work.blocks)
+        for geometry, plan in plans.items():
+            self._tasks[geometry].write(plan, work)
         self._work = work
         return True
+
+    def window(self, window: int | None) -> int | None:
+        """As it is: a captured launch serves works that it hides something of."""
+        return window
 
     def rows_per_key(self, group: int) -> float:
         """0 whatever the work: a captured launch is one for few rows."""
@@ -210,12 +225,13 @@ class FixedWork:
                 )
             plan, found = self._plan(self._work, geometry), None
             tasks = Tasks(self.capacity.sizes(geometry), self._device)
-            if not tasks.sizes.holds(_needed(plan, self._work)):
+            needed = _needed(plan, self._work, geometry)
+            if not tasks.sizes.holds(needed):
                 raise InternalError(
-                    f"the first work list needs {_needed(plan, self._work)}, more than fixed "
+                    f"the first work list needs {needed}, more than fixed "
                     f"attention buffers of {tasks.sizes} hold; fill a smaller one first"
                 )
-            tasks.write(plan, self._work.blocks)
+            tasks.write(plan, self._work)
             self._tasks[geometry] = found = tasks
         return found
 
@@ -230,5 +246,7 @@ class FixedWork:
         return plan_tasks(work, geometry, self.capacity.rows)
 
 
-def _needed(plan: TaskPlan, work: SegmentWork) -> Sizes:
-    return Sizes(len(plan.records), len(plan.merge_rows), plan.num_slots, len(work.blocks))
+def _needed(plan: TaskPlan, work: SegmentWork, geometry: Geometry) -> Sizes:
+    positions = 0 if geometry.window is None else work.num_rows
+    parts = len(plan.merge_rows), plan.num_slots
+    return Sizes(len(plan.records), *parts, len(work.blocks), positions)

@@ -28,11 +28,14 @@ class Launch:
     merge_tiles: int
 
 
-def make_launch(shape: KVShape, heads: int, tiles: Tiles, programs: int) -> Launch:
+def make_launch(
+    shape: KVShape, heads: int, tiles: Tiles, programs: int, window: int | None = None
+) -> Launch:
     """The launch for `heads` query heads over a layer.
 
     Args:
         programs: of the persistent grid.
+        window: of the layer's attention.
     """
     group = heads // shape.kv_heads
     key_low, key_high = halves(shape.key_dim)
@@ -60,7 +63,7 @@ def make_launch(shape: KVShape, heads: int, tiles: Tiles, programs: int) -> Laun
     columns = power_of_two(shape.value_dim)
     tile = min(power_of_two(heads), max(1, _MERGE_NUMBERS // columns))
     merge = {"HEADS": heads, "VALUE_DIM": shape.value_dim, "COLUMNS": columns, "TILE": tile}
-    geometry = Geometry(shape.kv_heads, group, tiles.rows, tiles.keys, programs)
+    geometry = Geometry(shape.kv_heads, group, tiles.rows, tiles.keys, programs, window)
     return Launch(geometry, attend, merge, -(-heads // tile))
 
 

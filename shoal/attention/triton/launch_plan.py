@@ -34,6 +34,7 @@ class Field(IntEnum):
     BLOCKS: where the item's blocks begin.
     SLOT: row i's partial result goes to slot SLOT + i; -1: it is the whole result.
     TALL: 1 for the high tile, 0 for one of SHORT folded rows.
+    START: the position of the item's first token.
     """
 
     ROW_FIRST = 0
@@ -45,6 +46,7 @@ class Field(IntEnum):
     BLOCKS = 6
     SLOT = 7
     TALL = 8
+    START = 9
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Geometry:
         group: query heads per KV head, folded into the rows.
         rows, keys: of a high tile; rows at least `SHORT`.
         programs: of the persistent grid.
+        window: a row sees so many keys at most, its own the last; None: all before it.
     """
 
     kv_heads: int
@@ -63,6 +66,7 @@ class Geometry:
     rows: int
     keys: int
     programs: int
+    window: int | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ def plan_tasks(work: SegmentWork, geometry: Geometry, num_rows: int | None = Non
     pieces = _Pieces(items, length)
     rows = work.num_rows if num_rows is None else num_rows
     parts = _running_sum(pieces.row_first, pieces.row_last, rows)
-    direct = _direct_items(items, parts)
+    direct = _direct_items(items, pieces, parts)
     partial = ~direct[pieces.item]
     size = np.where(partial, items.rows[pieces.item], 0)
     slot = np.where(partial, np.cumsum(size) - size, -1)
@@ -126,33 +130,74 @@ class _Items:
     """The items that have rows and keys; int64 columns."""
 
     def __init__(self, work: SegmentWork, geometry: Geometry) -> None:
-        real = np.flatnonzero((work.row_last > work.row_first) & (work.kv_tokens > 0))
+        has_rows = work.row_last > work.row_first
+        hidden = np.zeros(len(work), dtype=np.int64)
+        self._window, self._lowest = geometry.window, np.zeros(0, dtype=np.int64)
+        if geometry.window is not None:
+            self._lowest = work.positions - geometry.window + 1
+            bounds = work.row_first[has_rows], work.row_last[has_rows]
+            least = _least(self._lowest, *(bound.astype(np.int64) for bound in bounds))
+            hidden[has_rows] = np.maximum(least - work.starts[has_rows], 0)
+        real = np.flatnonzero(has_rows & (work.kv_tokens > hidden))
         self.row_first = work.row_first[real].astype(np.int64)
         self.row_last = work.row_last[real].astype(np.int64)
         self.rows = self.row_last - self.row_first
         self.keys = work.kv_tokens[real].astype(np.int64)
         self.blocks = work.block_offsets[real]
+        self.starts = work.starts[real].astype(np.int64)
+        # Where its first range begins: no row sees a key before.
+        self.key_first = hidden[real] // geometry.keys * geometry.keys
         causal = work.causal[real]
         self.diagonal = np.where(causal, self.keys - self.rows + 1, _EVERYTHING)
-        self.mean_keys = self.keys - np.where(causal, (self.rows - 1) // 2, 0)
         self.folds = self.rows * geometry.group
         self.tall = self.folds > SHORT
         self.height = np.where(self.tall, geometry.rows, SHORT)
         self.tiles = -(-self.folds // self.height)
+        self.mean_keys = self.keys - np.where(causal, (self.rows - 1) // 2, 0)
+        if geometry.window is not None:
+            of_tile = geometry.window + self.height // geometry.group
+            self.mean_keys = np.minimum(self.mean_keys, of_tile)
+
+    def hidden(self, item: Int64Array, row_first: Int64Array, row_last: Int64Array) -> Int64Array:
+        """How many of the first tokens of items the window hides from all of some of their rows.
+
+        Args:
+            row_first, row_last: rows of each item, counted from its first.
+        """
+        if self._window is None:
+            return np.zeros(len(item), dtype=np.int64)
+        before = self.row_first[item]
+        least = _least(self._lowest, before + row_first, before + row_last)
+        found: Int64Array = np.maximum(least - self.starts[item], 0)
+        return found
+
+    def blind_from(self, item: Int64Array, key_last: Int64Array) -> Int64Array:
+        """From which of its rows on an item sees no key below key_last; of causal items only.
+
+        The rows of others stand anywhere: what they do not see, they merge as nothing.
+        """
+        rows = self.rows[item]
+        diagonal = self.diagonal[item]
+        if self._window is None:
+            return rows
+        last = np.where(diagonal == _EVERYTHING, rows, key_last - diagonal + self._window)
+        seeing: Int64Array = np.clip(last, 0, rows)
+        return seeing
 
 
 class _Pieces:
     """Ranges of keys of items; int64 columns."""
 
     def __init__(self, items: _Items, length: Int64Array) -> None:
-        self.item, number = _expand(-(-items.keys // length))
+        self.item, number = _expand(-(-(items.keys - items.key_first) // length))
         step = length[self.item]
-        self.key_first = number * step
+        self.key_first = items.key_first[self.item] + number * step
         self.key_last = np.minimum(items.keys[self.item], self.key_first + step)
-        # The first row that sees a key of the range; the last row sees all that there are.
+        # The rows that see a key of the range: without a window, up to the last.
         self.skipped = np.maximum(self.key_first - items.diagonal[self.item] + 1, 0)
         self.row_first = items.row_first[self.item] + self.skipped
-        self.row_last = items.row_last[self.item]
+        self.seen = items.blind_from(self.item, self.key_last)
+        self.row_last = items.row_first[self.item] + self.seen
 
 
 def _range_length(items: _Items, geometry: Geometry) -> Int64Array:
@@ -163,16 +208,19 @@ def _range_length(items: _Items, geometry: Geometry) -> Int64Array:
     """
     total = int((items.tiles * items.mean_keys).sum()) * geometry.kv_heads
     longest = max(total / (geometry.programs * WAVES), LEAST_KEYS)
-    splits = np.minimum(np.rint(items.keys / longest).astype(np.int64), items.keys // LEAST_KEYS)
-    length = -(-items.keys // np.maximum(splits, 1))
+    keys = items.keys - items.key_first
+    splits = np.minimum(np.rint(keys / longest).astype(np.int64), keys // LEAST_KEYS)
+    length = -(-keys // np.maximum(splits, 1))
     rounded: Int64Array = -(-length // geometry.keys) * geometry.keys
     return rounded
 
 
-def _direct_items(items: _Items, parts: Int64Array) -> np.ndarray:
+def _direct_items(items: _Items, pieces: _Pieces, parts: Int64Array) -> np.ndarray:
     """Whether an item is all that its rows attend to, in one piece: bool."""
     others = np.concatenate([[0], np.cumsum(parts != 1)])
-    found: np.ndarray = others[items.row_last] == others[items.row_first]
+    alone: np.ndarray = others[items.row_last] == others[items.row_first]
+    # With a window each of its rows may see one piece only, and not the same.
+    found: np.ndarray = alone & (np.bincount(pieces.item, minlength=len(alone)) == 1)
     return found
 
 
@@ -184,12 +232,17 @@ def _records(items: _Items, pieces: _Pieces, slot: Int64Array, geometry: Geometr
     # Keys beyond what the tile's last row sees are nobody's.
     seen = items.diagonal[item] + (fold_last - 1) // geometry.group
     key_first = pieces.key_first[piece]
+    row_first, row_last = fold_first // geometry.group, -(-fold_last // geometry.group)
+    hidden = items.hidden(item, row_first, row_last) // geometry.keys * geometry.keys
+    key_first = np.maximum(key_first, hidden)
+    # A tile may have rows whose part is awaited though none of them sees a key.
+    awaited = (row_first < pieces.seen[piece]) & (row_last > pieces.skipped[piece])
     steps = -(-(np.minimum(pieces.key_last[piece], seen) - key_first) // geometry.keys)
     # A sort of uint16 is linear; longer tasks than it can tell apart do not occur.
     order = np.argsort(
         np.uint16(0xFFFF) - np.clip(steps, 0, 0xFFFF).astype(np.uint16), kind="stable"
     )
-    order = order[: int(np.count_nonzero(steps > 0))]
+    order = order[awaited[order]]
     item, piece = item[order], piece[order]
     records = np.empty((len(order), len(Field)), dtype=np.int32)
     records[:, Field.ROW_FIRST] = items.row_first[item]
@@ -201,6 +254,7 @@ def _records(items: _Items, pieces: _Pieces, slot: Int64Array, geometry: Geometr
     records[:, Field.BLOCKS] = items.blocks[item]
     records[:, Field.SLOT] = slot[piece]
     records[:, Field.TALL] = items.tall[item]
+    records[:, Field.START] = items.starts[item]
     return records
 
 
@@ -215,6 +269,16 @@ def _merge_slots(
     at = slot[piece] + row - items.row_first[pieces.item[piece]]
     # The low half is the slot. A stable sort merges what is in order, as each item's rows are.
     return np.sort(row << 32 | at, kind="stable").astype(np.int32)
+
+
+def _least(numbers: Int64Array, first: Int64Array, last: Int64Array) -> Int64Array:
+    """The least of numbers[first:last], for each range; none is empty."""
+    if len(first) == 0:
+        return np.zeros(0, dtype=np.int64)
+    bounds = np.column_stack([first, last]).reshape(-1)
+    padded = np.append(numbers, np.iinfo(np.int64).max)
+    found: Int64Array = np.minimum.reduceat(padded, bounds)[::2]
+    return found
 
 
 def _expand(counts: Int64Array) -> tuple[Int64Array, Int64Array]:

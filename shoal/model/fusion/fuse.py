@@ -14,7 +14,7 @@ from torch import nn
 
 from shoal.kernels import Kernels, load_kernels
 from shoal.kernels.ops import LayerOps, NativeOps
-from shoal.model.fusion.fused_attention import attention_candidates
+from shoal.model.fusion.fused_attention import AttentionLayer, attention_candidates
 from shoal.model.fusion.layer import layer_candidates
 from shoal.model.fusion.linear import can_pack, product_of
 from shoal.model.fusion.mlp import FusedMLP, mlp_candidates
@@ -118,8 +118,9 @@ class Fusion:
                 self.reads_positions.append(layer)
             else:
                 shape, scale = self.layers[layer], self.trial.scales[layer]
+                asked = AttentionLayer(layer, shape, scale, self.trial.kinds[layer])
                 candidates = attention_candidates(
-                    child.module, layer, shape, scale, ops, self.held, pack=self.pack
+                    child.module, asked, ops, self.held, pack=self.pack
                 )
                 run = _as_in(call, hidden_input(call.hidden))
                 self._replace(child, "attention", candidates, run, self._agree_everywhere)

@@ -4,11 +4,13 @@ it gives. On the CPU that pass stores it, too."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from shoal.attention import AttentionKind
 from shoal.attention.native import NativeAttention
 from shoal.kernels.ops import HeadNorm, Heads, LayerOps, RotaryOp, Rotation
 from shoal.model.fusion.linear import Product, linear_children
@@ -18,14 +20,30 @@ from shoal.model.hook import WantedRows, current_step
 MAX_HEAD_DIM = 1024
 
 
+@dataclass(frozen=True)
+class AttentionLayer:
+    """How an attention module calls its attention function.
+
+    Attributes:
+        layer: its index.
+        shape: (kv_heads, key_dim, value_dim).
+        scale: on the scores.
+        kind: what else; its sinks are the module's own parameter.
+    """
+
+    layer: int
+    shape: tuple[int, int, int]
+    scale: float
+    kind: AttentionKind
+
+
 class FusedAttention(nn.Module):
     """Takes the place of a transformers attention module, inside an `attention_step`."""
 
     def __init__(
         self,
-        layer: int,
+        asked: AttentionLayer,
         heads: Heads,
-        scale: float,
         qkv: Product,
         out: Product,
         rotation: Rotation,
@@ -34,7 +52,7 @@ class FusedAttention(nn.Module):
     ) -> None:
         """`turns`: whether positions rotate queries and keys; some layers ignore them."""
         super().__init__()
-        self.layer_idx, self._heads, self._scale = layer, heads, scale
+        self.layer_idx, self._heads, self._asked = asked.layer, heads, asked
         self.qkv, self.out, self._rotation, self._turns = qkv, out, rotation, turns
 
     def forward(
@@ -73,22 +91,21 @@ class FusedAttention(nn.Module):
                 value.view(rows, heads.kv_heads, -1).transpose(0, 1),
             )
         query, prepared = qkv[:, :queries], step.prepared
+        scale, kind = self._asked.scale, self._asked.kind
         if wanted is not None:
             query, prepared = query[wanted.rows], wanted.prepared
         query = query.view(len(query), heads.heads, heads.key_dim).transpose(0, 1)
         if isinstance(backend, NativeAttention):
-            attended = backend(query, pool, prepared, self._scale, out_dtype=self.out.held)
+            attended = backend(query, pool, prepared, scale, kind, out_dtype=self.out.held)
         else:
-            attended = backend(query, pool, prepared, self._scale)
+            attended = backend(query, pool, prepared, scale, kind)
         out: torch.Tensor = self.out(attended.flatten(1)[None], add)
         return out.to((hidden_states if add is None else add).dtype), None
 
 
 def attention_candidates(
     module: nn.Module,
-    layer: int,
-    shape: tuple[int, int, int],
-    scale: float,
+    asked: AttentionLayer,
     ops: LayerOps,
     held: torch.dtype,
     *,
@@ -97,19 +114,17 @@ def attention_candidates(
     """What `module` may be; nothing if it does not look like an attention we know.
 
     Args:
-        layer: its index.
-        shape: (kv_heads, key_dim, value_dim) it calls its attention function with.
-        scale: on the scores.
+        asked: how it calls its attention function.
         held, pack: see `Product`.
     """
     qkv = linear_children(module, "q_proj", "k_proj", "v_proj") or linear_children(
         module, "qkv_proj"
     )
     out = linear_children(module, "o_proj") or linear_children(module, "dense")
-    known, norm = _head_norm(module, shape[1])
-    if qkv is None or out is None or not known or shape[1] > MAX_HEAD_DIM:
+    kv_heads, key_dim, value_dim = asked.shape
+    known, norm = _head_norm(module, key_dim)
+    if qkv is None or out is None or not known or key_dim > MAX_HEAD_DIM:
         return
-    kv_heads, key_dim, value_dim = shape
     rest = sum(layer.out_features for layer in qkv) - kv_heads * (key_dim + value_dim)
     heads = Heads(rest // key_dim, kv_heads, key_dim, value_dim)
     if heads.heads * value_dim != out[0].in_features or rest % key_dim:
@@ -118,7 +133,7 @@ def attention_candidates(
     dtype = out[0].weight.dtype
     for turns, neighbours in ((True, False), (True, True), (False, False)):
         rotation = ops.rotation(heads, dtype, neighbours=neighbours, norm=norm)
-        yield FusedAttention(layer, heads, scale, into, back, rotation, turns=turns)
+        yield FusedAttention(asked, heads, into, back, rotation, turns=turns)
 
 
 def _head_norm(module: nn.Module, key_dim: int) -> tuple[bool, HeadNorm | None]:

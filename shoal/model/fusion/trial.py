@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from shoal.attention import select_backend
+from shoal.attention import AttentionKind, select_backend
 from shoal.model.description import ModelDescription
 from shoal.model.hook import AttentionProbe, AttentionStep, WantedRows, attention_step
 from shoal.model.kv import KVPool
@@ -60,6 +60,7 @@ class Trial:
         pieces: the batch.
         some_rows: int64, a few of the batch's rows, one at least of each piece.
         scales: the factor on the scores, by attention layer.
+        kinds: what else each asks for, within the longest a sequence may be.
         calls: how each module asked for was called.
     """
 
@@ -74,6 +75,8 @@ class Trial:
         middles = [(rows.start + rows.stop) // 2 for rows in self.pieces.rows()]
         self.some_rows: Int64Array = np.unique([*middles, work.num_rows - 1])
         self.scales: dict[int, float] = {}
+        self.kinds: dict[int, AttentionKind] = {}
+        self._longest = description.max_model_len
         self.calls: dict[nn.Module, Call] = {}
 
     def step(self) -> Any:
@@ -90,6 +93,8 @@ class Trial:
         with attention_step(probe), self._recording(modules):
             forward(*self._inputs())
         self.scales = dict(zip(probe.layers, probe.scales, strict=True))
+        kinds = [kind.within(self._longest) for kind in probe.kinds]
+        self.kinds = dict(zip(probe.layers, kinds, strict=True))
 
     def run(self, forward: Callable[..., torch.Tensor]) -> torch.Tensor:
         """Logits of all rows, with real attention."""

@@ -316,6 +316,7 @@ def some_items(work: SegmentWork, items: np.ndarray) -> SegmentWork:
         row_first=work.row_first[items],
         row_last=work.row_last[items],
         kv_tokens=work.kv_tokens[items],
+        starts=work.starts[items],
         causal=work.causal[items],
         block_offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         blocks=np.concatenate([np.zeros(0, np.int32), *spans]),

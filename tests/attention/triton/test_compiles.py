@@ -28,18 +28,25 @@ NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 def attend_types(number: str) -> dict[str, str]:
     pointers = dict.fromkeys(("query", "keys", "values", "out"), f"*{number}")
     partial = dict.fromkeys(("lse_out", "part_out", "part_lse"), "*fp32")
-    lists = dict.fromkeys(("counts", "tasks", "blocks"), "*i32")
+    lists = dict.fromkeys(("counts", "tasks", "blocks", "positions"), "*i32")
     strides = dict.fromkeys(("query_head", "query_row"), "i32")
-    return {**pointers, **partial, **lists, **strides, "scale": "fp32"}
+    asked = {"sinks": "*fp32", "scale": "fp32", "softcap": "fp32", "window": "i32"}
+    return {**pointers, **partial, **lists, **strides, **asked}
 
 
 def attention(
-    tiles: Tiles, heads: tuple[int, int], dim: int, dtype: torch.dtype, with_lse: bool = False
+    tiles: Tiles,
+    heads: tuple[int, int],
+    dim: int,
+    dtype: torch.dtype,
+    with_lse: bool = False,
+    asks: tuple[str, ...] = (),
 ):
     shape = KVShape(heads[1], dim, dim, 1, 32, dtype, torch.device("cpu"))
     constants = make_launch(shape, heads[0], tiles, 1).attend
     types = attend_types(NAMES[dtype]) | ({"out": "*fp32"} if with_lse else {})
     warps = constants.pop("num_warps")
+    constants |= {name: name in asks for name in ("WINDOW", "SOFTCAP", "SINKS")}
     return compiled(attend, {**constants, "WITH_LSE": with_lse}, types, warps)
 
 
@@ -47,6 +54,17 @@ def attention(
 def test_other_groups_and_the_partial_variant(heads: tuple[int, int]) -> None:
     tiles = choose_tiles(torch.bfloat16, 64, 64, SHARED_BYTES).light
     assert "wgmma" in attention(tiles, heads, 64, torch.bfloat16, with_lse=True).asm["ptx"]
+
+
+@pytest.mark.parametrize("dim", [64, 128, 256])
+@pytest.mark.parametrize("asks", [("WINDOW",), ("WINDOW", "SINKS"), ("WINDOW", "SOFTCAP")])
+def test_windows_soft_caps_and_sinks_fit(tmp_path: Path, dim: int, asks: tuple[str, ...]) -> None:
+    tiles = choose_tiles(torch.bfloat16, dim, dim, SHARED_BYTES).light
+    kernel = attention(tiles, (32, 8), dim, torch.bfloat16, asks=asks)
+    _, stack = resources(kernel, tmp_path)
+    assert stack <= 32
+    assert kernel.metadata.shared <= SHARED_BYTES
+    assert "wgmma" in kernel.asm["ptx"]
 
 
 @pytest.mark.parametrize("kind", ["light", "heavy"])
@@ -85,9 +103,10 @@ def test_attention_fits_a_multiprocessor(
 
 
 def test_merge() -> None:
-    pointers = dict.fromkeys(("out", "lse_out", "part_out", "part_lse"), "*fp32")
+    pointers = dict.fromkeys(("out", "lse_out", "part_out", "part_lse", "sinks"), "*fp32")
     lists = dict.fromkeys(("counts", "rows", "offsets", "slots"), "*i32")
     constants = {"HEADS": 32, "VALUE_DIM": 128, "COLUMNS": 128, "TILE": 8, "WITH_LSE": True}
+    constants["SINKS"] = True
     kernel = compiled(merge, constants, {**pointers, **lists, "num_rows": "i32"}, 4)
     assert "st.global.v4" in kernel.asm["ptx"]
 

@@ -15,8 +15,13 @@ from tests.helpers.models import forest_of_prompts, greedy, save_model
 MAX_NEW_TOKENS = 4
 
 
-@pytest.mark.parametrize("sharing", ["forest", "none"])
-def test_equals_generate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sharing: str) -> None:
+@pytest.mark.parametrize(
+    ("family", "sharing"),
+    [("llama", "forest"), ("llama", "none"), ("gemma2", "forest"), ("gpt_oss", "forest")],
+)
+def test_equals_generate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, sharing: str
+) -> None:
     used: list[TritonAttention] = []
 
     def triton_on_cpu(*_: object) -> TritonAttention:
@@ -26,7 +31,7 @@ def test_equals_generate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sharin
     for module in list(sys.modules.values()):
         if getattr(module, "select_backend", None) is select_backend:
             monkeypatch.setattr(module, "select_backend", triton_on_cpu)
-    folder = save_model(tmp_path, "llama")
+    folder = save_model(tmp_path, family)
     prompts = forest_of_prompts(0)[:8]
     # So small a pool is not calibrated with, which would take minutes here.
     llm = LLM(

@@ -31,8 +31,14 @@ def decode_batch(
     first = [np.arange(prefixes) * degree, np.arange(rows)]
     last = [np.arange(1, prefixes + 1) * degree, np.arange(1, rows + 1)]
     causal = [np.zeros(prefixes, bool), np.ones(rows, bool)]
+    starts = [np.zeros(prefixes), np.full(rows, prefix)]
     if chunk:
-        for column, value in ((lengths, chunk + 100), (first, rows), (last, rows + chunk)):
+        for column, value in (
+            (lengths, chunk + 100),
+            (first, rows),
+            (last, rows + chunk),
+            (starts, 0),
+        ):
             column.append(np.array([value]))
         causal.append(np.ones(1, bool))
     tokens = np.concatenate(lengths)
@@ -44,6 +50,7 @@ def decode_batch(
         row_first=np.concatenate(first).astype(np.int32),
         row_last=np.concatenate(last).astype(np.int32),
         kv_tokens=tokens.astype(np.int32),
+        starts=np.concatenate(starts).astype(np.int32),
         causal=np.concatenate(causal),
         block_offsets=np.concatenate([[0], np.cumsum(counts)]),
         blocks=blocks,

@@ -149,6 +149,7 @@ def test_a_full_grid_is_not_split_further() -> None:
         row_first=np.arange(2000, dtype=np.int32),
         row_last=np.arange(1, 2001, dtype=np.int32),
         kv_tokens=np.full(2000, 700, np.int32),
+        starts=np.zeros(2000, np.int32),
         causal=np.ones(2000, np.bool_),
         block_offsets=np.arange(2001) * 22,
         blocks=np.zeros(2000 * 22, np.int32),

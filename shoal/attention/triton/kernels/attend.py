@@ -26,9 +26,13 @@ def attend(
     counts,
     tasks,
     blocks,
+    positions,
+    sinks,
     query_head,
     query_row,
     scale,
+    softcap,
+    window,
     KV_HEADS: tl.constexpr,
     GROUP: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -45,6 +49,9 @@ def attend(
     STAGES: tl.constexpr,
     SIDEWAYS: tl.constexpr,
     WITH_LSE: tl.constexpr,
+    WINDOW: tl.constexpr,
+    SOFTCAP: tl.constexpr,
+    SINKS: tl.constexpr,
 ):
     """Every task's attention, written to `out` or, if its rows have other parts, to `part_out`.
 
@@ -56,6 +63,9 @@ def attend(
         counts: int32; the first is the number of tasks.
         tasks: int32 [counts[0], FIELDS], see `launch_plan.Field`; longest first.
         blocks: int32, the work's blocks.
+        positions: int32 [T], of the rows, and window: how many keys a row sees; only if WINDOW.
+        softcap: scores become softcap * tanh(score / softcap); only if SOFTCAP.
+        sinks: [heads], one more score of each row; only if SINKS.
         SIDEWAYS: whether low tiles lie on their side, see `short_tile`.
     """
     program = tl.program_id(0)
@@ -72,19 +82,25 @@ def attend(
             if tl.load(task + 8) == 0:
                 if SIDEWAYS:
                     short_tile(
-                        query, keys, values, out, lse_out, part_out, part_lse, task, blocks, head,
-                        query_head, query_row, scale, KV_HEADS, GROUP, BLOCK, KEY_DIM, KEY_LOW,
+                        query, keys, values, out, lse_out, part_out, part_lse, task, blocks,
+                        positions, sinks, head, query_head, query_row, scale, softcap, window,
+                        KV_HEADS, GROUP, BLOCK, KEY_DIM, KEY_LOW,
                         KEY_HIGH, VALUE_DIM, VALUE_LOW, VALUE_HIGH, SHORT, KEYS, STAGES, WITH_LSE,
+                        WINDOW, SOFTCAP, SINKS,
                     )  # fmt: skip
                 else:
                     tall_tile(
-                        query, keys, values, out, lse_out, part_out, part_lse, task, blocks, head,
-                        query_head, query_row, scale, KV_HEADS, GROUP, BLOCK, KEY_DIM, KEY_LOW,
+                        query, keys, values, out, lse_out, part_out, part_lse, task, blocks,
+                        positions, sinks, head, query_head, query_row, scale, softcap, window,
+                        KV_HEADS, GROUP, BLOCK, KEY_DIM, KEY_LOW,
                         KEY_HIGH, VALUE_DIM, VALUE_LOW, VALUE_HIGH, SHORT, KEYS, STAGES, WITH_LSE,
+                        WINDOW, SOFTCAP, SINKS,
                     )  # fmt: skip
             else:
                 tall_tile(
-                    query, keys, values, out, lse_out, part_out, part_lse, task, blocks, head,
-                    query_head, query_row, scale, KV_HEADS, GROUP, BLOCK, KEY_DIM, KEY_LOW,
+                    query, keys, values, out, lse_out, part_out, part_lse, task, blocks,
+                    positions, sinks, head, query_head, query_row, scale, softcap, window,
+                    KV_HEADS, GROUP, BLOCK, KEY_DIM, KEY_LOW,
                     KEY_HIGH, VALUE_DIM, VALUE_LOW, VALUE_HIGH, ROWS, KEYS, STAGES, WITH_LSE,
+                    WINDOW, SOFTCAP, SINKS,
                 )  # fmt: skip

@@ -16,12 +16,14 @@ def merge(
     rows,
     offsets,
     slots,
+    sinks,
     num_rows,
     HEADS: tl.constexpr,
     VALUE_DIM: tl.constexpr,
     COLUMNS: tl.constexpr,
     TILE: tl.constexpr,
     WITH_LSE: tl.constexpr,
+    SINKS: tl.constexpr,
 ):
     """Row `entry` of the list, heads [TILE * i, TILE * (i + 1)): its parts, weighted by their LSE.
 
@@ -31,6 +33,7 @@ def merge(
         counts: int32; the second is the number of rows in the list.
         rows: int32; offsets: int32; slots: int32; the parts of rows[i] are at
             slots[offsets[i]:offsets[i + 1]]. Rows from num_rows on do not exist and are left.
+        sinks: [HEADS], one more score of each row; only if SINKS.
         COLUMNS: VALUE_DIM or the next power of two.
     """
     entry = tl.program_id(0)
@@ -58,7 +61,11 @@ def merge(
                 top = higher
             nothing = weight == 0
             weight = tl.where(nothing, 1.0, weight)
-            total = total / weight[:, None]
+            extra = tl.zeros_like(weight)
+            if SINKS:
+                sink = tl.load(sinks + head, mask=real, other=0.0).to(tl.float32)
+                extra = tl.exp(tl.where(nothing, float("-inf"), sink - top))
+            total = total / (weight + extra)[:, None]
             at = row.to(tl.int64) * HEADS + head
             address = out + at[:, None] * VALUE_DIM + column[None, :]
             tl.store(address, total.to(out.dtype.element_ty), mask=inside)

@@ -28,6 +28,34 @@ def whole_steps(key_first, key_last, lowest, KEYS: tl.constexpr):
 
 
 @triton.jit
+def lowest_seen(task, positions, row, live, window):
+    """The first token of the item that a window leaves each of its rows."""
+    position = tl.load(positions + tl.load(task) + row, mask=live, other=0)
+    return position - window + 1 - tl.load(task + 9)
+
+
+@triton.jit
+def edge_of_window(key_first, key_last, lowest, live, KEYS: tl.constexpr):
+    """The first of the steps of KEYS keys whose every key all rows have in their window, or the
+    end of the steps."""
+    highest = tl.max(tl.where(live, lowest, key_first), 0)
+    steps = tl.cdiv(tl.maximum(tl.minimum(highest, key_last) - key_first, 0), KEYS)
+    return tl.minimum(key_first + steps * KEYS, tl.maximum(key_last, key_first))
+
+
+@triton.jit
+def capped(scores, softcap):
+    """softcap * tanh(scores / softcap)"""
+    x = tl.abs(scores) / softcap
+    fade = tl.exp2(x * (-2.0 * LOG2_E))
+    # By its series where the difference would lose places.
+    xx = x * x
+    near = x * (1.0 - xx * (1 / 3 - xx * (2 / 15 - xx * (17 / 315))))
+    size = softcap * tl.where(x < 0.2, near, (1.0 - fade) / (1.0 + fade))
+    return tl.where(scores < 0, -size, size)
+
+
+@triton.jit
 def key_rows(
     blocks,
     first,
@@ -97,11 +125,13 @@ def store_result(
     lse_out,
     part_out,
     part_lse,
+    sinks,
     HEADS: tl.constexpr,
     VALUE_DIM: tl.constexpr,
     VALUE_LOW: tl.constexpr,
     VALUE_HIGH: tl.constexpr,
     WITH_LSE: tl.constexpr,
+    SINKS: tl.constexpr,
 ):
     """A tile's result, to the output or to its slots.
 
@@ -109,9 +139,15 @@ def store_result(
     sum_high: [ROWS, VALUE_LOW], [ROWS, VALUE_HIGH], not yet divided by them.
     """
     slot = tl.load(task + 7)
+    extra = tl.zeros_like(weight)
+    if SINKS:
+        sink = tl.load(sinks + query_heads, mask=live, other=0.0).to(tl.float32)
+        # Of a row with other parts, the merge adds the sink.
+        whole = (weight != 0) & (slot < 0)
+        extra = tl.exp2(tl.where(whole, sink * LOG2_E - top, float("-inf")))
     nothing = weight == 0
     weight = tl.where(nothing, 1.0, weight)
-    share = 1.0 / weight
+    share = 1.0 / (weight + extra)
     lse = tl.where(nothing, float("-inf"), top * LN_2 + tl.log(weight))
     out_row = tl.where(slot < 0, tl.load(task), slot) + row
     out_row = out_row.to(tl.int64) * HEADS + query_heads

@@ -7,9 +7,12 @@ import triton.language as tl
 
 from shoal.attention.triton.kernels.parts import (
     LOG2_E,
+    capped,
+    edge_of_window,
     folded_rows,
     key_rows,
     load_vectors,
+    lowest_seen,
     store_result,
     whole_steps,
 )
@@ -26,10 +29,14 @@ def tall_tile(
     part_lse,
     task,
     blocks,
+    positions,
+    sinks,
     head,
     query_head,
     query_row,
     scale,
+    softcap,
+    window,
     KV_HEADS: tl.constexpr,
     GROUP: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -43,6 +50,9 @@ def tall_tile(
     KEYS: tl.constexpr,
     STAGES: tl.constexpr,
     WITH_LSE: tl.constexpr,
+    WINDOW: tl.constexpr,
+    SOFTCAP: tl.constexpr,
+    SINKS: tl.constexpr,
 ):
     """Load the queries, walk over the keys, write the result; see `attend`."""
     key_first = tl.load(task + 3)
@@ -63,23 +73,36 @@ def tall_tile(
     # Without a second half this one is never touched, and the compiler drops it.
     sum_high = tl.zeros([ROWS, 16 if VALUE_HIGH == 0 else VALUE_HIGH], tl.float32)
 
+    lowest = row
+    edge = key_first
+    if WINDOW:
+        # The first key that each row sees, and a step from which on all rows see what there is.
+        lowest = lowest_seen(task, positions, row, live, window)
+        edge = edge_of_window(key_first, key_last, lowest, live, KEYS)
     # Keys that every row of the tile sees need no mask.
-    whole = whole_steps(key_first, key_last, diagonal + tl.load(task + 2) // GROUP, KEYS)
-    for first in tl.range(key_first, whole, KEYS, num_stages=STAGES):
+    whole = whole_steps(edge, key_last, diagonal + tl.load(task + 2) // GROUP, KEYS)
+    if WINDOW:
+        for first in tl.range(key_first, edge, KEYS, num_stages=STAGES):
+            top, weight, sum_low, sum_high = _absorb(
+                q_low, q_high, top, weight, sum_low, sum_high, keys, values, blocks, head,
+                first, key_last, diagonal + row, lowest, scale, softcap, KV_HEADS, BLOCK, KEY_DIM,
+                KEY_LOW, KEY_HIGH, VALUE_DIM, VALUE_LOW, VALUE_HIGH, KEYS, True, True, SOFTCAP,
+            )  # fmt: skip
+    for first in tl.range(edge, whole, KEYS, num_stages=STAGES):
         top, weight, sum_low, sum_high = _absorb(
             q_low, q_high, top, weight, sum_low, sum_high, keys, values, blocks, head,
-            first, key_last, diagonal + row, scale, KV_HEADS, BLOCK, KEY_DIM, KEY_LOW, KEY_HIGH,
-            VALUE_DIM, VALUE_LOW, VALUE_HIGH, KEYS, False,
+            first, key_last, diagonal + row, lowest, scale, softcap, KV_HEADS, BLOCK, KEY_DIM,
+            KEY_LOW, KEY_HIGH, VALUE_DIM, VALUE_LOW, VALUE_HIGH, KEYS, False, False, SOFTCAP,
         )  # fmt: skip
     for first in tl.range(whole, key_last, KEYS, num_stages=STAGES):
         top, weight, sum_low, sum_high = _absorb(
             q_low, q_high, top, weight, sum_low, sum_high, keys, values, blocks, head,
-            first, key_last, diagonal + row, scale, KV_HEADS, BLOCK, KEY_DIM, KEY_LOW, KEY_HIGH,
-            VALUE_DIM, VALUE_LOW, VALUE_HIGH, KEYS, True,
+            first, key_last, diagonal + row, lowest, scale, softcap, KV_HEADS, BLOCK, KEY_DIM,
+            KEY_LOW, KEY_HIGH, VALUE_DIM, VALUE_LOW, VALUE_HIGH, KEYS, True, False, SOFTCAP,
         )  # fmt: skip
     store_result(
         task, row, query_heads, live, top, weight, sum_low, sum_high, out, lse_out, part_out,
-        part_lse, KV_HEADS * GROUP, VALUE_DIM, VALUE_LOW, VALUE_HIGH, WITH_LSE,
+        part_lse, sinks, KV_HEADS * GROUP, VALUE_DIM, VALUE_LOW, VALUE_HIGH, WITH_LSE, SINKS,
     )  # fmt: skip
 
 
@@ -98,7 +121,9 @@ def _absorb(
     first,
     last,
     visible,
+    lowest,
     scale,
+    softcap,
     KV_HEADS: tl.constexpr,
     BLOCK: tl.constexpr,
     KEY_DIM: tl.constexpr,
@@ -109,10 +134,13 @@ def _absorb(
     VALUE_HIGH: tl.constexpr,
     KEYS: tl.constexpr,
     MASKED: tl.constexpr,
+    WINDOW: tl.constexpr,
+    SOFTCAP: tl.constexpr,
 ):
     """One step of the running softmax: KEYS keys from `first` on.
 
-    With MASKED, keys from `last` on do not exist, and row i sees only those below visible[i].
+    With MASKED, keys from `last` on do not exist, and row i sees only those below visible[i]; with
+    WINDOW, too, only those from lowest[i] on.
     """
     pool_row, key, real = key_rows(blocks, first, last, head, KV_HEADS, BLOCK, KEYS, MASKED)
     k_low = load_vectors(keys, pool_row * KEY_DIM, real, KEY_DIM, 0, KEY_LOW, MASKED)
@@ -120,9 +148,11 @@ def _absorb(
     if KEY_HIGH > 0:
         k_high = load_vectors(keys, pool_row * KEY_DIM, real, KEY_DIM, KEY_LOW, KEY_HIGH, MASKED)
         scores = tl.dot(q_high, tl.trans(k_high), scores, input_precision="ieee")
-    scores = scores * (scale * LOG2_E)
+    scores = capped(scores * scale, softcap) * LOG2_E if SOFTCAP else scores * (scale * LOG2_E)
     if MASKED:
         seen = real[None, :] & (key[None, :] < visible[:, None])
+        if WINDOW:
+            seen = seen & (key[None, :] >= lowest[:, None])
         scores = tl.where(seen, scores, float("-inf"))
 
     higher = tl.maximum(top, tl.max(scores, 1))

@@ -1,0 +1,130 @@
+"""Windows, soft-capping and sinks in whole models: greedy tokens equal `generate`'s.
+
+Windows are of 16 tokens, prompts of up to 90, answers of 24: both go past the window.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from shoal import LLM, SamplingParams
+from shoal.config import EngineOptions, Sharing
+from shoal.errors import UnsupportedModelError
+from shoal.model import load
+from shoal.model.description import ModelDescription
+from shoal.model.hook import ATTENTION_NAME
+from shoal.scheduler import BLOCK_SIZE
+from tests.helpers.models import KINDS, forest_of_prompts, greedy, save_model
+
+WINDOW, NEW_TOKENS = 16, 24
+THREE = ["mistral window", "gemma2", "gpt_oss"]
+"""A window alone; windows, full layers and a soft cap; windows, full layers and sinks."""
+SETTINGS: list[dict[str, Any]] = [
+    {"sharing": "forest", "max_num_batched_tokens": 2048},
+    {"sharing": "forest", "max_num_batched_tokens": 7},
+    {"sharing": "single", "max_num_batched_tokens": 33, "order": "input"},
+    {"sharing": "paper", "max_num_batched_tokens": 65},
+    {"sharing": "none", "max_num_batched_tokens": 48},
+]
+
+
+def expected_of(model: Path, prompts: list[list[int]]) -> list[list[int]]:
+    return [greedy(model, prompt, NEW_TOKENS) for prompt in prompts]
+
+
+def answers(model: Path, prompts: list[list[int]], **settings: Any) -> list[list[int]]:
+    llm = LLM(str(model), **{"dtype": "float32", "device": "cpu", "kv_memory": "4MiB", **settings})
+    params = SamplingParams(temperature=0.0, max_tokens=NEW_TOKENS)
+    outputs = llm.generate(prompts, params, use_tqdm=False)
+    llm.close()
+    return [list(out.outputs[0].token_ids) for out in outputs]
+
+
+@pytest.mark.parametrize("family", KINDS)
+def test_equals_generate(tmp_path: Path, family: str) -> None:
+    model = save_model(tmp_path, family)
+    prompts = forest_of_prompts(0)
+    assert max(map(len, prompts)) > 4 * WINDOW
+    found = answers(model, prompts, max_num_batched_tokens=65)
+    assert found == expected_of(model, prompts)
+
+
+@pytest.mark.parametrize("family", THREE)
+def test_equals_generate_however_it_is_shared(tmp_path: Path, family: str) -> None:
+    model, prompts = save_model(tmp_path, family), forest_of_prompts(1)
+    expected = expected_of(model, prompts)
+    for settings in SETTINGS:
+        assert answers(model, prompts, **settings) == expected, settings
+
+
+@pytest.mark.parametrize("family", THREE)
+def test_equals_generate_in_any_kv_budget(tmp_path: Path, family: str) -> None:
+    model, prompts = save_model(tmp_path, family), forest_of_prompts(2)
+    expected = expected_of(model, prompts)
+    description = ModelDescription.load(str(model), EngineOptions(dtype="float32", device="cpu"))
+    block = description.kv_bytes_per_token * BLOCK_SIZE
+    largest = -(-(max(map(len, prompts)) + NEW_TOKENS - 1) // BLOCK_SIZE)
+    for blocks in (largest, largest + 1, 2 * largest):
+        for sharing in (Sharing.forest, Sharing.none):
+            found = answers(model, prompts, kv_memory=f"{blocks * block}B", sharing=sharing)
+            assert found == expected, (blocks, sharing)
+
+
+@pytest.mark.parametrize("family", [*THREE, "gemma3"])
+def test_equals_generate_unfused(
+    tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, prompts = save_model(tmp_path, family), forest_of_prompts(3)
+    monkeypatch.setattr(load, "_can_fuse", lambda description: False)
+    assert answers(model, prompts) == expected_of(model, prompts)
+
+
+@pytest.mark.parametrize("family", THREE)
+def test_equals_generate_without_the_cpp_kernels(
+    tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, prompts = save_model(tmp_path, family), forest_of_prompts(4)
+    for place in ("shoal.attention.backends", "shoal.model.load", "shoal.model.fusion.fuse"):
+        monkeypatch.setattr(f"{place}.load_kernels", lambda: None)
+    assert answers(model, prompts) == expected_of(model, prompts)
+
+
+def test_equals_generate_on_two_devices(tmp_path: Path) -> None:
+    model, prompts = save_model(tmp_path, "gpt_oss"), forest_of_prompts(5)
+    assert answers(model, prompts, data_parallel_size=2) == expected_of(model, prompts)
+
+
+@pytest.mark.parametrize("family", THREE)
+def test_attention_is_fused(tmp_path: Path, family: str, caplog: pytest.LogCaptureFixture) -> None:
+    model = save_model(tmp_path, family)
+    with caplog.at_level(logging.INFO):
+        LLM(str(model), dtype="float32", device="cpu", kv_memory="4MiB").close()
+    layers = KINDS[family][1]["num_hidden_layers"]
+    assert f"'attention': {layers}" in caplog.text
+
+
+def prepared(folder: Path, module: torch.nn.Module) -> None:
+    description = ModelDescription.load(str(folder), EngineOptions(dtype="float32", device="cpu"))
+    load.prepare_model(module, description)
+
+
+@pytest.mark.parametrize(
+    ("named", "feature"),
+    [(15, "beyond the window"), (17, "does not see all earlier"), (None, "does not see all")],
+)
+def test_a_window_other_than_the_masks_is_refused(
+    tmp_path: Path, named: int | None, feature: str
+) -> None:
+    """What a model tells its attention must be what its own masks hide, by a single token."""
+    folder = save_model(tmp_path, "gemma3")
+    module = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=ATTENTION_NAME)
+    prepared(folder, module)
+    module.model.layers[2].self_attn.sliding_window = named
+    with pytest.raises(UnsupportedModelError, match=feature):
+        prepared(folder, module)
