@@ -78,7 +78,7 @@ def test_what_else_needs_texts_is_refused(llm: LLM) -> None:
 
 def test_a_form_of_answer_is_refused(llm: LLM) -> None:
     params = SamplingParams(structured_outputs=StructuredOutputsParams(choice=["a", "b"]))
-    with pytest.raises(InvalidRequestError, match="structured_outputs: .*no tokenizer"):
+    with pytest.raises(InvalidRequestError, match=r"structured_outputs: .*no tokenizer"):
         llm.generate(PROMPTS, params, use_tqdm=False)
 
 

@@ -50,13 +50,13 @@ def attend(
     lse = torch.full((heads, rows), -torch.inf, device=query.device)
     for item in range(len(work)):
         first, last = int(work.row_first[item]), int(work.row_last[item])
-        visible = torch.from_numpy(_visible(work, item, kind.window))
-        seen = visible.any(dim=0).nonzero()
-        if len(seen) == 0:
+        seen = _visible(work, item, kind.window)
+        some = np.flatnonzero(seen.any(axis=0))
+        if len(some) == 0:
             continue
         # Keys before those are hidden from all rows.
-        begin = int(seen[0])
-        visible = visible[:, begin:].to(query.device)
+        begin = int(some[0])
+        visible = torch.from_numpy(seen[:, begin:]).to(query.device)
         slots = torch.from_numpy(work.slots(item, begin)).to(query.device)
         k = keys[:, slots].float().repeat_interleave(group, dim=0)
         v = values[:, slots].float().repeat_interleave(group, dim=0)
