@@ -18,7 +18,7 @@ from tests.helpers.models import VOCABULARY
 
 SIZES = (1, 2, 4, 8, 16, 24)
 BLOCKS = 40
-NOISE = 1e-5
+NOISE = 1e-4
 
 
 class Twins:

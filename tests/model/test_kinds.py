@@ -14,9 +14,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from shoal import LLM, SamplingParams
+from shoal.attention import AttentionKind
 from shoal.config import EngineOptions, Sharing
 from shoal.errors import UnsupportedModelError
-from shoal.model import load
+from shoal.model import hook, load
 from shoal.model.description import ModelDescription
 from shoal.model.hook import ATTENTION_NAME
 from shoal.scheduler import BLOCK_SIZE
@@ -127,4 +128,23 @@ def test_a_window_other_than_the_masks_is_refused(
     prepared(folder, module)
     module.model.layers[2].self_attn.sliding_window = named
     with pytest.raises(UnsupportedModelError, match=feature):
+        prepared(folder, module)
+
+
+@pytest.mark.parametrize(("family", "kept"), [("gemma2", (1, 0, 1)), ("gpt_oss", (1, 1, 0))])
+def test_a_soft_cap_or_sinks_that_are_forgotten_are_found(
+    tmp_path: Path, family: str, kept: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, asked = save_model(tmp_path, family), hook._kind
+
+    def forgetful(**keywords: Any) -> AttentionKind:
+        kind = asked(**keywords)
+        parts = kind.window, kind.softcap, kind.sinks
+        return AttentionKind(
+            *(part if keep else None for part, keep in zip(parts, kept, strict=True))
+        )
+
+    monkeypatch.setattr(hook, "_kind", forgetful)
+    module = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=ATTENTION_NAME)
+    with pytest.raises(UnsupportedModelError, match="differs from the softmax it asks for"):
         prepared(folder, module)

