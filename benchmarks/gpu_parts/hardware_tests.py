@@ -80,4 +80,4 @@ def _run(suite: Suite, seconds: float) -> dict[str, object]:
 def outcome(output: str) -> dict[str, int]:
     """Counts of pytest's last line: passed, failed, skipped, errors."""
     last = output.strip().splitlines()[-1] if output.strip() else ""
-    return {name: int(count) for count, name in re.findall(r"(\d+) (\w+)", last) if name != "in"}
+    return {name: int(count) for count, name in re.findall(r"(\d+) (\w+)", last)}

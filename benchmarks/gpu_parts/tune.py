@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -147,14 +146,10 @@ def _compile_one(trial: Trial, tiles: Tiles) -> None:
         HostStopwatch(),
         ceilings,
     )
-    for shape in _small(trial.shapes):
-        bench.seconds(shape)
+    # Of few rows: the compiled kernel is the same.
+    first = trial.shapes[0]
+    bench.seconds(replace(first, segments=1, users=min(2, first.users)))
     torch.cuda.synchronize()
-
-
-def _small(shapes: tuple[Shape, ...]) -> Iterator[Shape]:
-    """One of few rows and keys: the compiled kernel is the same."""
-    yield replace(shapes[0], segments=1, users=min(2, shapes[0].users))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from triton.compiler import ASTSource
 HOPPER = GPUTarget("cuda", 90, 32)
 
 
-def compiled(kernel, constants: dict[str, int], types: dict[str, str], warps: int, **options: int):
+def compiled(kernel, constants: dict[str, int], types: dict[str, str], warps: int):
     """The kernel for Hopper, with arguments aligned as torch's are."""
     names = kernel.arg_names
     signature = {name: types.get(name, "constexpr") for name in names}
@@ -24,7 +24,7 @@ def compiled(kernel, constants: dict[str, int], types: dict[str, str], warps: in
         constexprs={(names.index(name),): value for name, value in constants.items()},
         attrs={(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
     )
-    return triton.compile(source, target=HOPPER, options={"num_warps": warps, **options})
+    return triton.compile(source, target=HOPPER, options={"num_warps": warps})
 
 
 def resources(kernel, folder: Path) -> tuple[int, int]:
