@@ -10,7 +10,7 @@ WORKERS ?= 2
 comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help install kernels sanitize demo test test-fast test-kernels test-slow wheel test-package bench bench-attention bench-int8 bench-gpu bench-planner bench-peers lint format types docs check clean
+.PHONY: help install kernels sanitize demo test test-fast test-kernels test-slow wheel test-package bench bench-attention bench-int8 bench-structured bench-gpu bench-planner bench-peers lint format types docs check clean
 
 help:  ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -68,6 +68,10 @@ bench-attention: install  ## Compare the attention kernel with torch's and with 
 
 bench-int8: install  ## Compare products in 8 bits with those in the model's format; WORKLOAD=.. MODEL=..
 	$(BIN)/python -m benchmarks.int8 --workload $(or $(WORKLOAD),shared-2k) \
+		--model $(or $(MODEL),llama-100m) --rounds $(or $(ROUNDS),3)
+
+bench-structured: install  ## Compare answers held to a JSON schema with free ones; WORKLOAD=.. MODEL=..
+	$(BIN)/python -m benchmarks.structured --workload $(or $(WORKLOAD),shared-2k) \
 		--model $(or $(MODEL),llama-100m) --rounds $(or $(ROUNDS),3)
 
 bench-gpu:  ## Measure on a CUDA device, ten minutes, nothing to install; PARTS=.. MINUTES=.. RESULTS=..

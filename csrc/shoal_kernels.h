@@ -108,6 +108,9 @@ struct ShoalSample {
   const int64_t* top_k;       // at least 1; vocab keeps all
   const double* top_p;        // above 0; 1 keeps all
   const double* uniform;      // between 0 and 1, exclusive
+  // [rows, (vocab + 31) / 32] a bit per token that may be chosen, lowest first; null: every token.
+  // The others count as logits of -infinity.
+  const uint32_t* allowed;
   int32_t* tokens;            // out; -1 where a logit is NaN or the largest is not finite
 };
 

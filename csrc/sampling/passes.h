@@ -18,6 +18,9 @@ inline uint32_t unordered(vf a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
 inline vf zero_above(vf a, vf depth, vf deepest) {
   return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(depth, deepest, _CMP_LE_OQ), a);
 }
+inline vf keep(uint32_t lanes, vf a) {
+  return _mm512_mask_mov_ps(set1(-INFINITY), __mmask16(lanes), a);
+}
 typedef __m512d vd;
 inline vd widen(const float* p) { return _mm512_cvtps_pd(_mm256_loadu_ps(p)); }
 inline vd add(vd a, vd b) { return _mm512_add_pd(a, b); }
@@ -31,6 +34,11 @@ inline uint32_t unordered(vf a) {
 }
 inline vf zero_above(vf a, vf depth, vf deepest) {
   return _mm256_and_ps(_mm256_cmp_ps(depth, deepest, _CMP_LE_OQ), a);
+}
+inline vf keep(uint32_t lanes, vf a) {
+  const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  __m256i set = _mm256_and_si256(_mm256_set1_epi32(int(lanes)), bit);
+  return _mm256_blendv_ps(set1(-INFINITY), a, _mm256_castsi256_ps(_mm256_cmpeq_epi32(set, bit)));
 }
 typedef __m256d vd;
 inline vd widen(const float* p) { return _mm256_cvtps_pd(_mm_loadu_ps(p)); }
@@ -105,6 +113,18 @@ struct LaneSums {
     return sum;
   }
 };
+
+template <class T>
+void allow(const void* row, int64_t vocab, const uint32_t* allowed, float* out) {
+  over(static_cast<const T*>(row), 0, vocab, [&](int64_t at, const Lanes& x) {
+    const uint32_t here = allowed[at / 32] >> at % 32;
+    float kept[kLanes];
+    for (int i = 0; i < kParts; i++) store(kept + i * VL, keep(here >> (i * VL), x.part[i]));
+    const int64_t left = vocab - at;
+    memcpy(out + at, kept, (left < kLanes ? left : kLanes) * sizeof(float));
+    return true;
+  });
+}
 
 template <class T>
 float peak(const void* row, int64_t vocab, float* maxima) {
@@ -224,7 +244,7 @@ int64_t collect(const void* row, int64_t vocab, const Depths& depths, float low,
 
 template <class T>
 constexpr Passes make_passes() {
-  return {peak<T>, first_of<T>, sums<T>, weights<T>, buckets<T>, collect<T>};
+  return {allow<T>, peak<T>, first_of<T>, sums<T>, weights<T>, buckets<T>, collect<T>};
 }
 
 }  // namespace

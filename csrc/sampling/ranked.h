@@ -10,6 +10,7 @@ namespace shoal {
 struct Scratch {
   std::vector<double> sums;
   std::vector<float> maxima;
+  std::vector<float> logits;
   std::vector<Candidate> candidates;
   Buckets buckets;
 };

@@ -31,6 +31,8 @@ struct Buckets {
 
 // The passes for one dtype of logits. No pass keeps anything.
 struct Passes {
+  // The logits, and -infinity where a token's bit is not set.
+  void (*allow)(const void* logits, int64_t vocab, const uint32_t* allowed, float* out);
   // The largest logit; NaN if any is NaN. `maxima` may be null, else it takes the largest of each
   // of `maxima_count(vocab)` disjoint sets of the row's tokens.
   float (*peak)(const void* logits, int64_t vocab, float* maxima);

@@ -35,8 +35,8 @@ int32_t draw_plain(const Passes& passes, const void* logits, int64_t vocab, cons
   return int32_t(found);
 }
 
-int32_t choose(const Passes& passes, const ShoalSample& call, int64_t row, Scratch& scratch) {
-  const void* logits = call.logits[row];
+int32_t choose(const Passes& passes, const ShoalSample& call, int64_t row, const void* logits,
+               Scratch& scratch) {
   const float temperature = call.temperature[row], min_p = call.min_p[row];
   const int64_t vocab = call.vocab, top_k = call.top_k[row];
   // Worth it while few of the row's tokens are as likely as the k-th set's maximum.
@@ -56,18 +56,29 @@ int32_t choose(const Passes& passes, const ShoalSample& call, int64_t row, Scrat
                      top_k, call.top_p[row], call.uniform[row], scratch);
 }
 
+// As `choose`, of the tokens that are allowed: written out once, a row stays in the cache.
+int32_t choose_allowed(const Passes* passes, const ShoalSample& call, int64_t row,
+                       Scratch& scratch) {
+  const int64_t words = (call.vocab + 31) / 32;
+  scratch.logits.resize(call.vocab);
+  passes[call.dtype].allow(call.logits[row], call.vocab, call.allowed + row * words,
+                           scratch.logits.data());
+  return choose(passes[SHOAL_FLOAT32], call, row, scratch.logits.data(), scratch);
+}
+
 }  // namespace
 }  // namespace shoal
 
 void shoal_sample(const ShoalSample* call) {
   using namespace shoal;
-  const Passes& passes =
-      (call->isa >= SHOAL_AVX512 ? passes_avx512 : passes_avx2)[call->dtype];
+  const Passes* passes = call->isa >= SHOAL_AVX512 ? passes_avx512 : passes_avx2;
 #pragma omp parallel num_threads(call->threads) if (call->rows > 1)
   {
     Scratch scratch;
 #pragma omp for schedule(dynamic)
     for (int64_t row = 0; row < call->rows; row++)
-      call->tokens[row] = choose(passes, *call, row, scratch);
+      call->tokens[row] =
+          call->allowed ? choose_allowed(passes, *call, row, scratch)
+                        : choose(passes[call->dtype], *call, row, call->logits[row], scratch);
   }
 }

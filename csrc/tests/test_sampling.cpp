@@ -109,8 +109,20 @@ int round_of_calls(int32_t isa) {
     top_p.push_back(pick({1.0, 1.0, 0.3, 0.9, 0.99999}));
     uniforms.push_back(uniform());
   }
+  // The exact number of words, so that reading beyond them is noticed.
+  const bool restricted = rng() % 2;
+  const int64_t words = (vocab + 31) / 32;
+  std::unique_ptr<uint32_t[]> may(new uint32_t[rows * words]);
+  std::vector<std::vector<float>> seen = logits;
+  for (int64_t row = 0; row < rows; row++) {
+    for (int64_t word = 0; word < words; word++) may[row * words + word] = rng() & rng();
+    may[row * words] |= 1;
+    for (int64_t i = 0; restricted && i < vocab; i++)
+      if (!(may[row * words + i / 32] >> i % 32 & 1)) seen[row][i] = -INFINITY;
+  }
   std::vector<int32_t> tokens(rows);
   ShoalSample call{};
+  call.allowed = restricted ? may.get() : nullptr;
   call.dtype = wide ? SHOAL_FLOAT32 : SHOAL_BFLOAT16;
   call.isa = isa;
   call.threads = 2;
@@ -127,7 +139,7 @@ int round_of_calls(int32_t isa) {
   int wrong = 0;
   for (int64_t r = 0; r < rows; r++) {
     const Row row{temperature[r], min_p[r], top_k[r], top_p[r], uniforms[r]};
-    const bool good = tokens[r] >= 0 && tokens[r] < vocab && allowed(logits[r], row, 1e-5)[tokens[r]];
+    const bool good = tokens[r] >= 0 && tokens[r] < vocab && allowed(seen[r], row, 1e-5)[tokens[r]];
     if (!good)
       printf("isa %d vocab %ld T %g min_p %g top_k %ld top_p %g u %g: token %d\n", isa, long(vocab),
              row.temperature, row.min_p, long(row.top_k), row.top_p, row.uniform, tokens[r]);

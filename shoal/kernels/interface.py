@@ -104,6 +104,7 @@ class Sample(ctypes.Structure):
         ("top_k", c_void_p),
         ("top_p", c_void_p),
         ("uniform", c_void_p),
+        ("allowed", c_void_p),
         ("tokens", c_void_p),
     ]
 

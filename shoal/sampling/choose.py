@@ -20,6 +20,7 @@ from shoal.kernels import Isa, Kernels
 from shoal.kernels.interface import DTYPES, Sample
 from shoal.sampling.draw import DrawParams, Kinds, draw
 from shoal.sampling.logprobs import rows_per_chunk
+from shoal.sampling.processors import deny
 from shoal.sampling.rows import LogitRows
 from shoal.types import BoolArray, Int32Array, Int64Array
 
@@ -65,7 +66,11 @@ class Settings:
 
 
 def choose(
-    rows: LogitRows, settings: Settings, kernels: Kernels | None, isa: Isa | None = None
+    rows: LogitRows,
+    settings: Settings,
+    kernels: Kernels | None,
+    isa: Isa | None = None,
+    allowed: Int32Array | None = None,
 ) -> Int32Array:
     """A token per row, int32 [S], `UNSOUND` where a logit is NaN or the largest is infinite.
 
@@ -73,17 +78,32 @@ def choose(
         rows: left unchanged.
         kernels: None, or logits the kernels do not know: torch is used.
         isa: an instruction set below the machine's best, for tests.
+        allowed: int32 [S, words], contiguous, one bit per token, lowest first: a token whose bit
+            is not set counts as of logit -infinity. None: every token may come.
     """
     if kernels is not None and rows.device.type == "cpu" and rows.dtype in DTYPES:
-        return _choose_native(rows, settings, kernels, kernels.isa if isa is None else isa)
-    # Greedy rows need no copies.
-    step = rows_per_chunk(rows.shape[1]) if settings.temperature.any() else max(1, len(rows))
-    chunks = [np.arange(at, min(at + step, len(rows))) for at in range(0, len(rows), step)]
-    tokens = [_choose_torch(rows.take(chunk).tensor(), settings.rows(chunk)) for chunk in chunks]
-    return np.concatenate([np.zeros(0, np.int32), *tokens])
+        return _choose_native(rows, settings, kernels, kernels.isa if isa is None else isa, allowed)
+    # Greedy rows need no copies, where everything may come.
+    copied = settings.temperature.any() or allowed is not None
+    step = rows_per_chunk(rows.shape[1]) if copied else max(1, len(rows))
+    tokens = [np.zeros(0, np.int32)]
+    for at in range(0, len(rows), step):
+        chunk = np.arange(at, min(at + step, len(rows)))
+        logits = rows.take(chunk).tensor()
+        if allowed is not None:
+            logits = logits.to(torch.float32, copy=True).contiguous()
+            deny(logits, allowed[chunk])
+        tokens.append(_choose_torch(logits, settings.rows(chunk)))
+    return np.concatenate(tokens)
 
 
-def _choose_native(rows: LogitRows, settings: Settings, kernels: Kernels, isa: Isa) -> Int32Array:
+def _choose_native(
+    rows: LogitRows,
+    settings: Settings,
+    kernels: Kernels,
+    isa: Isa,
+    allowed: Int32Array | None,
+) -> Int32Array:
     tokens = np.empty(len(rows), dtype=np.int32)
     addresses = rows.addresses()
     call = Sample(
@@ -98,6 +118,7 @@ def _choose_native(rows: LogitRows, settings: Settings, kernels: Kernels, isa: I
         top_k=settings.top_k.ctypes.data,
         top_p=settings.top_p.ctypes.data,
         uniform=settings.uniforms.ctypes.data,
+        allowed=None if allowed is None else allowed.ctypes.data,
         tokens=tokens.ctypes.data,
     )
     kernels.lib.shoal_sample(ctypes.byref(call))

@@ -110,19 +110,27 @@ class Allowed:
 
     def apply(self, logits: torch.Tensor) -> None:
         """Change `logits`, float32 and contiguous, in place."""
-        denied = (~self.masks()).view(np.uint8)
-        vocab_size = logits.shape[1]
-        if logits.device.type == "cpu":
-            bits = np.unpackbits(denied, axis=1, count=vocab_size, bitorder="little")
-            logits.masked_fill_(torch.from_numpy(bits.view(np.bool_)), -torch.inf)
-            return
-        packed = torch.from_numpy(denied)
-        if logits.is_cuda:
-            packed = packed.pin_memory()
-        packed = packed.to(logits.device, non_blocking=True)
-        shifts = torch.arange(8, dtype=torch.uint8, device=logits.device)
-        unpacked = (packed[:, :, None] >> shifts) & 1
-        logits.masked_fill_(unpacked.view(len(logits), -1)[:, :vocab_size].bool(), -torch.inf)
+        deny(logits, self.masks())
+
+
+def deny(logits: torch.Tensor, allowed: Int32Array) -> None:
+    """Set to -infinity what may not come, in `logits` [S, vocab], float32 and contiguous.
+
+    `allowed` is int32 [S, words], one bit per token, lowest first.
+    """
+    denied = (~allowed).view(np.uint8)
+    vocab_size = logits.shape[1]
+    if logits.device.type == "cpu":
+        bits = np.unpackbits(denied, axis=1, count=vocab_size, bitorder="little")
+        logits.masked_fill_(torch.from_numpy(bits.view(np.bool_)), -torch.inf)
+        return
+    packed = torch.from_numpy(denied)
+    if logits.is_cuda:
+        packed = packed.pin_memory()
+    packed = packed.to(logits.device, non_blocking=True)
+    shifts = torch.arange(8, dtype=torch.uint8, device=logits.device)
+    unpacked = (packed[:, :, None] >> shifts) & 1
+    logits.masked_fill_(unpacked.view(len(logits), -1)[:, :vocab_size].bool(), -torch.inf)
 
 
 Change = Bias | Mask | Penalty | Allowed

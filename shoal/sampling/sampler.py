@@ -210,20 +210,7 @@ class Sampler:
             )
         task = self.task(sequences, positions)
         if task.processed.any():
-            token_ids = np.empty(len(sequences), dtype=np.int32)
-            guessed = self._guessed(task)
-            plain = np.flatnonzero(~task.processed | guessed)
-            token_ids[plain] = choose(rows.take(plain), task.settings.rows(plain), self._kernels)
-            at = np.flatnonzero(guessed)
-            fit = self._grammars.fits(task.slots[at], positions[at], token_ids[at])
-            guessed[at] = fit
-            processed = np.flatnonzero(task.processed & ~guessed)
-            for index in chunks_of(processed, rows_per_chunk(self._vocab_size)):
-                logits = rows.take(index).tensor().to(torch.float32, copy=True).contiguous()
-                for change in self.changes(task, index, partial(_moved, device=logits.device)):
-                    change.apply(logits)
-                changed = LogitRows.whole(logits)
-                token_ids[index] = choose(changed, task.settings.rows(index), self._kernels)
+            token_ids = self._processed(rows, task)
         else:
             token_ids = choose(rows, task.settings, self._kernels)
         check_sound(task, token_ids)
@@ -231,13 +218,33 @@ class Sampler:
         self.record(task, token_ids)
         return Sampled(token_ids, logprobs)
 
-    def _guessed(self, task: SampleTask) -> BoolArray:
-        """Rows whose likeliest token is the answer if their grammar allows it, bool [S]."""
-        columns = task.columns
-        changed = columns["biased"] | columns["penalised"]
-        changed |= task.positions < columns["min_tokens"]
-        found: BoolArray = columns["guided"] & ~changed & (columns["temperature"] == 0)
-        return found
+    def _processed(self, rows: LogitRows, task: SampleTask) -> Int32Array:
+        """A token per row where some are processed; only rows with other changes are copied."""
+        columns, positions = task.columns, task.positions
+        token_ids = np.empty(len(positions), dtype=np.int32)
+        held = columns["guided"] & ~(columns["biased"] | columns["penalised"])
+        # The likeliest token is the answer if the grammar allows it.
+        guessed = held & (columns["temperature"] == 0) & (positions >= columns["min_tokens"])
+        plain = np.flatnonzero(~task.processed | guessed)
+        token_ids[plain] = choose(rows.take(plain), task.settings.rows(plain), self._kernels)
+        at = np.flatnonzero(guessed)
+        guessed[at] = self._grammars.fits(task.slots[at], positions[at], token_ids[at])
+        held_rows = np.flatnonzero(held & ~guessed)
+        if len(held_rows):
+            token_ids[held_rows] = choose(
+                rows.take(held_rows),
+                task.settings.rows(held_rows),
+                self._kernels,
+                allowed=self._allowed(task, held_rows, np.arange(len(held_rows))),
+            )
+        changed = np.flatnonzero(task.processed & ~held)
+        for index in chunks_of(changed, rows_per_chunk(self._vocab_size)):
+            logits = rows.take(index).tensor().to(torch.float32, copy=True).contiguous()
+            for change in self.changes(task, index, partial(_moved, device=logits.device)):
+                change.apply(logits)
+            copied = LogitRows.whole(logits)
+            token_ids[index] = choose(copied, task.settings.rows(index), self._kernels)
+        return token_ids
 
     def task(self, sequences: Int32Array, positions: Int32Array) -> SampleTask:
         """What is to be done for registered sequences; see `sample`."""
@@ -266,7 +273,7 @@ class Sampler:
             pairs = Pairs.gather(waiting, stops, self._vocab_size)
             found.append(Mask(put(pairs.flat)))
         if len(guided):
-            found.append(self._allowed(columns, guided, slots[guided], positions[guided]))
+            found.append(Allowed(partial(self._allowed, task, index, guided)))
         penalised = np.flatnonzero(columns["penalised"])
         if len(penalised):
             sampled = zip(slots[penalised].tolist(), positions[penalised].tolist(), strict=True)
@@ -278,18 +285,17 @@ class Sampler:
             found.append(Penalty(put(pairs.flat), put(factor), put(less)))
         return found
 
-    def _allowed(
-        self, columns: Columns, guided: Int64Array, slots: Int64Array, positions: Int32Array
-    ) -> Allowed:
-        """What the grammars of the rows `guided`, int64 [G], allow; see `GrammarRows.masks`."""
-        waiting = positions < columns["min_tokens"][guided]
+    def _allowed(self, task: SampleTask, index: Int64Array, guided: Int64Array) -> Int32Array:
+        """What grammars allow in the rows at `index`; `guided` are those of them that have one."""
+        at = index[guided]
+        slots, positions = task.slots[at], task.positions[at]
+        waiting = positions < task.columns["min_tokens"][at]
         nothing = np.zeros(0, dtype=np.int64)
         withheld = [
             self._stops[slot] if wait else nothing
             for slot, wait in zip(slots.tolist(), waiting.tolist(), strict=True)
         ]
-        rows = len(columns["guided"])
-        return Allowed(lambda: self._grammars.masks(rows, guided, slots, positions, withheld))
+        return self._grammars.masks(len(index), guided, slots, positions, withheld)
 
     def record(self, task: SampleTask, token_ids: Int32Array) -> None:
         """Remember the tokens where penalties or grammars need them."""

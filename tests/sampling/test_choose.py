@@ -61,6 +61,28 @@ def test_every_instruction_set_and_dtype_and_company_gives_the_same(vocab):
 
 
 @pytest.mark.parametrize("isa", available_isas())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("vocab", [1, 7, 32, 33, 1024, 5003])
+def test_only_what_is_allowed_comes(vocab, dtype, isa):
+    logits = logits_of(200, vocab, 12.0).to(dtype)
+    settings = settings_of(200, vocab)
+    rng = np.random.default_rng(1)
+    allowed = rng.integers(-(2**31), 2**31, (200, -(-vocab // 32)), dtype=np.int32)
+    allowed[:, 0] |= 1
+    bits = np.unpackbits(allowed.view(np.uint8), axis=1, count=vocab, bitorder="little")
+    denied = torch.from_numpy(bits == 0)
+    expected = choose(
+        LogitRows.whole(logits.float().masked_fill(denied, -torch.inf)), settings, None
+    )
+    rows = LogitRows.whole(logits)
+    before = logits.clone()
+    for kernels in (load_kernels(), None):
+        found = choose(rows, settings, kernels, isa, allowed)
+        assert found.tolist() == expected.tolist()
+    assert torch.equal(logits, before)
+
+
+@pytest.mark.parametrize("isa", available_isas())
 @pytest.mark.parametrize("wrong", [torch.nan, -torch.nan, torch.inf])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_rows_that_are_no_numbers(dtype, wrong, isa):
