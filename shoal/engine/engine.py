@@ -16,8 +16,10 @@ from shoal.engine.outputs import OutputProcessor
 from shoal.engine.pipeline import Collected, Pipeline, RequestFailed
 from shoal.engine.release import release_from
 from shoal.engine.trace import IterationTrace
+from shoal.engine.vectors import VectorOutputs
 from shoal.errors import InternalError, InvalidRequestError, ModelFailedError
 from shoal.executor.executor import Executor, TorchExecutor
+from shoal.executor.pooling import PoolingExecutor
 from shoal.machine.capacity import stated_blocks
 from shoal.machine.placement import place
 from shoal.model.description import ModelDescription
@@ -123,9 +125,8 @@ class Engine:
 
     def executor(self, table: RequestTable, plan: Plan) -> Executor:
         """What computes a run's token batches, for our scheduler or another; one at a time."""
-        return TorchExecutor(
-            self._model, self._kv, self.description, table, plan, graphs=self._graphs
-        )
+        kind = TorchExecutor if self.description.pooling is None else PoolingExecutor
+        return kind(self._model, self._kv, self.description, table, plan, graphs=self._graphs)
 
     def run(self, table: RequestTable) -> Run:
         """Plan a table and return the run, to be iterated over; only one may be under way."""
@@ -138,7 +139,9 @@ class Engine:
             Pilot(table, lengths, planned.num_pilots) if lengths and planned.num_pilots else None
         )
         executor = self.executor(table, plan)
-        outputs = OutputProcessor(table, self._detokenizer, self.description.eos_token_ids)
+        outputs: OutputProcessor | VectorOutputs = VectorOutputs(table)
+        if self.description.pooling is None:
+            outputs = OutputProcessor(table, self._detokenizer, self.description.eos_token_ids)
         sequential = table.per_request([needs_history(p) for p in table.params]).astype(np.bool_)
         pool, budget = BlockPool(self.machine.num_blocks), self.machine.token_budget
         scheduler = Scheduler(table, plan, pool, budget, table.scored, lengths, sequential)
@@ -154,7 +157,7 @@ class Run:
         planned: RunPlan,
         scheduler: Scheduler,
         executor: Executor,
-        outputs: OutputProcessor,
+        outputs: OutputProcessor | VectorOutputs,
         pilot: Pilot | None = None,
     ) -> None:
         """`pilot`: where the plan begins with one; then the rest is ordered anew at its end."""
@@ -166,6 +169,7 @@ class Run:
         self.prompt_lengths = table.lengths
         self._table, self._scheduler, self._executor = table, scheduler, executor
         self._outputs, self._pilot = outputs, pilot
+        self._generates = isinstance(outputs, OutputProcessor)
         self._block_bytes = BLOCK_SIZE * int(self.machine.costs.kv_bytes)
         self._end = self.plan.num_sequences
         self._failures = 0
@@ -274,7 +278,7 @@ class Run:
         stats.tokens = counts.tokens
         stats.prompt_tokens_computed = counts.prompt_tokens_computed
         stats.prompt_tokens_recomputed = counts.prompt_tokens_recomputed
-        stats.generated_tokens = counts.generated_tokens
+        stats.generated_tokens = counts.generated_tokens if self._generates else 0
         stats.preemptions = counts.preemptions
         stats.running_sequences = self._scheduler.num_running
         if self._scheduler.length_coverage is not None:

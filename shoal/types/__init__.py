@@ -1,7 +1,17 @@
 """What travels through the house: sampling parameters, requests, completions, the run summary."""
 
-from shoal.types.arrays import BoolArray, Int32Array, Int64Array
+from shoal.types.arrays import BoolArray, Float32Array, Int32Array, Int64Array
 from shoal.types.completion import Choice, Completion, FinishReason, TokenLogprob
+from shoal.types.pooled import (
+    CLASSIFY_URL,
+    EMBEDDINGS_URL,
+    POOLED,
+    POOLED_URLS,
+    RERANK_URL,
+    SCORE_URL,
+    PoolerConfig,
+    PoolingParams,
+)
 from shoal.types.request_params import CHAT_URL, COMPLETIONS_URL, MAX_LOGPROBS, RequestParams
 from shoal.types.request_table import RequestTable
 from shoal.types.run_summary import (
@@ -15,17 +25,26 @@ from shoal.types.run_summary import (
 
 __all__ = [
     "CHAT_URL",
+    "CLASSIFY_URL",
     "COMPLETIONS_URL",
+    "EMBEDDINGS_URL",
     "MAX_LOGPROBS",
+    "POOLED",
+    "POOLED_URLS",
+    "RERANK_URL",
+    "SCORE_URL",
     "BoolArray",
     "Choice",
     "Completion",
     "FinishReason",
+    "Float32Array",
     "Int32Array",
     "Int64Array",
     "LengthCounts",
     "PhaseSeconds",
     "PlanFigures",
+    "PoolerConfig",
+    "PoolingParams",
     "RequestCounts",
     "RequestParams",
     "RequestTable",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from shoal.errors import InvalidRequestError
+from shoal.types.arrays import Float32Array
 
 FinishReason = Literal["stop", "length"]
 
@@ -51,7 +52,8 @@ class Choice:
 class Completion:
     """A finished request: its choices, or the error that ended it.
 
-    `prompt_logprobs` has one entry per prompt token, where they are asked for.
+    `prompt_logprobs` has one entry per prompt token, where they are asked for. `vector`, float32,
+    is what a pooling model gives of the prompt, which then has no choices.
     """
 
     request_index: int
@@ -59,6 +61,7 @@ class Completion:
     choices: tuple[Choice, ...]
     error: InvalidRequestError | None = None
     prompt_logprobs: tuple[TokenLogprob, ...] | None = None
+    vector: Float32Array | None = None
 
     @property
     def generated_tokens(self) -> int:

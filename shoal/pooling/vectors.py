@@ -1,0 +1,42 @@
+"""From the numbers that a model gives of a prompt to those that are answered."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from shoal.model.pooling import Activation, Pooling
+from shoal.types import Float32Array, PoolingParams
+
+
+def finished(vector: Float32Array, pooling: Pooling, params: PoolingParams) -> Float32Array:
+    """An embedding, the probabilities of classes, or one score: float32.
+
+    Args:
+        vector: [width], of a completion.
+        params: checked.
+    """
+    numbers = vector.astype(np.float64)
+    if len(pooling.tokens) == 2:
+        numbers = numbers[1:] - numbers[:1]
+    numbers = numbers[: params.dimensions]
+    wanted = pooling.use_activation if params.use_activation is None else params.use_activation
+    if wanted:
+        numbers = _activated(numbers, pooling.activation)
+    return numbers.astype(np.float32)
+
+
+def label_of(probs: Float32Array, pooling: Pooling) -> str | None:
+    """The likeliest class's; None where classes have no names."""
+    return pooling.labels[int(np.argmax(probs))] if pooling.labels else None
+
+
+def _activated(x: np.ndarray, activation: Activation) -> np.ndarray:
+    if activation is Activation.normalize:
+        # As torch's normalize: a vector of zeros stays one.
+        return x / max(float(np.linalg.norm(x)), 1e-12)
+    if activation is Activation.sigmoid:
+        return np.where(x < 0, np.exp(np.minimum(x, 0)), 1.0) / (1.0 + np.exp(-np.abs(x)))
+    if activation is Activation.softmax:
+        powers = np.exp(x - x.max())
+        return powers / powers.sum()
+    return x
