@@ -65,6 +65,7 @@ class Pooling:
         labels: of a classification head.
         tokens: the output head has these tokens alone: no and yes, or one that is scored.
         dimensions: to which vectors may be cut; empty: to any.
+        declared: whether the model's files say that it gives embeddings.
     """
 
     task: Task
@@ -75,6 +76,7 @@ class Pooling:
     labels: tuple[str, ...] = ()
     tokens: tuple[int, ...] = ()
     dimensions: tuple[int, ...] = ()
+    declared: bool = False
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -151,6 +153,7 @@ def _embedding(
         activation=Activation.normalize,
         use_activation=normalizes if asked.use_activation is None else asked.use_activation,
         dimensions=tuple(getattr(config, "matryoshka_dimensions", None) or ()),
+        declared=modules is not None and modules.type is not None,
     )
 
 
@@ -263,10 +266,11 @@ def _pooling_type(source: str, name: str) -> PoolingType:
     if isinstance(stated.get("pooling_mode"), str):
         modes = [stated["pooling_mode"]]
     if len(modes) != 1 or modes[0] not in _POOLING_MODES:
+        asked = f"pooling {' and '.join(modes) or 'of no kind'}"
         raise UnsupportedModelError(
-            f"pooling {' and '.join(modes) or 'of no kind'}",
-            f"{name} of {source!r} asks for it; Shoal knows the last token's vector (lasttoken) "
-            "and the mean (mean). Use another model.",
+            asked,
+            f"{name} of {source!r} asks for {asked}; Shoal knows the last token's vector "
+            "(lasttoken) and the mean (mean). Use another model.",
         )
     return _POOLING_MODES[modes[0]]
 
