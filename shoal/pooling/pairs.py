@@ -22,10 +22,10 @@ QWEN3_RERANKER = (
     "| first }}\n"
     "<Document>: {{ messages | selectattr('role', 'eq', 'document') | map(attribute='content') "
     "| first }}<|im_end|>\n"
-    "<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    "<|im_start|>assistant\n<think>\n\n</think>{{ '\\n\\n' }}"
 )
 """What Qwen3-Reranker was trained with (its model card). The query comes first, so the documents of
-a query share it."""
+a query share it. Jinja drops the newline that a template ends with: so it is written as a value."""
 
 
 class PairTexts:
