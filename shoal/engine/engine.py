@@ -16,10 +16,10 @@ from shoal.engine.outputs import OutputProcessor
 from shoal.engine.pipeline import Collected, Pipeline, RequestFailed
 from shoal.engine.release import release_from
 from shoal.engine.trace import IterationTrace
-from shoal.engine.vectors import VectorOutputs
+from shoal.engine.vector_outputs import VectorOutputs
 from shoal.errors import InternalError, InvalidRequestError, ModelFailedError
 from shoal.executor.executor import Executor, TorchExecutor
-from shoal.executor.pooling import PoolingExecutor
+from shoal.executor.pooling_executor import PoolingExecutor
 from shoal.machine.capacity import stated_blocks
 from shoal.machine.placement import place
 from shoal.model.description import ModelDescription

@@ -16,8 +16,8 @@ from shoal.jobs.disk import NewFile
 from shoal.jobs.execute import EngineFactory, JobRun
 from shoal.jobs.finish import refuse_changed, refuse_foreign
 from shoal.jobs.header import JobHeader
+from shoal.jobs.job_kind import kind_of_file, kind_of_spool, refuse_answers_only
 from shoal.jobs.journal import Journal
-from shoal.jobs.kind import kind_of_file, kind_of_spool, refuse_answers_only
 from shoal.jobs.lines import ContentDigest, digest_input
 from shoal.jobs.paths import JobPaths
 from shoal.jobs.records import RECORD_BEGINS

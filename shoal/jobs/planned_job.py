@@ -13,7 +13,7 @@ from shoal.costs import Machine
 from shoal.diagnose import Diagnoses, diagnose
 from shoal.errors import InvalidRequestError
 from shoal.jobs.earlier_results import generated_lengths
-from shoal.jobs.kind import kind_of_file, refuse_answers_only
+from shoal.jobs.job_kind import kind_of_file, refuse_answers_only
 from shoal.jobs.reader import read_job
 from shoal.jobs.schema_file import read_schema
 from shoal.jobs.token_input import check_input_options, read_tokens

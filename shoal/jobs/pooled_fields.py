@@ -35,9 +35,7 @@ _INPUT: dict[str, Fate] = {
 }
 _PAIRS: dict[str, Fate] = {
     "instruction": Honoured("Given to the template that writes a pair.", kind=str),
-    "chat_template_kwargs": Honoured(
-        "The same for any name; it wins over instruction.", kind=dict
-    ),
+    "chat_template_kwargs": Honoured("The same for any name; it wins over instruction.", kind=dict),
     **alike("max_tokens_per_query max_tokens_per_doc", _CUT),
     "use_activation": Honoured("False: scores are not made probabilities.", kind=bool),
 }

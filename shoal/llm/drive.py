@@ -22,6 +22,7 @@ from shoal.types import (
     RunSummary,
 )
 
+
 class Output(Protocol):
     """What a call returns for a prompt."""
 

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
@@ -20,6 +19,7 @@ from shoal.devices import make_engine
 from shoal.errors import GenerationInterrupted, InvalidRequestError, OptionError, ShoalError
 from shoal.llm.asked import Asked, Params, asked_for
 from shoal.llm.drive import MakeOutput, T, drive, refused_outputs, summary_of
+from shoal.llm.llm_call import LLMCall
 from shoal.llm.options import CALL_OPTIONS, check, engine_options
 from shoal.llm.output_maker import OutputMaker
 from shoal.llm.pooling_calls import PoolingCalls
@@ -54,19 +54,6 @@ Messages = Sequence[Mapping[str, Any]]
 _BUSY = threading.Lock()
 """Held by whoever loads a model or runs one. A run has the kernels use all cores, and loading
 changes settings of torch that hold for the whole process, such as its default number format."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """A call under way.
-
-    Attributes:
-        began: seconds, by `time.perf_counter`.
-        job_seed: what prompts without a seed of their own draw from.
-    """
-
-    began: float
-    job_seed: int
 
 
 class LLM(PoolingCalls):
@@ -262,7 +249,7 @@ class LLM(PoolingCalls):
             )
 
     @contextmanager
-    def _call(self) -> Iterator[Call]:
+    def _call(self) -> Iterator[LLMCall]:
         """One call at a time."""
         with _BUSY:
             if self._closed:
@@ -272,11 +259,11 @@ class LLM(PoolingCalls):
             if self._seed is not None:
                 digest = blake2b(f"{self._seed}/{number}".encode(), digest_size=8).digest()
                 seed = int.from_bytes(digest) >> 2
-            yield Call(time.perf_counter(), seed)
+            yield LLMCall(time.perf_counter(), seed)
 
     def _read_and_run(
         self,
-        call: Call,
+        call: LLMCall,
         name: str,
         prompts: Sequence[CheckedPrompt],
         params: Sequence[RequestParams],
@@ -312,7 +299,7 @@ class LLM(PoolingCalls):
 
     def _run(
         self,
-        call: Call,
+        call: LLMCall,
         table: RequestTable,
         refused: Mapping[int, Completion],
         make: MakeOutput[T],

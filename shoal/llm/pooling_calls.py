@@ -10,6 +10,7 @@ import numpy as np
 
 from shoal.errors import OptionError
 from shoal.llm.drive import MakeOutput
+from shoal.llm.llm_call import LLMCall
 from shoal.llm.options import POOLING_CALL_OPTIONS, check
 from shoal.llm.pooling_output import (
     ClassificationOutput,
@@ -36,9 +37,6 @@ from shoal.types import (
     RequestParams,
 )
 
-if TYPE_CHECKING:
-    from shoal.llm.llm import Call
-
 Params = PoolingParams | Sequence[PoolingParams] | None
 
 _NOTHING = np.zeros(0, dtype=np.float32)
@@ -54,13 +52,13 @@ class PoolingCalls:
 
     if TYPE_CHECKING:
 
-        def _call(self) -> AbstractContextManager[Call]: ...
+        def _call(self) -> AbstractContextManager[LLMCall]: ...
 
         def _numbers(self, count: int) -> int: ...
 
         def _read_and_run(
             self,
-            call: Call,
+            call: LLMCall,
             name: str,
             prompts: Sequence[CheckedPrompt],
             params: Sequence[RequestParams],
@@ -169,7 +167,8 @@ class PoolingCalls:
             try:
                 prompts = scoring.prompts(first, second, {}, "data_2")
             except ValueError as error:
-                raise OptionError(f"{len(first)} of data_1, {len(second)} of data_2: {error}.")
+                counts = f"{len(first)} of data_1, {len(second)} of data_2"
+                raise OptionError(f"{counts}: {error}.") from None
             read = self._read_and_run(
                 call,
                 "prompts",

@@ -28,7 +28,7 @@ class Task(StrEnum):
     score = "score"
 
 
-class Activation(StrEnum):
+class PoolingActivation(StrEnum):
     """What is made of the numbers that a head gives."""
 
     none = "none"
@@ -71,7 +71,7 @@ class Pooling:
     task: Task
     type: PoolingType
     width: int
-    activation: Activation
+    activation: PoolingActivation
     use_activation: bool = True
     labels: tuple[str, ...] = ()
     tokens: tuple[int, ...] = ()
@@ -141,16 +141,14 @@ def pooling_of(
     return _classification(source, config, asked, has_head, tokens)
 
 
-def _embedding(
-    config: PreTrainedConfig, modules: _Modules | None, asked: AskedPooling
-) -> Pooling:
+def _embedding(config: PreTrainedConfig, modules: _Modules | None, asked: AskedPooling) -> Pooling:
     own = modules.type if modules is not None and modules.type is not None else PoolingType.last
     normalizes = modules is None or modules.type is None or modules.normalizes
     return Pooling(
         task=Task.embed,
         type=own if asked.type is PoolingType.auto else asked.type,
         width=int(getattr(config, "word_embed_proj_dim", None) or config.hidden_size),
-        activation=Activation.normalize,
+        activation=PoolingActivation.normalize,
         use_activation=normalizes if asked.use_activation is None else asked.use_activation,
         dimensions=tuple(getattr(config, "matryoshka_dimensions", None) or ()),
         declared=modules is not None and modules.type is not None,
@@ -177,21 +175,21 @@ def _classification(
         task=Task.classify,
         type=PoolingType.last,
         width=len(labels) or len(tokens),
-        activation=_activation(config, source) if has_head else Activation.sigmoid,
+        activation=_activation(config, source) if has_head else PoolingActivation.sigmoid,
         use_activation=asked.use_activation is not False,
         labels=labels,
         tokens=() if has_head else tokens,
     )
 
 
-def _activation(config: PreTrainedConfig, source: str) -> Activation:
+def _activation(config: PreTrainedConfig, source: str) -> PoolingActivation:
     """As vLLM chooses it: by the problem, then by what sentence-transformers says."""
     problem = getattr(config, "problem_type", None)
-    by_number = Activation.softmax if config.num_labels > 1 else Activation.sigmoid
+    by_number = PoolingActivation.softmax if config.num_labels > 1 else PoolingActivation.sigmoid
     if problem == "regression":
-        return Activation.none
+        return PoolingActivation.none
     if problem == "multi_label_classification":
-        return Activation.sigmoid
+        return PoolingActivation.sigmoid
     if problem == "single_label_classification":
         return by_number
     stated = getattr(config, "sentence_transformers", None) or {}
@@ -199,7 +197,7 @@ def _activation(config: PreTrainedConfig, source: str) -> Activation:
     function = function or getattr(config, "sbert_ce_default_activation_function", None)
     kind = str(function).rpartition(".")[2] if function else "Sigmoid"
     if kind == "Identity":
-        return Activation.none
+        return PoolingActivation.none
     if kind not in ("Sigmoid", "Softmax"):
         raise UnsupportedModelError(
             "activation function",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from shoal.model.pooling import Activation, Pooling
+from shoal.model.pooling import Pooling, PoolingActivation
 from shoal.types import Float32Array, PoolingParams
 
 
@@ -30,13 +30,13 @@ def label_of(probs: Float32Array, pooling: Pooling) -> str | None:
     return pooling.labels[int(np.argmax(probs))] if pooling.labels else None
 
 
-def _activated(x: np.ndarray, activation: Activation) -> np.ndarray:
-    if activation is Activation.normalize:
+def _activated(x: np.ndarray, activation: PoolingActivation) -> np.ndarray:
+    if activation is PoolingActivation.normalize:
         # As torch's normalize: a vector of zeros stays one.
         return x / max(float(np.linalg.norm(x)), 1e-12)
-    if activation is Activation.sigmoid:
+    if activation is PoolingActivation.sigmoid:
         return np.where(x < 0, np.exp(np.minimum(x, 0)), 1.0) / (1.0 + np.exp(-np.abs(x)))
-    if activation is Activation.softmax:
+    if activation is PoolingActivation.softmax:
         powers = np.exp(x - x.max())
         return powers / powers.sum()
     return x

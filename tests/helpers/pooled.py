@@ -41,7 +41,12 @@ def save_embedder(
         parts = [("Transformer", ""), ("Pooling", "1_Pooling")]
         parts += [("Normalize", "2_Normalize")] if normalize else []
         listed = [
-            {"idx": i, "name": str(i), "path": where, "type": f"sentence_transformers.models.{kind}"}
+            {
+                "idx": i,
+                "name": str(i),
+                "path": where,
+                "type": f"sentence_transformers.models.{kind}",
+            }
             for i, (kind, where) in enumerate(parts)
         ]
         (path / "modules.json").write_text(json.dumps(listed))

@@ -50,9 +50,7 @@ def _expected(folder: Path, prompts: list[list[int]], pooling: str) -> np.ndarra
 
 @pytest.mark.parametrize("pooling", ["LAST", "MEAN"])
 @pytest.mark.parametrize("architecture", ["qwen3", "llama", "gpt2"])
-def test_vectors_are_those_of_transformers(
-    tmp_path: Path, architecture: str, pooling: str
-) -> None:
+def test_vectors_are_those_of_transformers(tmp_path: Path, architecture: str, pooling: str) -> None:
     folder = save_model(tmp_path, architecture)
     _, found = _embed(folder, PROMPTS, pooler_config=PoolerConfig(pooling_type=pooling))
     assert np.abs(found - _expected(folder, PROMPTS, pooling)).max() < 1e-5
