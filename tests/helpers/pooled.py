@@ -45,7 +45,7 @@ def save_embedder(
                 "idx": i,
                 "name": str(i),
                 "path": where,
-                "type": f"sentence_transformers.models.{kind}",
+                "type": f"sentence_transformers.x.{kind}",
             }
             for i, (kind, where) in enumerate(parts)
         ]
