@@ -27,7 +27,8 @@ class EmbeddingOutput:
     @property
     def embedding(self) -> list[float]:
         """The vector, a list made when it is asked for; empty where there is an error."""
-        return self.data.tolist()
+        numbers: list[float] = self.data.tolist()
+        return numbers
 
     @property
     def hidden_size(self) -> int:
@@ -44,7 +45,8 @@ class ClassificationOutput:
     @property
     def probs(self) -> list[float]:
         """One number per class; empty where there is an error."""
-        return self.data.tolist()
+        numbers: list[float] = self.data.tolist()
+        return numbers
 
     @property
     def num_classes(self) -> int:

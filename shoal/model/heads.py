@@ -72,9 +72,10 @@ def headed(module: nn.Module, pooling: Pooling | None, config: PreTrainedConfig)
     return HeadedModel(base, head, config)
 
 
-def _of_tokens(module: Any, tokens: tuple[int, ...]) -> nn.Module:
+def _of_tokens(model: Any, tokens: tuple[int, ...]) -> nn.Module:
     """A causal model whose output head has some tokens alone: it scales and caps them as ever."""
-    whole = module.get_output_embeddings()
+    module: nn.Module = model
+    whole = model.get_output_embeddings()
     rows = torch.tensor(tokens, device=whole.weight.device)
     head = nn.Linear(whole.in_features, len(tokens), bias=whole.bias is not None)
     head = head.to(whole.weight.device, whole.weight.dtype)
@@ -82,5 +83,5 @@ def _of_tokens(module: Any, tokens: tuple[int, ...]) -> nn.Module:
         head.weight.copy_(whole.weight[rows])
         if whole.bias is not None:
             head.bias.copy_(whole.bias[rows])
-    module.set_output_embeddings(head.requires_grad_(False))
+    model.set_output_embeddings(head.requires_grad_(False))
     return module

@@ -170,22 +170,30 @@ def _classification(
             f"{source!r} has no classification head: its config.json names no architecture "
             "...ForSequenceClassification. Use a model that has one.",
         )
-    labels = tuple(str(config.id2label[i]) for i in range(config.num_labels)) if has_head else ()
+    labels = _labels(config) if has_head else ()
     return Pooling(
         task=Task.classify,
         type=PoolingType.last,
         width=len(labels) or len(tokens),
-        activation=_activation(config, source) if has_head else PoolingActivation.sigmoid,
+        activation=_activation(config, source, len(labels)),
         use_activation=asked.use_activation is not False,
         labels=labels,
         tokens=() if has_head else tokens,
     )
 
 
-def _activation(config: PreTrainedConfig, source: str) -> PoolingActivation:
+def _labels(config: PreTrainedConfig) -> tuple[str, ...]:
+    """The names of classes, in the order of the head."""
+    names: dict[Any, Any] = config.id2label or {}
+    return tuple(str(names[number]) for number in sorted(names))
+
+
+def _activation(config: PreTrainedConfig, source: str, classes: int) -> PoolingActivation:
     """As vLLM chooses it: by the problem, then by what sentence-transformers says."""
+    if not classes:
+        return PoolingActivation.sigmoid
     problem = getattr(config, "problem_type", None)
-    by_number = PoolingActivation.softmax if config.num_labels > 1 else PoolingActivation.sigmoid
+    by_number = PoolingActivation.softmax if classes > 1 else PoolingActivation.sigmoid
     if problem == "regression":
         return PoolingActivation.none
     if problem == "multi_label_classification":

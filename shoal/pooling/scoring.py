@@ -82,8 +82,8 @@ class Scoring:
         if self.pooling.task is not Task.embed:
             return [float(score[0]) for score in done]
         first, second = done[:num_first], done[num_first:]
-        whole = first * (len(second) // len(first))
-        return [_cosine(a, b) for a, b in zip(whole, second, strict=True)]
+        of_pair = [0] * len(second) if num_first == 1 else range(num_first)
+        return [_cosine(first[i], vector) for i, vector in zip(of_pair, second, strict=True)]
 
     def parts(self, pair: int, num_first: int) -> tuple[int, ...]:
         """The prompts that a pair's score is made of, by index."""
@@ -95,4 +95,5 @@ class Scoring:
 def _cosine(a: Float32Array, b: Float32Array) -> float:
     x, y = a.astype(np.float64), b.astype(np.float64)
     # As torch's cosine_similarity.
-    return float(x @ y / (max(np.linalg.norm(x), 1e-8) * max(np.linalg.norm(y), 1e-8)))
+    lengths = [max(float(np.linalg.norm(each)), 1e-8) for each in (x, y)]
+    return float(x @ y) / (lengths[0] * lengths[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from shoal.model.pooling import Pooling, PoolingActivation
 from shoal.types import Float32Array, PoolingParams
@@ -30,13 +31,18 @@ def label_of(probs: Float32Array, pooling: Pooling) -> str | None:
     return pooling.labels[int(np.argmax(probs))] if pooling.labels else None
 
 
-def _activated(x: np.ndarray, activation: PoolingActivation) -> np.ndarray:
+def _activated(
+    x: npt.NDArray[np.float64], activation: PoolingActivation
+) -> npt.NDArray[np.float64]:
     if activation is PoolingActivation.normalize:
         # As torch's normalize: a vector of zeros stays one.
         return x / max(float(np.linalg.norm(x)), 1e-12)
     if activation is PoolingActivation.sigmoid:
-        return np.where(x < 0, np.exp(np.minimum(x, 0)), 1.0) / (1.0 + np.exp(-np.abs(x)))
+        small = np.exp(-np.abs(x))
+        found: npt.NDArray[np.float64] = np.where(x < 0, small, 1.0) / (1.0 + small)
+        return found
     if activation is PoolingActivation.softmax:
-        powers = np.exp(x - x.max())
-        return powers / powers.sum()
+        powers: npt.NDArray[np.float64] = np.exp(x - x.max())
+        powers /= powers.sum()
+        return powers
     return x
