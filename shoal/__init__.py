@@ -6,11 +6,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from shoal.config import EngineOptions
+from shoal.llm.pooling_output import (
+    ClassificationRequestOutput,
+    EmbeddingRequestOutput,
+    PoolingRequestOutput,
+    ScoringRequestOutput,
+)
 from shoal.llm.request_output import CompletionOutput, Logprob, RequestOutput
 from shoal.llm.sampling_params import SamplingParams
 from shoal.llm.structured_outputs import StructuredOutputsParams
 from shoal.prompts.token_columns import TokenColumns
-from shoal.types import RunSummary
+from shoal.types import PoolerConfig, PoolingParams, RunSummary
 
 if TYPE_CHECKING:
     from shoal.jobs import JobResult, JobSpec, run_job
@@ -19,14 +25,20 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "LLM",
+    "ClassificationRequestOutput",
     "CompletionOutput",
+    "EmbeddingRequestOutput",
     "EngineOptions",
     "JobResult",
     "JobSpec",
     "Logprob",
+    "PoolerConfig",
+    "PoolingParams",
+    "PoolingRequestOutput",
     "RequestOutput",
     "RunSummary",
     "SamplingParams",
+    "ScoringRequestOutput",
     "StructuredOutputsParams",
     "TokenColumns",
     "run_job",

@@ -31,6 +31,14 @@ class Quantization(StrEnum):
     int8 = "int8"
 
 
+class PoolingType(StrEnum):
+    """Which rows of a text its vector is made of (vLLM's `LAST` and `MEAN`)."""
+
+    auto = "auto"
+    last = "last"
+    mean = "mean"
+
+
 class Device(StrEnum):
     """Where the model runs."""
 
@@ -94,8 +102,8 @@ AUTO = "auto"
 class EngineOptions:
     """How the engine runs a job.
 
-    None of them but `dtype`, `quantization`, `max_model_len` and `trust_remote_code` changes
-    results.
+    None of them but `dtype`, `quantization`, `max_model_len`, `pooling_type` and
+    `trust_remote_code` changes results.
     """
 
     dtype: Annotated[Dtype, "Number format; auto takes the model's own."] = Dtype.auto
@@ -128,6 +136,11 @@ class EngineOptions:
         int,
         "Devices that each hold a part of one model too large for one; kv_memory is per device.",
     ] = 1
+
+    pooling_type: Annotated[
+        PoolingType,
+        "Of embeddings: the last token's vector, or the mean of all; auto: what the model says.",
+    ] = PoolingType.auto
 
     trust_remote_code: Annotated[
         bool, "Run Python code that comes with the model, if it needs any. Read it first."

@@ -35,6 +35,7 @@ FLOORS = {
     "model": 3,
     "answers": 3,
     "cuda": 4,
+    "pooling": 4,
     "tensor_parallel": 4,
     "sampling": 5,
     "executor": 6,

@@ -17,8 +17,10 @@ from shoal.engine.pipeline import Collected, Pipeline, RequestFailed
 from shoal.engine.prompt_scores import ScoreStore
 from shoal.engine.release import release_from
 from shoal.engine.trace import IterationTrace
+from shoal.engine.vector_outputs import VectorOutputs
 from shoal.errors import InternalError, InvalidRequestError, ModelFailedError
 from shoal.executor.executor import Executor, TorchExecutor
+from shoal.executor.pooling_executor import PoolingExecutor
 from shoal.machine.capacity import stated_blocks
 from shoal.machine.placement import place
 from shoal.machine.scored_rows import scored_rows
@@ -124,9 +126,8 @@ class Engine:
 
     def executor(self, table: RequestTable, plan: Plan) -> Executor:
         """What computes a run's token batches, for our scheduler or another; one at a time."""
-        return TorchExecutor(
-            self._model, self._kv, self.description, table, plan, graphs=self._graphs
-        )
+        kind = TorchExecutor if self.description.pooling is None else PoolingExecutor
+        return kind(self._model, self._kv, self.description, table, plan, graphs=self._graphs)
 
     def run(self, table: RequestTable) -> Run:
         """Plan a table and return the run, to be iterated over; only one may be under way."""
@@ -139,7 +140,9 @@ class Engine:
             Pilot(table, lengths, planned.num_pilots) if lengths and planned.num_pilots else None
         )
         executor = self.executor(table, plan)
-        outputs = OutputProcessor(table, self._detokenizer, self.description.eos_token_ids)
+        outputs: OutputProcessor | VectorOutputs = VectorOutputs(table)
+        if self.description.pooling is None:
+            outputs = OutputProcessor(table, self._detokenizer, self.description.eos_token_ids)
         sequential = table.per_request([needs_history(p) for p in table.params]).astype(np.bool_)
         pool, budget = BlockPool(self.machine.num_blocks), self.machine.token_budget
         most = scored_rows(self.description)
@@ -156,7 +159,7 @@ class Run:
         planned: RunPlan,
         scheduler: Scheduler,
         executor: Executor,
-        outputs: OutputProcessor,
+        outputs: OutputProcessor | VectorOutputs,
         pilot: Pilot | None = None,
     ) -> None:
         """`pilot`: where the plan begins with one; then the rest is ordered anew at its end."""
@@ -168,6 +171,7 @@ class Run:
         self.prompt_lengths = table.lengths
         self._table, self._scheduler, self._executor = table, scheduler, executor
         self._outputs, self._pilot = outputs, pilot
+        self._generates = isinstance(outputs, OutputProcessor)
         self._block_bytes = BLOCK_SIZE * int(self.machine.costs.kv_bytes)
         self._end = self.plan.num_sequences
         self._failures = 0
@@ -275,7 +279,7 @@ class Run:
         stats.tokens = counts.tokens
         stats.prompt_tokens_computed = counts.prompt_tokens_computed
         stats.prompt_tokens_recomputed = counts.prompt_tokens_recomputed
-        stats.generated_tokens = counts.generated_tokens
+        stats.generated_tokens = counts.generated_tokens if self._generates else 0
         stats.preemptions = counts.preemptions
         stats.running_sequences = self._scheduler.num_running
         if self._scheduler.length_coverage is not None:

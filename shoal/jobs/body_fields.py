@@ -6,6 +6,7 @@ Null means absent. A field with a value that asks for nothing runs, whatever cli
 from __future__ import annotations
 
 from shoal.fates import Fate, Honoured, NoEffect, Refused, alike
+from shoal.jobs.pooled_fields import POOLED_FIELDS
 from shoal.types import CHAT_URL, COMPLETIONS_URL
 
 _BOOKS = NoEffect("A note of whoever asks.", kind=str)
@@ -24,7 +25,8 @@ LINE_FIELDS: dict[str, Fate] = {
     "custom_id": Honoured("Each line's own; its records carry it."),
     "method": Honoured('`"POST"`'),
     "url": Honoured(
-        "`/v1/chat/completions` or `/v1/completions`; `/v1` may be left out, a `/` may follow."
+        "`/v1/chat/completions`, `/v1/completions`, `/v1/embeddings`, `/v1/score`, `/v1/rerank` or "
+        "`/v1/classify`; `/v1` may be left out, a `/` may follow."
     ),
     "body": Honoured("The request."),
     "id": NoEffect("A note; records carry custom_id."),
@@ -150,6 +152,7 @@ BODY_FIELDS: dict[str, dict[str, Fate]] = {
         ),
         **alike("tools functions", Refused(_CHATS, (None, []))),
     },
+    **POOLED_FIELDS,
 }
 """Of `body`, by endpoint."""
 
@@ -158,6 +161,6 @@ def endpoint(url: object) -> str | None:
     """The endpoint that a line's `url` names, or None: Azure leaves `/v1` out, a `/` may follow."""
     if not isinstance(url, str):
         return None
-    path = url.removesuffix("/")
+    path = url.removesuffix("/").replace("/v2/rerank", "/v1/rerank")
     path = path if path.startswith("/v1/") else f"/v1{path}"
     return path if path in BODY_FIELDS else None

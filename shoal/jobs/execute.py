@@ -19,6 +19,7 @@ from shoal.jobs.frames import FrameKind
 from shoal.jobs.header import JobHeader
 from shoal.jobs.journal import Journal
 from shoal.jobs.paths import JobPaths
+from shoal.jobs.pooled_bodies import PooledBodies
 from shoal.jobs.reader import JobInput, read_job
 from shoal.jobs.records import RecordWriter
 from shoal.machine.capacity import stated_blocks
@@ -64,7 +65,10 @@ class JobRun:
     def __post_init__(self) -> None:
         detokenizer = Detokenizer(self.description.tokenizer)
         self._engine: EngineProtocol | None = None
-        self._records = RecordWriter(self.header.job_id, self.description.name, detokenizer)
+        model, pooled = self.description, None
+        if model.pooling is not None:
+            pooled = PooledBodies(model.pooling, model.tokenizer, model.vocab_size)
+        self._records = RecordWriter(self.header.job_id, model.name, detokenizer, pooled)
 
     def run(
         self, names: Collection[str], schema: Structure | None, make_engine: EngineFactory

@@ -54,6 +54,7 @@ class JobHeader:
                 "trust_remote_code": description.trust_remote_code,
                 "served_model_name": sorted(set(served_names)),
                 "schema": grammar and hashlib.blake2b(grammar, digest_size=8).hexdigest(),
+                **({} if description.pooling is None else description.pooling.identity),
             },
             job_seed=secrets.randbits(62),
         )

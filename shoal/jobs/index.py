@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +27,7 @@ class LineName:
 
     custom_id: str
     url: str
+    body: dict[str, Any] = field(default_factory=dict)
 
 
 class LineIndex:
@@ -82,7 +84,9 @@ class LineIndex:
                 f"line {line + 1} of {self._path} changed while the job ran; restore the file and "
                 "run the command again, or start over with --restart."
             )
-        return LineName(custom_id, endpoint(content.get("url")) or "")
+        body = content.get("body")
+        url = endpoint(content.get("url")) or ""
+        return LineName(custom_id, url, body if isinstance(body, dict) else {})
 
     def lines_of(self, custom_ids: Iterable[str]) -> Int64Array:
         """The line that has each custom_id, the first one of several; -1: none."""

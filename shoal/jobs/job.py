@@ -16,6 +16,7 @@ from shoal.jobs.disk import NewFile
 from shoal.jobs.execute import EngineFactory, JobRun
 from shoal.jobs.finish import refuse_changed, refuse_foreign
 from shoal.jobs.header import JobHeader
+from shoal.jobs.job_kind import kind_of_file, kind_of_spool, refuse_answers_only
 from shoal.jobs.journal import Journal
 from shoal.jobs.lines import ContentDigest, digest_input
 from shoal.jobs.paths import JobPaths
@@ -143,7 +144,12 @@ class _JobStart:
             "again to resume."
         )
         with interruption.installed():
-            description = ModelDescription.load(self.spec.model, options)
+            if self.spool is None:
+                asked = kind_of_file(paths.input, options.pooling_type)
+            else:
+                asked, self.spool = kind_of_spool(self.spool, options.pooling_type)
+            refuse_answers_only(asked, options, self.spec.schema)
+            description = ModelDescription.load(self.spec.model, options, asked=asked)
             schema = read_schema(self.spec.schema, description)
             with closing(Journal(paths.journal)) as journal:
                 header = self._enter(journal, description, schema)

@@ -13,6 +13,7 @@ from shoal.costs import Machine
 from shoal.diagnose import Diagnoses, diagnose
 from shoal.errors import InvalidRequestError
 from shoal.jobs.earlier_results import generated_lengths
+from shoal.jobs.job_kind import kind_of_file, refuse_answers_only
 from shoal.jobs.reader import read_job
 from shoal.jobs.schema_file import read_schema
 from shoal.jobs.token_input import check_input_options, read_tokens
@@ -90,7 +91,9 @@ def plan_job(
         path, max_tokens=max_tokens, served_names=served_names, results=results, schema=schema
     )
     texts = Texts.needed if max_tokens is None else Texts.wanted
-    description = ModelDescription.load(model, options, texts=texts)
+    asked = kind_of_file(path, options.pooling_type) if max_tokens is None else None
+    refuse_answers_only(asked, options, schema, results)
+    description = ModelDescription.load(model, options, texts=texts, asked=asked)
     kv_capacity = planned_capacity(description, options)
     began = time.perf_counter()
     requests = _read(

@@ -15,12 +15,13 @@ from shoal.answers.structure import Structure
 from shoal.errors import InvalidRequestError
 from shoal.jobs.index import LineIndex
 from shoal.jobs.lines import ContentDigest, LineReader, RawLine, open_input
+from shoal.jobs.pooled_bodies import PooledBodies
 from shoal.jobs.validate import ParsedRequest, Validator, custom_id_of, decode_line
 from shoal.model.description import ModelDescription
 from shoal.prompts.length_rules import LengthRules, OutputLength
 from shoal.prompts.render import Renderer, TokenIds
 from shoal.prompts.table_builder import TableBuilder
-from shoal.types import CHAT_URL, RequestTable
+from shoal.types import RequestTable
 
 _BATCH_REQUESTS = 512
 _BATCH_CHARACTERS = 2**19
@@ -70,7 +71,8 @@ class _Pending:
 
 @dataclass
 class _Batch:
-    """Lines tokenised together, in input order. Chats and completions take separate calls."""
+    """Lines tokenised together, in input order. Texts that a template wrote take calls of their
+    own: the tokenizer adds no special tokens to them."""
 
     lines: list[_Pending] = field(default_factory=list)
     characters: int = 0
@@ -141,7 +143,10 @@ class _Reader:
         all_names = {description.id, description.name, *names}
         vocab_size, defaults = description.vocab_size, description.generation_defaults
         compiler = grammar_compiler(description.tokenizer, vocab_size, description.eos_token_ids)
-        self._validator = Validator(all_names, vocab_size, defaults, compiler, schema)
+        pooled = None
+        if description.pooling is not None:
+            pooled = PooledBodies(description.pooling, description.tokenizer, vocab_size)
+        self._validator = Validator(all_names, vocab_size, defaults, compiler, schema, pooled)
         self._renderer = Renderer(description.tokenizer)
         self._rules = LengthRules(description.max_model_len, capacity_tokens)
         self._index = index
@@ -201,29 +206,31 @@ class _Reader:
         return _Pending(line, request, texts)
 
     def _tokenize(self, batch: _Batch) -> dict[bool, list[TokenIds | InvalidRequestError]]:
-        """Token ids of the batch's texts: those of chats under True, in order."""
+        """Token ids of the batch's texts, in order: under True those that get special tokens."""
         texts: dict[bool, list[str]] = {True: [], False: []}
         for pending in batch.lines:
-            chat = pending.request.url == CHAT_URL
-            texts[chat].extend(text for text in pending.texts if isinstance(text, str))
-        return {chat: self._tokenize_texts(texts[chat], chat) for chat in texts}
+            special = pending.request.special_tokens
+            texts[special].extend(text for text in pending.texts if isinstance(text, str))
+        return {special: self._tokenize_texts(texts[special], special) for special in texts}
 
-    def _tokenize_texts(self, texts: list[str], chat: bool) -> list[TokenIds | InvalidRequestError]:
+    def _tokenize_texts(
+        self, texts: list[str], special: bool
+    ) -> list[TokenIds | InvalidRequestError]:
         try:
-            return self._renderer.tokenize(texts, add_special_tokens=not chat)
+            return self._renderer.tokenize(texts, add_special_tokens=special)
         except BaseException as error:  # a panic of the tokenizer's own code is no Exception
             if len(texts) == 1:
                 return [_refusal(error)]
-            return [ids for text in texts for ids in self._tokenize_texts([text], chat)]
+            return [ids for text in texts for ids in self._tokenize_texts([text], special)]
 
     def _store(
         self, batch: _Batch, tokenized: Future[dict[bool, list[TokenIds | InvalidRequestError]]]
     ) -> None:
-        results = {chat: iter(ids) for chat, ids in tokenized.result().items()}
+        results = {special: iter(ids) for special, ids in tokenized.result().items()}
         for pending in batch.lines:
-            chat = pending.request.url == CHAT_URL
+            special = pending.request.special_tokens
             prompts = [
-                next(results[chat]) if isinstance(text, str) else text for text in pending.texts
+                next(results[special]) if isinstance(text, str) else text for text in pending.texts
             ]
             try:
                 self._add(pending, prompts)
@@ -235,10 +242,7 @@ class _Reader:
         """All prompts of the line or, if one is wrong, none."""
         request = pending.request
         checked: list[tuple[TokenIds, OutputLength]] = []
-        for number, prompt in enumerate(prompts):
-            param = "body.messages" if request.url == CHAT_URL else "body.prompt"
-            if len(prompts) > 1:
-                param = f"{param}[{number}]"
+        for param, prompt in zip(request.places, prompts, strict=True):
             if isinstance(prompt, InvalidRequestError):
                 raise prompt
             length = self._rules.output_length(len(prompt), request.params, param)

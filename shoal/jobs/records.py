@@ -13,6 +13,8 @@ from shoal.answers.detokenize import Detokenizer
 from shoal.errors import InvalidRequestError
 from shoal.jobs.index import LineName
 from shoal.jobs.logprob_records import chat_logprobs, completion_logprobs
+from shoal.jobs.pooled_bodies import PooledBodies
+from shoal.jobs.pooled_records import PooledRecords
 from shoal.types import CHAT_URL, Choice, Completion, RequestTable
 
 RECORD_BEGINS = b'{"id":"batch_req_'
@@ -28,9 +30,17 @@ class RecordWriter:
     Args:
         job_id: names the job.
         model: the model that ran, which answers name whatever alias the request used.
+        pooled: of a model that does not generate, what its requests ask for.
     """
 
-    def __init__(self, job_id: str, model: str, detokenizer: Detokenizer) -> None:
+    def __init__(
+        self,
+        job_id: str,
+        model: str,
+        detokenizer: Detokenizer,
+        pooled: PooledBodies | None = None,
+    ) -> None:
+        self._pooled = None if pooled is None else PooledRecords(pooled, model)
         self._job_id = job_id
         self._model = model
         self._detokenizer = detokenizer
@@ -46,6 +56,9 @@ class RecordWriter:
         """
         chat = name.url == CHAT_URL
         key = self._key(line)
+        if self._pooled is not None:
+            body = self._pooled.body(key, name.url, name.body, prompts)
+            return _record(key, name.custom_id, 200, body)
         choices = [
             self._chat_choice(choice)
             if chat
@@ -114,5 +127,6 @@ def _record(key: str, custom_id: str | None, status: int, body: dict[str, Any]) 
             "custom_id": custom_id,
             "response": {"status_code": status, "request_id": f"req_{key}", "body": body},
             "error": None,
-        }
+        },
+        option=orjson.OPT_SERIALIZE_NUMPY,
     )

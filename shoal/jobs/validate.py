@@ -17,9 +17,17 @@ from shoal.answers.structure import Structure, of_response_format, of_structured
 from shoal.errors import InvalidRequestError
 from shoal.fates import Honoured
 from shoal.jobs.body_fields import BODY_FIELDS, LINE_FIELDS, endpoint
+from shoal.jobs.pooled_bodies import PooledBodies
 from shoal.prompts.prompts import ChatPrompt, Prompt, parse_messages, parse_prompts, whole_number
 from shoal.prompts.refusals import check_fields, kind_of, missing, wrong_value
-from shoal.types import CHAT_URL, COMPLETIONS_URL, MAX_LOGPROBS, RequestParams
+from shoal.types import (
+    CHAT_URL,
+    COMPLETIONS_URL,
+    MAX_LOGPROBS,
+    POOLED,
+    POOLED_URLS,
+    RequestParams,
+)
 
 ANY_MODEL = "*"
 """A served name that accepts every `body.model`."""
@@ -45,6 +53,8 @@ class ParsedRequest:
         params_key: equal for requests whose `params` are equal.
         params: sampling parameters without the seed, so that requests alike share them.
         seed: the request's own seed, or None.
+        special_tokens: whether the tokenizer adds its own to texts.
+        places: the field that each prompt comes from.
     """
 
     custom_id: str
@@ -53,6 +63,8 @@ class ParsedRequest:
     params_key: bytes
     params: RequestParams
     seed: int | None
+    special_tokens: bool
+    places: tuple[str, ...]
 
 
 def decode_line(data: bytes) -> dict[str, Any]:
@@ -86,6 +98,7 @@ class Validator:
         compiler: tells whether a schema or grammar can be had with the model; without one, that
             is not looked at.
         schema: what answers look like whose request asks for no form of its own.
+        pooled: reads the requests of a model that does not generate; None: it does.
     """
 
     def __init__(
@@ -95,7 +108,9 @@ class Validator:
         defaults: Mapping[str, Any],
         compiler: GrammarCompiler | None = None,
         schema: Structure | None = None,
+        pooled: PooledBodies | None = None,
     ) -> None:
+        self._pooled = pooled
         self._names = frozenset(names)
         self._vocab_size = vocab_size
         self._defaults = dict(defaults)
@@ -111,6 +126,10 @@ class Validator:
         url, body = self._envelope(line)
         given = {name: whole_number(value) for name, value in body.items() if value is not None}
         self._model(given)
+        if (url in POOLED_URLS) != (self._pooled is not None):
+            raise _other_kind(url)
+        if self._pooled is not None:
+            return _pooled_request(line["custom_id"], url, given, self._pooled)
         tools = _tools_not_called(given, url)
         check_fields(given, BODY_FIELDS[url], "body.")
         prompts: tuple[Prompt, ...]
@@ -121,7 +140,12 @@ class Validator:
         else:
             prompts = parse_prompts(given.get("prompt"), self._vocab_size)
         key, params = self._sampling(given, url)
-        return ParsedRequest(line["custom_id"], url, prompts, key, params, _seed(given))
+        chat, several = url == CHAT_URL, len(prompts) > 1
+        field = "body.messages" if chat else "body.prompt"
+        places = [f"{field}[{i}]" if several else field for i in range(len(prompts))]
+        return ParsedRequest(
+            line["custom_id"], url, prompts, key, params, _seed(given), not chat, tuple(places)
+        )
 
     def _envelope(self, line: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         for name in _ENVELOPE:
@@ -136,7 +160,8 @@ class Validator:
         url, body = endpoint(line["url"]), line["body"]
         if url is None:
             raise InvalidRequestError(
-                f"url must be {CHAT_URL} or {COMPLETIONS_URL}, not {_shown(line['url'])}.",
+                f"url must be {', '.join(list(BODY_FIELDS)[:-1])} or {list(BODY_FIELDS)[-1]}, not "
+                f"{_shown(line['url'])}.",
                 code="invalid_url",
                 param="url",
             )
@@ -181,6 +206,25 @@ class Validator:
                 self._compiler.check(structure.grammar, structure.param)
             self._params[key] = params
         return key, params
+
+
+def _pooled_request(
+    custom_id: str, url: str, given: Mapping[str, Any], bodies: PooledBodies
+) -> ParsedRequest:
+    found = bodies.prompts(url, given, bodies.read(url, given))
+    texts, special = found.prompts, found.special_tokens
+    return ParsedRequest(custom_id, url, texts, b"", POOLED, None, special, found.places)
+
+
+def _other_kind(url: str) -> InvalidRequestError:
+    """The error of a line that another kind of job would run."""
+    first = "generates" if url in POOLED_URLS else "gives vectors, scores or classes"
+    return InvalidRequestError(
+        f"url {url}: this job {first}, as its first line asks, and one job does one of both. Put "
+        "lines of the other kind into a file of their own.",
+        code="invalid_url",
+        param="url",
+    )
 
 
 def _structure(body: Mapping[str, Any]) -> Structure | None:

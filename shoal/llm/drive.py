@@ -5,11 +5,12 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from shoal.devices import RunProtocol
-from shoal.llm.request_output import RequestOutput
+from shoal.errors import InvalidRequestError
 from shoal.progress import ProgressState, make_reporter
 from shoal.signals import Interruption
 from shoal.types import (
@@ -21,15 +22,26 @@ from shoal.types import (
     RunSummary,
 )
 
-MakeOutput = Callable[[int, Int32Array | None, Completion], RequestOutput]
+
+class Output(Protocol):
+    """What a call returns for a prompt."""
+
+    @property
+    def error(self) -> InvalidRequestError | None:
+        """Why there is nothing else."""
+
+
+T = TypeVar("T", bound=Output)
+
+MakeOutput = Callable[[int, Int32Array | None, Completion], T]
 """Of a prompt's index, its tokens and what became of it."""
 
 
 def refused_outputs(
-    refused: Mapping[int, Completion], count: int, make: MakeOutput
-) -> list[RequestOutput | None]:
+    refused: Mapping[int, Completion], count: int, make: MakeOutput[T]
+) -> list[T | None]:
     """One entry per prompt: the outputs of those that were refused, None for the others."""
-    done: list[RequestOutput | None] = [None] * count
+    done: list[T | None] = [None] * count
     for index, completion in refused.items():
         done[index] = make(index, None, completion)
     return done
@@ -38,8 +50,8 @@ def refused_outputs(
 def drive(
     run: RunProtocol,
     table: RequestTable,
-    done: list[RequestOutput | None],
-    make: MakeOutput,
+    done: list[T | None],
+    make: MakeOutput[T],
     progress: bool,
 ) -> None:
     """Drive a run to its end and put its outputs where their prompts are.
@@ -80,7 +92,7 @@ def drive(
 
 
 def summary_of(
-    run: RunProtocol, done: Sequence[RequestOutput | None], seconds: PhaseSeconds
+    run: RunProtocol, done: Sequence[Output | None], seconds: PhaseSeconds
 ) -> RunSummary:
     """What a run did for the prompts of a call."""
     errors = [output.error is not None for output in done if output is not None]

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
@@ -19,9 +18,12 @@ from shoal.answers.grammar import grammar_compiler
 from shoal.devices import make_engine
 from shoal.errors import GenerationInterrupted, InvalidRequestError, OptionError, ShoalError
 from shoal.llm.asked import Asked, Params, asked_for
-from shoal.llm.drive import drive, refused_outputs, summary_of
+from shoal.llm.drive import MakeOutput, T, drive, refused_outputs, summary_of
+from shoal.llm.llm_call import LLMCall
 from shoal.llm.options import CALL_OPTIONS, check, engine_options
 from shoal.llm.output_maker import OutputMaker
+from shoal.llm.pooling_calls import PoolingCalls
+from shoal.llm.pooling_options import asked_pooling
 from shoal.llm.request_output import RequestOutput
 from shoal.llm.sampling_params import SamplingParams
 from shoal.model.description import ModelDescription, Texts
@@ -54,20 +56,7 @@ _BUSY = threading.Lock()
 changes settings of torch that hold for the whole process, such as its default number format."""
 
 
-@dataclass(frozen=True)
-class _Call:
-    """A call of `generate` or `chat` under way.
-
-    Attributes:
-        began: seconds, by `time.perf_counter`.
-        job_seed: what prompts without a seed of their own draw from.
-    """
-
-    began: float
-    job_seed: int
-
-
-class LLM:
+class LLM(PoolingCalls):
     """A model ready to answer whole batches, under vLLM's names.
 
     Threads may share one, or have their own: calls wait for each other, also those of different
@@ -101,9 +90,10 @@ class LLM:
         **options: Any,
     ) -> None:
         chosen = engine_options(options)
+        asked, self._pooler = asked_pooling(options)
         with _BUSY:
             texts = Texts.unwanted if skip_tokenizer_init else Texts.wanted
-            self._description = ModelDescription.load(model, chosen, tokenizer, texts)
+            self._description = ModelDescription.load(model, chosen, tokenizer, texts, asked)
             begin = time.perf_counter()
             self._engine = make_engine(self._description, chosen)
             self._load_seconds = time.perf_counter() - begin
@@ -183,6 +173,7 @@ class LLM:
             GenerationInterrupted: Ctrl-C; a `KeyboardInterrupt` that carries what is done.
         """
         check(others, CALL_OPTIONS, "generate")
+        self._refuse_pooling("generate")
         with self._call() as call:
             values = prompts_of(prompts)
             asked = self._asked(sampling_params, len(values))
@@ -192,10 +183,13 @@ class LLM:
                 except InvalidRequestError:  # the others are run, at the price of a copy
                     values = np.split(values.tokens, values.offsets[1:-1])
                 else:
-                    return self._run(call, table, {}, [None] * len(values), asked, use_tqdm)
+                    make = self._answers([None] * len(values), asked)
+                    return self._run(call, table, {}, make, use_tqdm)
             checked = [checked_prompt(value, f"prompts[{i}]") for i, value in enumerate(values)]
-            texts = [text_of(value) for value in values]
-            return self._read_and_run(call, "prompts", checked, texts, asked, use_tqdm)
+            make = self._answers([text_of(value) for value in values], asked)
+            return self._read_and_run(
+                call, "prompts", checked, asked.params, make, use_tqdm, special_tokens=True
+            )
 
     def chat(
         self,
@@ -225,6 +219,7 @@ class LLM:
             tools: JSON schemas, for a template that reads them; an answer is the model's text.
         """
         check(others, CALL_OPTIONS, "chat")
+        self._refuse_pooling("chat")
         if add_generation_prompt and continue_final_message:
             raise OptionError("continue_final_message needs add_generation_prompt=False.")
         arguments = {
@@ -241,11 +236,20 @@ class LLM:
             asked = self._asked(sampling_params, len(several))
             kwargs = dict(chat_template_kwargs or {})
             checked = [_rendered(template, i, each, kwargs) for i, each in enumerate(several)]
-            texts = [text_of(prompt) for prompt in checked]
-            return self._read_and_run(call, "messages", checked, texts, asked, bool(use_tqdm))
+            make = self._answers([text_of(prompt) for prompt in checked], asked)
+            return self._read_and_run(
+                call, "messages", checked, asked.params, make, use_tqdm, special_tokens=False
+            )
+
+    def _refuse_pooling(self, method: str) -> None:
+        if self._description.pooling is not None:
+            raise OptionError(
+                f"LLM.{method}: this model was loaded to give vectors, classes or scores; give "
+                'runner="generate" for a model that generates.'
+            )
 
     @contextmanager
-    def _call(self) -> Iterator[_Call]:
+    def _call(self) -> Iterator[LLMCall]:
         """One call at a time."""
         with _BUSY:
             if self._closed:
@@ -255,34 +259,29 @@ class LLM:
             if self._seed is not None:
                 digest = blake2b(f"{self._seed}/{number}".encode(), digest_size=8).digest()
                 seed = int.from_bytes(digest) >> 2
-            yield _Call(time.perf_counter(), seed)
+            yield LLMCall(time.perf_counter(), seed)
 
     def _read_and_run(
         self,
-        call: _Call,
+        call: LLMCall,
         name: str,
         prompts: Sequence[CheckedPrompt],
-        texts: Sequence[str | None],
-        asked: Asked,
+        params: Sequence[RequestParams],
+        make: MakeOutput[T],
         use_tqdm: Any,
-    ) -> list[RequestOutput]:
-        vocab_size = self._description.vocab_size
-        reader = PromptReader(self._renderer, vocab_size, name, call.job_seed)
-        table, refused = reader.table(prompts, asked.params, self._rules)
-        return self._run(call, table, refused, texts, asked, use_tqdm)
+        *,
+        special_tokens: bool,
+    ) -> list[T]:
+        """The outputs of prompts that are not token ids yet."""
+        vocab_size, seed = self._description.vocab_size, call.job_seed
+        special = {"special_tokens": special_tokens}
+        reader = PromptReader(self._renderer, vocab_size, name, seed, **special)
+        table, refused = reader.table(prompts, params, self._rules)
+        return self._run(call, table, refused, make, use_tqdm)
 
-    def _run(
-        self,
-        call: _Call,
-        table: RequestTable,
-        refused: Mapping[int, Completion],
-        texts: Sequence[str | None],
-        asked: Asked,
-        use_tqdm: Any,
-    ) -> list[RequestOutput]:
-        """The outputs of a table's requests and of those refused, in the prompts' order."""
-        first, shown = self._requests, asked.detokenize
-        self._requests += len(texts)
+    def _answers(self, texts: Sequence[str | None], asked: Asked) -> MakeOutput[RequestOutput]:
+        """Makes the outputs of a model that generates."""
+        first, shown = self._numbers(len(texts)), asked.detokenize
 
         def make(index: int, tokens: Int32Array | None, completion: Completion) -> RequestOutput:
             detokenize = shown[index if len(shown) > 1 else 0]
@@ -290,9 +289,26 @@ class LLM:
                 str(first + index), texts[index], tokens, completion, detokenize
             )
 
+        return make
+
+    def _numbers(self, count: int) -> int:
+        """The first of so many numbers that no other request has."""
+        first = self._requests
+        self._requests += count
+        return first
+
+    def _run(
+        self,
+        call: LLMCall,
+        table: RequestTable,
+        refused: Mapping[int, Completion],
+        make: MakeOutput[T],
+        use_tqdm: Any,
+    ) -> list[T]:
+        """The outputs of a table's requests and of those refused, in the prompts' order."""
         run = self._engine.run(table)
         planned = time.perf_counter()
-        done = refused_outputs(refused, len(texts), make)
+        done = refused_outputs(refused, len(refused) + len(table), make)
         try:
             drive(run, table, done, make, bool(use_tqdm))
         except KeyboardInterrupt as error:

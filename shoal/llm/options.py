@@ -124,7 +124,9 @@ LLM_OPTIONS: dict[str, Fate] = {
     "hf_token": Refused("Set HF_TOKEN in the environment."),
     "download_dir": Refused("Set HF_HUB_CACHE in the environment."),
     "hf_config_path": Refused(_CONFIG),
-    "hf_overrides": Refused(_CONFIG, (None, {})),
+    "hf_overrides": Honoured(
+        "`classifier_from_token`, with what vLLM wants beside it, and nothing else."
+    ),
     "rope_scaling": Refused(_CONFIG),
     "rope_theta": Refused(_CONFIG),
     "override_attention_dtype": Refused("Give dtype."),
@@ -138,11 +140,11 @@ LLM_OPTIONS: dict[str, Fate] = {
     "config_format": Refused("Convert the model with transformers.", (None, "auto", "hf")),
     "tokenizer_mode": Refused("Tokenizers are those of transformers.", (None, "auto", "hf")),
     "tokens_only": Refused("Give SamplingParams(detokenize=False).", (None, False)),
-    "task": Refused("Models generate; nothing else is offered.", (None, "auto", "generate")),
-    "runner": Refused("Models generate; nothing else is offered.", (None, "auto", "generate")),
-    "convert": Refused("Models generate; nothing else is offered.", (None, "auto", "none")),
-    "pooler_config": Refused("Models generate; nothing else is offered."),
-    "override_pooler_config": Refused("Models generate; nothing else is offered."),
+    "task": Honoured("`generate`, `embed`, `classify` or `score`; the older name of the two."),
+    "runner": Honoured("`pooling`: the model gives vectors, classes or scores; or `generate`."),
+    "convert": Honoured("`embed` or `classify`: what a pooling model gives."),
+    "pooler_config": Honoured("`PoolerConfig`: LAST or MEAN, `use_activation`, `dimensions`."),
+    "override_pooler_config": Honoured("The older name of pooler_config."),
     "io_processor_plugin": Refused("Change prompts before the call."),
     "mm_encoder_only": Refused("Models generate; nothing else is offered.", (None, False)),
     "kv_cache_dtype": Refused("KV is held in the model's number format: dtype.", (None, "auto")),
@@ -164,6 +166,7 @@ LLM_OPTIONS: dict[str, Fate] = {
     "devices": Refused(_OF_COMMAND.format("data_parallel_size"), ()),
     "memory_fraction": Refused(_OF_COMMAND.format("gpu_memory_utilization"), ()),
     "token_budget": Refused(_OF_COMMAND.format("max_num_batched_tokens"), ()),
+    "pooling_type": Refused(_OF_COMMAND.format("pooler_config"), ()),
 }
 """What becomes of each keyword of `LLM`."""
 
@@ -189,6 +192,21 @@ CALL_OPTIONS: dict[str, Fate] = {
     "guided_options_request": Refused("Give SamplingParams(structured_outputs=...)."),
 }
 """What becomes of each argument of `generate` and `chat`."""
+
+
+POOLING_CALL_OPTIONS: dict[str, Fate] = {
+    "prompts": Honoured("`embed`, `classify`, `encode`: as for `generate`."),
+    "data_1": Honoured("`score`: the queries, one for all documents or one for each."),
+    "data_2": Honoured("`score`: the documents."),
+    "pooling_params": Honoured("One for all prompts, or one for each."),
+    "pooling_task": Honoured("`encode`: `embed` or `classify`."),
+    "chat_template": Honoured("`score`: how a pair is written."),
+    "use_tqdm": Honoured("Show progress on standard error."),
+    "lora_request": CALL_OPTIONS["lora_request"],
+    "tokenization_kwargs": CALL_OPTIONS["tokenization_kwargs"],
+    "truncate_prompt_tokens": Refused("Cut prompts before the call."),
+}
+"""What becomes of each argument of `embed`, `classify`, `score` and `encode`."""
 
 
 def engine_options(given: Mapping[str, Any]) -> EngineOptions:

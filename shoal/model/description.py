@@ -30,6 +30,7 @@ from shoal.model.model_files import (
     reason,
     refuse_adapter,
 )
+from shoal.model.pooling import AskedPooling, Pooling, pooling_of
 from shoal.model.quantization import check_quantization
 from shoal.model.shards import kv_shards, refuse_unsplittable
 from shoal.scheduler import BLOCK_SIZE
@@ -79,6 +80,7 @@ class ModelDescription:
         quantization: of the products of its layers.
         fingerprint: digest per file; it changes when the model does.
         trust_remote_code: whether Python files of the model's folder may run.
+        pooling: what it gives of a prompt instead of an answer; None: it generates.
     """
 
     id: str
@@ -96,6 +98,7 @@ class ModelDescription:
     tensor_parallel: int = 1
     quantization: Quantization = Quantization.none
     trust_remote_code: bool = False
+    pooling: Pooling | None = None
 
     @classmethod
     def load(
@@ -104,11 +107,13 @@ class ModelDescription:
         options: EngineOptions,
         tokenizer_source: str | None = None,
         texts: Texts = Texts.needed,
+        asked: AskedPooling | None = None,
     ) -> ModelDescription:
         """Read config and tokenizer of a local folder or Hub id; None: the bundled model.
 
         Args:
             tokenizer_source: a folder or Hub id where the tokenizer is, if it is another one.
+            asked: what a model that does not generate is to give; None: it generates.
 
         Raises:
             ModelLoadError: a file is missing, unreadable or holds wrong values, or the folder
@@ -132,6 +137,12 @@ class ModelDescription:
         device = _device(options.device, parts)
         _check_devices(device, options.devices)
         check_quantization(options.quantization, device, dtype, parts)
+        pooling = None if asked is None else pooling_of(source, config, tokenizer, asked)
+        if pooling is not None and parts > 1:
+            raise OptionError(
+                f"tensor_parallel {parts}: vectors, scores and classes come of a model that is "
+                "whole; give devices, which each hold a copy."
+            )
         return cls(
             id=model or BUNDLED_MODEL,
             name=Path(source.rstrip("/")).name,
@@ -148,6 +159,7 @@ class ModelDescription:
             tensor_parallel=parts,
             quantization=options.quantization,
             trust_remote_code=trusted,
+            pooling=pooling,
         )
 
     def __reduce__(self) -> tuple[object, ...]:

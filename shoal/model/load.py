@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
 from transformers.distributed.configuration_utils import DistributedConfig
 from transformers.utils import logging as transformers_logging
 from transformers.utils.import_utils import is_accelerate_available
@@ -39,6 +38,7 @@ from shoal.model.fusion import (
     traced_modules,
     widen,
 )
+from shoal.model.heads import auto_class, headed
 from shoal.model.hook import ATTENTION_NAME, AttentionProbe, attention_step
 from shoal.model.memory import enough_memory, out_of_memory
 from shoal.model.pieces import Pieces
@@ -158,7 +158,7 @@ def _read_weights(description: ModelDescription) -> torch.nn.Module:
     check_files(description.source)
     with quiet_transformers(), kept_report() as report:
         try:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = auto_class(description.pooling).from_pretrained(
                 description.source,
                 dtype=description.dtype,
                 attn_implementation=ATTENTION_NAME,
@@ -183,7 +183,7 @@ def _read_weights(description: ModelDescription) -> torch.nn.Module:
     module: torch.nn.Module
     module, info = loaded
     check_loaded(module, info, description.id)
-    return module
+    return headed(module, description.pooling, description.config)
 
 
 def loading_keywords(device: torch.device) -> dict[str, Any]:

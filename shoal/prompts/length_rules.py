@@ -49,13 +49,13 @@ class LengthRules:
         """
         if prompt_tokens == 0:
             raise empty_prompt(param)
-        stated = params.token_limit
+        stated = 0 if params.pooled else params.token_limit
         asked = prompt_tokens + (1 if stated is None else stated)
         if asked > self.max_model_len:
             raise InvalidRequestError(
                 f"{param}: {_described(prompt_tokens, stated)}, but prompt and output together "
                 f"may have at most {self.max_model_len}; shorten the prompt"
-                f"{'' if stated is None else ' or lower max_tokens'}.",
+                f"{' or lower max_tokens' if stated else ''}.",
                 code="context_length_exceeded",
                 param=param,
             )
@@ -77,5 +77,5 @@ class LengthRules:
 
 
 def _described(prompt_tokens: int, stated: int | None) -> str:
-    output = "" if stated is None else f" and may generate {stated}"
+    output = f" and may generate {stated}" if stated else ""
     return f"the prompt has {prompt_tokens} tokens{output}"

@@ -88,13 +88,14 @@ def _part(value: object, where: str) -> dict[str, str]:
     return {"type": "text", "text": given["text"]}
 
 
-def parse_prompts(value: object, vocab_size: int) -> tuple[str | list[int], ...]:
-    """The prompts in `body.prompt`: a string, strings, token ids, or lists of token ids.
+def parse_prompts(
+    value: object, vocab_size: int, where: str = "body.prompt"
+) -> tuple[str | list[int], ...]:
+    """The prompts in a field: a string, strings, token ids, or lists of token ids.
 
     Raises:
         InvalidRequestError: another type, an empty prompt, or an id outside the vocabulary.
     """
-    where = "body.prompt"
     if value is None:
         raise missing(where)
     if isinstance(value, str):

@@ -112,14 +112,23 @@ class PromptReader:
     """Makes request tables of the prompts of one call.
 
     Args:
-        name: of the prompts in errors, "prompts" or "messages". A chat template writes
-            special tokens itself.
+        name: of the prompts in errors, such as "prompts" or "messages".
         job_seed: see `RequestTable`.
+        special_tokens: whether the tokenizer adds its own. A chat template writes them itself.
     """
 
-    def __init__(self, renderer: Renderer, vocab_size: int, name: str, job_seed: int) -> None:
+    def __init__(
+        self,
+        renderer: Renderer,
+        vocab_size: int,
+        name: str,
+        job_seed: int,
+        *,
+        special_tokens: bool,
+    ) -> None:
         self._renderer, self._vocab_size = renderer, vocab_size
         self._name, self._job_seed = name, job_seed
+        self._special_tokens = special_tokens
 
     def table(
         self,
@@ -164,7 +173,7 @@ class PromptReader:
         self, prompts: Sequence[CheckedPrompt]
     ) -> Iterator[Sequence[int] | InvalidRequestError]:
         texts = [prompt for prompt in prompts if isinstance(prompt, str)]
-        special = self._name == "prompts"
+        special = self._special_tokens
         encoded = iter(self._renderer.tokenize(texts, add_special_tokens=special))
         for index, prompt in enumerate(prompts):
             ids = next(encoded) if isinstance(prompt, str) else prompt

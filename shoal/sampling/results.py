@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shoal.sampling.history import Float32Array
-from shoal.types import BoolArray, Int32Array, LogprobColumns, TokenLogprob
+from shoal.types import BoolArray, Float32Array, Int32Array, LogprobColumns, TokenLogprob
 
 
 @dataclass(frozen=True)
@@ -18,16 +17,19 @@ class Sampled:
     Attributes:
         token_ids: int32 [S].
         logprobs: [S], None where the sequence did not ask; empty when none did.
+        vectors: float32 [S, width], of a pooling model, whose token ids say nothing.
     """
 
     token_ids: Int32Array
     logprobs: Sequence[TokenLogprob | None] = ()
+    vectors: Float32Array | None = None
 
     def only(self, wanted: BoolArray) -> Sampled:
         """Those of some sequences, bool [S]."""
         chosen = np.flatnonzero(wanted).tolist()
         kept = [self.logprobs[number] for number in chosen] if self.logprobs else ()
-        return Sampled(self.token_ids[wanted], kept)
+        vectors = None if self.vectors is None else self.vectors[wanted]
+        return Sampled(self.token_ids[wanted], kept, vectors)
 
 
 @dataclass(frozen=True)

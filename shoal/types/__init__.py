@@ -1,8 +1,18 @@
 """What travels through the house: sampling parameters, requests, completions, the run summary."""
 
-from shoal.types.arrays import BoolArray, Int32Array, Int64Array
+from shoal.types.arrays import BoolArray, Float32Array, Int32Array, Int64Array
 from shoal.types.completion import Choice, Completion, FinishReason, TokenLogprob
 from shoal.types.prompt_logprobs import LogprobColumns, PromptLogprobs
+from shoal.types.pooled import (
+    CLASSIFY_URL,
+    EMBEDDINGS_URL,
+    POOLED,
+    POOLED_URLS,
+    RERANK_URL,
+    SCORE_URL,
+    PoolerConfig,
+    PoolingParams,
+)
 from shoal.types.request_params import CHAT_URL, COMPLETIONS_URL, MAX_LOGPROBS, RequestParams
 from shoal.types.request_table import RequestTable
 from shoal.types.run_summary import (
@@ -16,12 +26,19 @@ from shoal.types.run_summary import (
 
 __all__ = [
     "CHAT_URL",
+    "CLASSIFY_URL",
     "COMPLETIONS_URL",
+    "EMBEDDINGS_URL",
     "MAX_LOGPROBS",
+    "POOLED",
+    "POOLED_URLS",
+    "RERANK_URL",
+    "SCORE_URL",
     "BoolArray",
     "Choice",
     "Completion",
     "FinishReason",
+    "Float32Array",
     "Int32Array",
     "Int64Array",
     "LengthCounts",
@@ -29,6 +46,8 @@ __all__ = [
     "PhaseSeconds",
     "PlanFigures",
     "PromptLogprobs",
+    "PoolerConfig",
+    "PoolingParams",
     "RequestCounts",
     "RequestParams",
     "RequestTable",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from shoal.errors import InvalidRequestError
+from shoal.types.arrays import Float32Array
 
 FinishReason = Literal["stop", "length"]
 
@@ -53,7 +54,8 @@ class Completion:
     """A finished request: its choices, or the error that ended it.
 
     `prompt_logprobs` has one entry per prompt token, where they are asked for: None as logprob of
-    those before the first that is scored.
+    those before the first that is scored. `vector`, float32, is what a pooling model gives of the
+    prompt, which then has no choices.
     """
 
     request_index: int
@@ -61,6 +63,7 @@ class Completion:
     choices: tuple[Choice, ...]
     error: InvalidRequestError | None = None
     prompt_logprobs: Sequence[TokenLogprob] | None = None
+    vector: Float32Array | None = None
 
     @property
     def generated_tokens(self) -> int:

@@ -100,6 +100,9 @@ class RequestParams(BaseModel):
     grammar: NonEmptyString | None = None
     """What an answer must look like, as llguidance's text; see `shoal.answers.structure`."""
 
+    pooled: bool = False
+    """It generates nothing: where its first token would be sampled, its vector is read."""
+
     @model_validator(mode="after")
     def _consistent(self) -> RequestParams:
         if self.top_logprobs and self.logprobs in (None, False):

@@ -85,6 +85,12 @@ def completion(custom_id: str, prompt: object = "once", **body: object) -> dict:
     return {"custom_id": custom_id, "method": "POST", "url": "/v1/completions", "body": body}
 
 
+def pooled(url: str, custom_id: str, **body: object) -> dict:
+    """A line of a model that does not generate."""
+    line = {"custom_id": custom_id, "method": "POST", "url": url}
+    return line | {"body": {"model": "toy"} | body}
+
+
 def write_lines(path: Path, lines: list) -> Path:
     """Objects as JSON, bytes as they are."""
     encoded = [line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines]

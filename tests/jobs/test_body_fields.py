@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
+from openai.types import EmbeddingCreateParams
 from openai.types import completion_create_params as completions
 from openai.types.chat import ChatCompletionMessageParam
 from openai.types.chat import completion_create_params as chats
@@ -14,23 +16,60 @@ from openai.types.chat.chat_completion_assistant_message_param import ContentArr
 from openai.types.chat.chat_completion_content_part_param import ChatCompletionContentPartParam
 
 from shoal import EngineOptions, JobSpec, run_job
+from shoal.config import PoolingType
 from shoal.errors import InvalidRequestError
 from shoal.fates import Fate, Honoured, NoEffect, Refused
 from shoal.jobs.body_fields import BODY_FIELDS, LINE_FIELDS, endpoint
+from shoal.jobs.pooled_bodies import PooledBodies
 from shoal.jobs.validate import ParsedRequest, Validator, decode_line
+from shoal.model.pooling import Pooling, PoolingActivation, Task
 from shoal.prompts.message_fields import MESSAGE_FIELDS, PART_FIELDS
 from shoal.prompts.prompts import ChatPrompt
-from shoal.types import CHAT_URL, COMPLETIONS_URL, RequestParams
-from tests.helpers.job_files import chat, completion, read_records, write_lines
+from shoal.types import (
+    CHAT_URL,
+    CLASSIFY_URL,
+    COMPLETIONS_URL,
+    EMBEDDINGS_URL,
+    RERANK_URL,
+    SCORE_URL,
+    RequestParams,
+)
+from tests.helpers.job_files import (
+    byte_tokenizer,
+    chat,
+    completion,
+    pooled,
+    read_records,
+    write_lines,
+)
 
 VALIDATOR = Validator({"toy"}, vocab_size=100, defaults={})
-LINES = {CHAT_URL: chat, COMPLETIONS_URL: completion}
+EMBEDS = Pooling(Task.embed, PoolingType.last, 32, PoolingActivation.normalize, declared=True)
+CLASSIFIES = Pooling(
+    Task.classify, PoolingType.last, 2, PoolingActivation.softmax, labels=("a", "b")
+)
+POOLED = {
+    url: Validator({"toy"}, 100, {}, pooled=PooledBodies(pooling, byte_tokenizer(), 100))
+    for url, pooling in [
+        (EMBEDDINGS_URL, EMBEDS), (SCORE_URL, EMBEDS), (RERANK_URL, EMBEDS),
+        (CLASSIFY_URL, CLASSIFIES),
+    ]
+}  # fmt: skip
+"""By endpoint: generation's are VALIDATOR's."""
+LINES = {
+    CHAT_URL: chat,
+    COMPLETIONS_URL: completion,
+    EMBEDDINGS_URL: partial(pooled, EMBEDDINGS_URL, input="a"),
+    SCORE_URL: partial(pooled, SCORE_URL, queries="a", documents="b"),
+    RERANK_URL: partial(pooled, RERANK_URL, query="a", documents=["b", "c"]),
+    CLASSIFY_URL: partial(pooled, CLASSIFY_URL, input="a"),
+}
 SAMPLES: dict[type | None, Any] = {str: "x", bool: True, int: 3, dict: {"a": 1}, None: "x"}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
 
 def parse(line: dict) -> ParsedRequest:
-    return VALIDATOR.request(decode_line(json.dumps(line).encode()))
+    return POOLED.get(line["url"], VALIDATOR).request(decode_line(json.dumps(line).encode()))
 
 
 def refusal(line: dict) -> InvalidRequestError:
@@ -55,6 +94,7 @@ def fields_of(*kinds: Any) -> set[str]:
     [
         (BODY_FIELDS[CHAT_URL], fields_of(*get_args(chats.CompletionCreateParams))),
         (BODY_FIELDS[COMPLETIONS_URL], fields_of(*get_args(completions.CompletionCreateParams))),
+        (BODY_FIELDS[EMBEDDINGS_URL], fields_of(EmbeddingCreateParams)),
         (MESSAGE_FIELDS, fields_of(*get_args(ChatCompletionMessageParam))),
         (
             PART_FIELDS,
@@ -63,7 +103,7 @@ def fields_of(*kinds: Any) -> set[str]:
             ),
         ),
     ],
-    ids=["chat", "completions", "message", "part"],
+    ids=["chat", "completions", "embeddings", "message", "part"],
 )
 def test_a_new_field_of_openais_client_needs_a_decision(
     ours: dict[str, Fate], theirs: set[str]
@@ -93,7 +133,7 @@ def test_each_field_does_what_the_table_says(url: str, name: str, fate: Fate) ->
         assert (error.code, error.param) == ("invalid_value", f"body.{name}")
 
 
-@pytest.mark.parametrize("url", LINES)
+@pytest.mark.parametrize("url", [CHAT_URL, COMPLETIONS_URL])
 def test_honoured_fields_are_those_the_code_reads(url: str) -> None:
     honoured = {n for n, fate in BODY_FIELDS[url].items() if isinstance(fate, Honoured)}
     read_elsewhere = {
@@ -126,7 +166,10 @@ def test_a_field_that_is_nearly_right_is_named() -> None:
         ("https://api.openai.com/v1/chat/completions", None),
         ("/v1/v1/completions", None),
         ("chat/completions", None),
-        ("/v1/embeddings", None),
+        ("/embeddings", EMBEDDINGS_URL),
+        ("/score", SCORE_URL),
+        ("/v2/rerank", RERANK_URL),
+        ("/v1/classify/", CLASSIFY_URL),
         ("/v1/responses", None),
         ("", None),
         (3, None),
@@ -134,11 +177,12 @@ def test_a_field_that_is_nearly_right_is_named() -> None:
 )
 def test_urls(url: object, found: str | None) -> None:
     assert endpoint(url) == found
-    line = (completion if found == COMPLETIONS_URL else chat)("a") | {"url": url}
+    line = LINES[found or CHAT_URL]("a") | {"url": url}
     if found is None:
         assert refusal(line).code == "invalid_url"
     else:
-        assert parse(line).url == found
+        validator = POOLED.get(found, VALIDATOR)
+        assert validator.request(decode_line(json.dumps(line).encode())).url == found
 
 
 def test_notes_on_a_line_are_accepted() -> None:
