@@ -6,11 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from shoal.config import EngineOptions
-from shoal.llm.request_output import CompletionOutput, Logprob, RequestOutput
+from shoal.llm.request_output import CompletionOutput, Logprob, RequestOutput, ScoredContext
 from shoal.llm.sampling_params import SamplingParams
 from shoal.llm.structured_outputs import StructuredOutputsParams
 from shoal.prompts.token_columns import TokenColumns
-from shoal.types import RunSummary
+from shoal.types import ChoiceScore, RunSummary
 
 if TYPE_CHECKING:
     from shoal.jobs import JobResult, JobSpec, run_job
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "LLM",
+    "ChoiceScore",
     "CompletionOutput",
     "EngineOptions",
     "JobResult",
@@ -27,6 +28,7 @@ __all__ = [
     "RequestOutput",
     "RunSummary",
     "SamplingParams",
+    "ScoredContext",
     "StructuredOutputsParams",
     "TokenColumns",
     "run_job",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -21,15 +22,17 @@ from shoal.types import (
     RunSummary,
 )
 
-MakeOutput = Callable[[int, Int32Array | None, Completion], RequestOutput]
+Output = TypeVar("Output", RequestOutput, Completion)
+
+MakeOutput = Callable[[int, Int32Array | None, Completion], Output]
 """Of a prompt's index, its tokens and what became of it."""
 
 
 def refused_outputs(
-    refused: Mapping[int, Completion], count: int, make: MakeOutput
-) -> list[RequestOutput | None]:
+    refused: Mapping[int, Completion], count: int, make: MakeOutput[Output]
+) -> list[Output | None]:
     """One entry per prompt: the outputs of those that were refused, None for the others."""
-    done: list[RequestOutput | None] = [None] * count
+    done: list[Output | None] = [None] * count
     for index, completion in refused.items():
         done[index] = make(index, None, completion)
     return done
@@ -38,8 +41,8 @@ def refused_outputs(
 def drive(
     run: RunProtocol,
     table: RequestTable,
-    done: list[RequestOutput | None],
-    make: MakeOutput,
+    done: list[Output | None],
+    make: MakeOutput[Output],
     progress: bool,
 ) -> None:
     """Drive a run to its end and put its outputs where their prompts are.
@@ -80,7 +83,7 @@ def drive(
 
 
 def summary_of(
-    run: RunProtocol, done: Sequence[RequestOutput | None], seconds: PhaseSeconds
+    run: RunProtocol, done: Sequence[RequestOutput | Completion | None], seconds: PhaseSeconds
 ) -> RunSummary:
     """What a run did for the prompts of a call."""
     errors = [output.error is not None for output in done if output is not None]

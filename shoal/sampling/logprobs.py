@@ -124,6 +124,8 @@ def _best(logprobs: torch.Tensor, num: int) -> torch.Tensor:
     first, then the id.
     """
     vocab = logprobs.shape[1]
+    if num == 0:
+        return logprobs.new_empty((len(logprobs), 0), dtype=torch.int64)
     bits = (logprobs + 0.0).view(torch.int32)  # -0 becomes 0
     grows = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long()
     last = torch.arange(vocab - 1, -1, -1, device=logprobs.device)

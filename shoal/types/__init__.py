@@ -1,8 +1,15 @@
 """What travels through the house: sampling parameters, requests, completions, the run summary."""
 
 from shoal.types.arrays import BoolArray, Int32Array, Int64Array
+from shoal.types.choice_score import ChoiceScore
 from shoal.types.completion import Choice, Completion, FinishReason, TokenLogprob
-from shoal.types.request_params import CHAT_URL, COMPLETIONS_URL, MAX_LOGPROBS, RequestParams
+from shoal.types.request_params import (
+    CHAT_URL,
+    COMPLETIONS_URL,
+    MAX_LOGPROB_TOKEN_IDS,
+    MAX_LOGPROBS,
+    RequestParams,
+)
 from shoal.types.request_table import RequestTable
 from shoal.types.run_summary import (
     LengthCounts,
@@ -17,8 +24,10 @@ __all__ = [
     "CHAT_URL",
     "COMPLETIONS_URL",
     "MAX_LOGPROBS",
+    "MAX_LOGPROB_TOKEN_IDS",
     "BoolArray",
     "Choice",
+    "ChoiceScore",
     "Completion",
     "FinishReason",
     "Int32Array",

@@ -1,4 +1,4 @@
-"""`logprob_token_ids`: logprobs of chosen tokens at every generated position, as transformers has."""
+"""`logprob_token_ids`: logprobs of chosen tokens at each position, as transformers has them."""
 
 from __future__ import annotations
 
