@@ -12,11 +12,11 @@ from shoal.llm.pooling_output import (
     PoolingRequestOutput,
     ScoringRequestOutput,
 )
-from shoal.llm.request_output import CompletionOutput, Logprob, RequestOutput
+from shoal.llm.request_output import CompletionOutput, Logprob, RequestOutput, ScoredContext
 from shoal.llm.sampling_params import SamplingParams
 from shoal.llm.structured_outputs import StructuredOutputsParams
 from shoal.prompts.token_columns import TokenColumns
-from shoal.types import PoolerConfig, PoolingParams, RunSummary
+from shoal.types import ChoiceScore, PoolerConfig, PoolingParams, RunSummary
 
 if TYPE_CHECKING:
     from shoal.jobs import JobResult, JobSpec, run_job
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "LLM",
+    "ChoiceScore",
     "ClassificationRequestOutput",
     "CompletionOutput",
     "EmbeddingRequestOutput",
@@ -38,6 +39,7 @@ __all__ = [
     "RequestOutput",
     "RunSummary",
     "SamplingParams",
+    "ScoredContext",
     "ScoringRequestOutput",
     "StructuredOutputsParams",
     "TokenColumns",

@@ -42,6 +42,15 @@ class VectorOutputs:
                 self._complete(Completion(request, self._tokens(request), (), vector=vector.copy()))
         return np.ones(len(sequences), dtype=np.bool_)
 
+    def complete(self, sequences: Int32Array) -> None:
+        """None ends without a vector."""
+        if len(sequences):
+            raise InternalError(f"sequences {sequences.tolist()} end without a vector")
+
+    def has_prompt_logprobs(self, request: int) -> bool:
+        """No request has any."""
+        return False
+
     def set_prompt_logprobs(self, request: int, logprobs: Sequence[TokenLogprob]) -> None:
         """There are none."""
         raise InternalError(f"request {request}, which generates nothing, has logprobs")

@@ -18,7 +18,7 @@ from shoal.executor.forward import ModelRunner
 from shoal.model.description import ModelDescription
 from shoal.sampling.device_rows import chooser_for
 from shoal.sampling.device_sampling import DeviceSampler, SamplingPlan
-from shoal.sampling.logprobs import NUM_PARTS
+from shoal.sampling.logprobs import NUM_REPORTED_PARTS
 from shoal.sampling.prompt_scoring import PromptScorer, ScoringTask
 from shoal.sampling.results import Sampled, StepResult
 from shoal.sampling.sampler import Sampler
@@ -83,7 +83,7 @@ class DeviceSide:
         arrays: list[npt.NDArray[np.generic]],
     ) -> StepResult:
         tokens = arrays[0].astype(np.int32)
-        reported = 1 + NUM_PARTS * len(sampling.reported)
+        reported = 1 + NUM_REPORTED_PARTS * len(sampling.reported)
         logprobs = self._sampler.collect(sampling, tokens, arrays[1:reported])
         scores = self._scorer.collect(scored, arrays[reported:])
         return StepResult(Sampled(tokens, logprobs), scores)

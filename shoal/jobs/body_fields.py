@@ -97,7 +97,9 @@ _BOTH: dict[str, Fate] = {
     "bad_words": Refused("Give single tokens a logit_bias of -100.", (None, [])),
     "logits_processors": Refused("logit_bias and penalties change logits.", (None, [])),
     "prompt_logprobs": Refused("Ask for echo with logprobs on /v1/completions."),
-    "logprob_token_ids": Refused("Logprobs list the likeliest tokens.", (None, [])),
+    "logprob_token_ids": Honoured(
+        "List the logprobs of these tokens, at most 128, not of the likeliest; needs `logprobs`."
+    ),
     "truncate_prompt_tokens": Refused("Cut prompts before the job."),
     "thinking_token_budget": Refused("Lower max_tokens.", (None, -1)),
     "repetition_detection": Refused("Lower max_tokens, or penalise repetition."),

@@ -27,7 +27,8 @@ def chat_logprobs(tokens: Sequence[TokenLogprob], detokenizer: Detokenizer) -> d
         }
 
     content = [
-        entry(token.token_id, token.logprob) | {"top_logprobs": [entry(*top) for top in token.top]}
+        entry(token.token_id, token.logprob)
+        | {"top_logprobs": [entry(*pair) for pair in token.named or token.top]}
         for token in tokens
     ]
     return {"content": content, "refusal": None}
@@ -63,11 +64,11 @@ def completion_logprobs(
 
 
 def _top(token: TokenLogprob, detokenizer: Detokenizer) -> dict[str, float | None] | None:
-    """The alternatives by text; the likelier of two tokens that read the same stays."""
+    """The alternatives by text; of two that read the same the first, or likelier, stays."""
     if token.logprob is None:
         return None
     by_text: dict[str, float | None] = {}
-    for token_id, logprob in token.top:
+    for token_id, logprob in token.named or token.top:
         by_text.setdefault(detokenizer.token_text(token_id), _written(logprob))
     by_text.setdefault(detokenizer.token_text(token.token_id), _written(token.logprob))
     return by_text

@@ -186,8 +186,9 @@ class Validator:
 
     def _sampling(self, body: Mapping[str, Any], url: str) -> tuple[bytes, RequestParams]:
         given = {name: body[name] for name in _SAMPLING[url] if name in body and name != "seed"}
-        if isinstance(ids := given.get("stop_token_ids"), list):
-            given["stop_token_ids"] = [whole_number(token) for token in ids]
+        for name in ("stop_token_ids", "logprob_token_ids"):
+            if isinstance(ids := given.get(name), list):
+                given[name] = [whole_number(token) for token in ids]
         structure = _structure(body) or self._schema
         if structure is not None:
             given["grammar"] = structure.grammar
@@ -198,6 +199,7 @@ class Validator:
         params = self._params.get(key)
         if params is None:
             _check_logprobs(values, url)
+            _check_named(values)
             _check_logit_bias(values)
             params = RequestParams.create(values, "body.")
             _check_limit(params)
@@ -310,6 +312,11 @@ def _check_logprobs(values: Mapping[str, Any], url: str) -> None:
         raise wrong_value("body.logprobs", why)
 
 
+def _check_named(values: Mapping[str, Any]) -> None:
+    if values.get("logprob_token_ids") and values.get("logprobs") in (None, False):
+        raise wrong_value("body.logprob_token_ids", "needs logprobs, as top_logprobs do")
+
+
 def _check_logit_bias(values: Mapping[str, Any]) -> None:
     bias = values.get("logit_bias", {})
     if not isinstance(bias, dict) or any(type(b) not in (int, float) for b in bias.values()):
@@ -325,6 +332,7 @@ def _check_limit(params: RequestParams) -> None:
 def _check_vocabulary(params: RequestParams, vocab_size: int) -> None:
     for name, ids in (
         ("stop_token_ids", params.stop_token_ids),
+        ("logprob_token_ids", params.logprob_token_ids),
         ("logit_bias", [token for token, _ in params.logit_bias]),
     ):
         for token in ids:

@@ -6,7 +6,7 @@ import itertools
 import secrets
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Any
@@ -18,18 +18,20 @@ from shoal.answers.grammar import grammar_compiler
 from shoal.devices import make_engine
 from shoal.errors import GenerationInterrupted, InvalidRequestError, OptionError, ShoalError
 from shoal.llm.asked import Asked, Params, asked_for
+from shoal.llm.conversations import conversations, rendered
 from shoal.llm.drive import MakeOutput, T, drive, refused_outputs, summary_of
 from shoal.llm.llm_call import LLMCall
 from shoal.llm.options import CALL_OPTIONS, check, engine_options
 from shoal.llm.output_maker import OutputMaker
 from shoal.llm.pooling_calls import PoolingCalls
 from shoal.llm.pooling_options import asked_pooling
-from shoal.llm.request_output import RequestOutput
+from shoal.llm.request_output import RequestOutput, ScoredContext
 from shoal.llm.sampling_params import SamplingParams
+from shoal.llm.score_choices import ChoiceRequests, normalisation_of, tokenized
 from shoal.model.description import ModelDescription, Texts
 from shoal.prompts.chat_template import ChatTemplate
+from shoal.prompts.choices import ChoiceTokenizer
 from shoal.prompts.length_rules import LengthRules
-from shoal.prompts.prompts import ChatPrompt, parse_messages
 from shoal.prompts.python_prompts import (
     CheckedPrompt,
     PromptReader,
@@ -232,10 +234,11 @@ class LLM(PoolingCalls):
             template = self._renderer.chat
             if template is None or given or tools or not add_generation_prompt:
                 template = ChatTemplate(tokenizer, given, arguments)
-            several = _conversations(messages)
+            several = conversations(messages)
             asked = self._asked(sampling_params, len(several))
             kwargs = dict(chat_template_kwargs or {})
-            checked = [_rendered(template, i, each, kwargs) for i, each in enumerate(several)]
+            named = [(f"messages[{i}]", each) for i, each in enumerate(several)]
+            checked = [rendered(template, where, each, kwargs) for where, each in named]
             make = self._answers([text_of(prompt) for prompt in checked], asked)
             return self._read_and_run(
                 call, "messages", checked, asked.params, make, use_tqdm, special_tokens=False
@@ -247,6 +250,49 @@ class LLM(PoolingCalls):
                 f"LLM.{method}: this model was loaded to give vectors, classes or scores; give "
                 'runner="generate" for a model that generates.'
             )
+
+    def score_choices(
+        self,
+        contexts: Any,
+        choices: Any,
+        *,
+        probabilities: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        use_tqdm: Any = True,
+    ) -> list[ScoredContext]:
+        """How likely each choice is after its context; nothing is generated.
+
+        Args:
+            contexts: as the prompts of `generate`, or conversations; one or many.
+            choices: texts or lists of token ids, one list for all contexts or one for each.
+            probabilities: normalised over a context's choices: "sum" is a softmax of their
+                logprobs, "mean" of their logprobs per token.
+            chat_template_kwargs: passed to the template of conversations.
+
+        Returns:
+            One entry per context, in order; a wrong one has `error` set and no scores.
+
+        Raises:
+            As `generate`; `outputs` of what ends a run has an entry per context.
+        """
+        self._refuse_pooling("score_choices")
+        normalisation = normalisation_of(probabilities)
+        with self._call() as call:
+            kwargs, given = dict(chat_template_kwargs or {}), self._chat_template
+
+            def render(messages: Any, where: str) -> CheckedPrompt:
+                template = self._renderer.chat
+                if template is None or given:
+                    template = ChatTemplate(self.get_tokenizer(), given)
+                return rendered(template, where, messages, kwargs)
+
+            tokens = tokenized(contexts, choices, ChoiceTokenizer(self._renderer), render)
+            vocab_size = self._description.vocab_size
+            asked = ChoiceRequests.of(tokens, normalisation, self._rules, vocab_size)
+            special = {"special_tokens": False}  # all are token ids
+            reader = PromptReader(self._renderer, vocab_size, "contexts", call.job_seed, **special)
+            table, refused = reader.table(asked.prompts, asked.params, self._rules)
+            return asked.run(lambda make: self._run(call, table, refused, make, use_tqdm))
 
     @contextmanager
     def _call(self) -> Iterator[LLMCall]:
@@ -353,22 +399,3 @@ class LLM(PoolingCalls):
     ) -> RequestTable:
         columns.check_vocabulary(self._description.vocab_size)
         return columns.table(params, self._rules, job_seed=job_seed)
-
-
-def _conversations(messages: Any) -> list[Any]:
-    """One or several, as a list."""
-    if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Iterable):
-        raise OptionError("messages must be a conversation, a list of messages, or several.")
-    given = list(messages)
-    return [given] if given and isinstance(given[0], Mapping) else given
-
-
-def _rendered(
-    template: ChatTemplate, index: int, messages: Any, kwargs: dict[str, Any]
-) -> CheckedPrompt:
-    where = f"messages[{index}]"
-    given = [dict(m) if isinstance(m, Mapping) else m for m in messages]
-    try:
-        return template.text(ChatPrompt(parse_messages(given, where), kwargs), where)
-    except InvalidRequestError as error:
-        return error

@@ -56,6 +56,8 @@ class OutputMaker:
             return None
         found = {entry.token_id: (entry.logprob, entry.rank)}
         found |= {token: (logprob, i) for i, (token, logprob) in enumerate(entry.top, start=1)}
+        found = {token: (logprob, None) for token, logprob in entry.named} | found
+        found = {entry.token_id: found[entry.token_id]} | found
         text = self._detokenizer.token_text
         return {
             token: Logprob(logprob, rank, text(token) if detokenize else None)

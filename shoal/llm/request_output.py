@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from shoal.errors import InvalidRequestError
-from shoal.types import Int32Array
+from shoal.types import ChoiceScore, Int32Array
 
 
 @dataclass(slots=True)
@@ -81,3 +81,19 @@ class RequestOutput:
         """The prompt's tokens, a list made when it is asked for; None for a wrong prompt."""
         tokens = self.prompt_tokens
         return None if tokens is None else tokens.tolist()
+
+
+@dataclass
+class ScoredContext:
+    """How likely the choices of one context are.
+
+    Attributes:
+        scores: one per choice, in order; none where there is an error.
+        best: which choice is the most probable, of equals the first; the likeliest where
+            probabilities were not asked for; None where there is an error.
+        error: why there are no scores.
+    """
+
+    scores: list[ChoiceScore]
+    best: int | None = None
+    error: InvalidRequestError | None = None

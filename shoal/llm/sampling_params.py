@@ -48,6 +48,10 @@ class SamplingParams:
     ] = 16
     min_tokens: Annotated[int, Honoured("No end and no stop before this many tokens.")] = 0
     logprobs: Annotated[int | None, Honoured("Likeliest tokens listed per token, 0 to 20.")] = None
+    logprob_token_ids: Annotated[
+        Sequence[int] | None,
+        Honoured("List the logprobs of these tokens instead, at most 128, whatever their rank."),
+    ] = None
     prompt_logprobs: Annotated[
         int | None, Honoured("The same of the prompt, whose tokens are still shared.")
     ] = None
@@ -88,7 +92,6 @@ class SamplingParams:
     flat_logprobs: Annotated[
         Any, Refused("logprobs are lists of {token id: Logprob}.", (False, None))
     ] = False
-    logprob_token_ids: Annotated[Any, Refused("logprobs lists the likeliest tokens.")] = None
     prompt_logprob_token_ids: Annotated[
         Any, Refused("prompt_logprobs lists the likeliest tokens.")
     ] = None
@@ -118,6 +121,13 @@ class SamplingParams:
         for name in ("logprobs", "prompt_logprobs"):
             if getattr(self, name) == -1:
                 raise _wrong(name, "-1, the whole vocabulary, is not supported; at most 20 are.")
+        named = len(self.logprob_token_ids or ())
+        if named and self.logprobs is not None and self.logprobs != named:
+            raise _wrong(
+                "logprob_token_ids",
+                f"has {named} tokens beside logprobs={self.logprobs}. These tokens are listed "
+                "instead of the likeliest: leave logprobs out.",
+            )
         if self.stop and not self.detokenize:
             raise _wrong("stop", "needs the text of an output; leave detokenize=True.")
         values = {

@@ -18,7 +18,14 @@ import torch
 from shoal.cuda.transfers import Stage
 from shoal.errors import InternalError
 from shoal.sampling.draw import DrawParams
-from shoal.sampling.logprobs import NUM_PARTS, best_logprobs, listed, rows_per_chunk
+from shoal.sampling.logprobs import (
+    NUM_REPORTED_PARTS,
+    Named,
+    listed,
+    padded,
+    reported_logprobs,
+    rows_per_chunk,
+)
 from shoal.sampling.processors import Change
 from shoal.sampling.row_group import Chooser, RowGroup
 from shoal.sampling.sampler import Sampler, SampleTask, check_sound, chunks_of
@@ -38,6 +45,7 @@ class _Reported:
         samples, rows: the same on the device, and the row of logits of each.
         kept: whether they are rows of the logits kept earlier.
         num: the most logprobs that one of them asks for.
+        named: tokens that they name, and `ids`, int64 [n, K], the same on the device, padded.
     """
 
     index: Int64Array
@@ -45,6 +53,8 @@ class _Reported:
     rows: torch.Tensor
     kept: bool
     num: int
+    named: Named
+    ids: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -104,7 +114,9 @@ class DeviceSampler:
             for index in chunks_of(asked[kept[asked] == held], small):
                 num = int(task.num_logprobs[index].max())
                 samples, where = stage.put(index), stage.put(rows[index])
-                reported.append(_Reported(index, samples, where, held, num))
+                named = self._sampler.named(task, index)
+                ids = stage.put(padded(named, len(index)))
+                reported.append(_Reported(index, samples, where, held, num, named, ids))
         return SamplingPlan(task, batch.sample_retained, chosen, reported)
 
     def _chosen(
@@ -162,7 +174,7 @@ class DeviceSampler:
         tokens: torch.Tensor,
         retained: Retained,
     ) -> list[torch.Tensor]:
-        """What `collect` needs for those that ask: `NUM_PARTS` tensors per entry of
+        """What `collect` needs for those that ask: `NUM_REPORTED_PARTS` tensors per entry of
         `plan.reported`."""
         found: list[torch.Tensor] = []
         if not plan.reported:
@@ -171,7 +183,7 @@ class DeviceSampler:
         for reported in plan.reported:
             rows = (kept if reported.kept else logits).index_select(0, reported.rows)
             own = tokens.index_select(0, reported.samples).clamp_(min=0)
-            found += best_logprobs(rows, own, reported.num)
+            found += reported_logprobs(rows, own, reported.num, reported.ids)
         return found
 
     def collect(
@@ -187,8 +199,9 @@ class DeviceSampler:
         found: list[TokenLogprob | None] = [None] * len(tokens) if plan.reported else []
         for number, reported in enumerate(plan.reported):
             index = reported.index
-            parts = arrays[NUM_PARTS * number : NUM_PARTS * (number + 1)]
-            entries = listed(tokens[index], plan.task.num_logprobs[index], parts)
+            parts = arrays[NUM_REPORTED_PARTS * number : NUM_REPORTED_PARTS * (number + 1)]
+            nums = plan.task.num_logprobs[index]
+            entries = listed(tokens[index], nums, parts, reported.named)
             for place, entry in zip(index.tolist(), entries, strict=True):
                 found[place] = entry
         return found

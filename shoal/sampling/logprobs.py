@@ -8,11 +8,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from shoal.sampling.history import Float32Array
-from shoal.types import Int32Array, Int64Array, LogprobColumns, TokenLogprob
+from shoal.sampling.rows import LogitRows
+from shoal.types import Float32Array, Int32Array, Int64Array, LogprobColumns, TokenLogprob
 
 NUM_PARTS = 4
 """What `best_logprobs` gives for some rows, in as many tensors."""
+NUM_REPORTED_PARTS = NUM_PARTS + 1
+"""The same of `reported_logprobs`."""
+Named = Sequence[Sequence[int]]
+"""Of some rows, the tokens that each names to have their logprobs; () where none names any."""
 MAX_ELEMENTS = 1 << 24
 """Most logits worked on at once: bounds the float32 and float64 copies made of them."""
 
@@ -23,26 +27,55 @@ def rows_per_chunk(vocab_size: int) -> int:
 
 
 def token_logprobs(
-    logits: torch.Tensor, token_ids: Int32Array, nums: Int64Array
+    logits: torch.Tensor, token_ids: Int32Array, nums: Int64Array, named: Named = ()
 ) -> list[TokenLogprob]:
     """One entry per row of `logits` [S, vocab]: the token's logprob and the row's `nums` best.
 
     Ties among the best are listed lowest id first. Computed by log-softmax in float32.
+
+    Args:
+        named: per row, further tokens whose logprobs are wanted; () if no row names any.
     """
     step = rows_per_chunk(logits.shape[1])
     found: list[TokenLogprob] = []
     for start in range(0, len(token_ids), step):
         rows = slice(start, start + step)
-        found += _chunk_logprobs(logits[rows], token_ids[rows], nums[rows])
+        found += _chunk_logprobs(logits[rows], token_ids[rows], nums[rows], named[rows])
+    return found
+
+
+def some_logprobs(
+    rows: LogitRows, asked: Int64Array, token_ids: Int32Array, nums: Int64Array, named: Named
+) -> list[TokenLogprob | None]:
+    """The same [S] of the rows `asked`, int64, None for the others; [] if no row asks.
+
+    Args:
+        token_ids, nums: [S], of all rows; `named` are those of the rows `asked`.
+    """
+    if not len(asked):
+        return []
+    found: list[TokenLogprob | None] = [None] * len(nums)
+    entries = token_logprobs(rows.take(asked).tensor(), token_ids[asked], nums[asked], named)
+    for row, entry in zip(asked.tolist(), entries, strict=True):
+        found[row] = entry
     return found
 
 
 def _chunk_logprobs(
-    logits: torch.Tensor, token_ids: Int32Array, nums: Int64Array
+    logits: torch.Tensor, token_ids: Int32Array, nums: Int64Array, named: Named
 ) -> list[TokenLogprob]:
     index = torch.from_numpy(token_ids.astype(np.int64)).to(logits.device)
-    found = best_logprobs(logits, index, int(nums.max(initial=0)))
-    return listed(token_ids, nums, [part.cpu().numpy() for part in found])
+    wanted = torch.from_numpy(padded(named, len(token_ids))).to(logits.device)
+    found = reported_logprobs(logits, index, int(nums.max(initial=0)), wanted)
+    return listed(token_ids, nums, [part.cpu().numpy() for part in found], named)
+
+
+def padded(named: Named, rows: int) -> Int64Array:
+    """Token ids [rows, K] of the rows that name at most K, filled up with token 0."""
+    ids = np.zeros((rows, max(map(len, named), default=0)), dtype=np.int64)
+    for row, tokens in enumerate(named):
+        ids[row, : len(tokens)] = tokens
+    return ids
 
 
 def best_logprobs(
@@ -59,6 +92,18 @@ def best_logprobs(
         int64 [S, num], of equals those of the lowest ids.
     """
     return described(torch.log_softmax(logits.float(), dim=-1), token_ids, num)
+
+
+def reported_logprobs(
+    logits: torch.Tensor, token_ids: torch.Tensor, num: int, named: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    """The parts of `best_logprobs`, then the logprobs of further tokens, float32 [S, K].
+
+    Args:
+        named: int64 [S, K], within the vocabulary; K may be 0.
+    """
+    logprobs = torch.log_softmax(logits.float(), dim=-1)
+    return *described(logprobs, token_ids, num), logprobs.gather(1, named)
 
 
 def described(
@@ -79,6 +124,8 @@ def _best(logprobs: torch.Tensor, num: int) -> torch.Tensor:
     first, then the id.
     """
     vocab = logprobs.shape[1]
+    if num == 0:
+        return logprobs.new_empty((len(logprobs), 0), dtype=torch.int64)
     bits = (logprobs + 0.0).view(torch.int32)  # -0 becomes 0
     grows = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long()
     last = torch.arange(vocab - 1, -1, -1, device=logprobs.device)
@@ -87,19 +134,32 @@ def _best(logprobs: torch.Tensor, num: int) -> torch.Tensor:
 
 
 def listed(
-    token_ids: Int32Array, nums: Int64Array, parts: Sequence[npt.NDArray[np.generic]]
+    token_ids: Int32Array,
+    nums: Int64Array,
+    parts: Sequence[npt.NDArray[np.generic]],
+    named: Named = (),
 ) -> list[TokenLogprob]:
-    """One entry per row from the parts that `best_logprobs` gave, largest first, ties by id."""
-    found = columns_of(parts)
+    """One entry per row, largest first, ties by id.
+
+    Args:
+        parts: what `best_logprobs` gave; where rows name tokens, `reported_logprobs`.
+        named: see `token_logprobs`.
+    """
+    columns = columns_of(parts)
+    further: list[tuple[tuple[int, float], ...]] = [()] * len(token_ids)
+    if named:
+        rows = zip(named, parts[NUM_PARTS].tolist(), strict=True)
+        further = [tuple(zip(tokens, found, strict=False)) for tokens, found in rows]
     return [
-        TokenLogprob(token, logprob, tuple(zip(best[:num], scores[:num], strict=True)), rank)
-        for token, logprob, rank, num, best, scores in zip(
+        TokenLogprob(token, logprob, tuple(zip(best[:num], scores[:num], strict=True)), rank, pairs)
+        for token, logprob, rank, num, best, scores, pairs in zip(
             token_ids.tolist(),
-            found.logprob.tolist(),
-            found.rank.tolist(),
+            columns.logprob.tolist(),
+            columns.rank.tolist(),
             nums.tolist(),
-            found.top_ids.tolist(),
-            found.top_logprobs.tolist(),
+            columns.top_ids.tolist(),
+            columns.top_logprobs.tolist(),
+            further,
             strict=True,
         )
     ]

@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from shoal.sampling.history import Float32Array
-from shoal.types import Int32Array, Int64Array
+from shoal.types import Float32Array, Int32Array, Int64Array
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,10 @@ import torch
 
 from shoal.cuda.transfers import Stage
 from shoal.errors import InvalidLogitsError
-from shoal.sampling.history import Float32Array
 from shoal.sampling.logprobs import NUM_PARTS, columns_of, described, rows_per_chunk
 from shoal.sampling.results import PromptScores
 from shoal.scheduler import ScoredRange, TokenBatch
-from shoal.types import Int32Array, Int64Array, LogprobColumns
+from shoal.types import Float32Array, Int32Array, Int64Array, LogprobColumns
 
 _MANY = 32
 """Most tokens whose ranks are found by comparing; of more, one looks them up in the sorted row."""

@@ -31,13 +31,13 @@ from shoal.kernels import Kernels
 from shoal.sampling.choose import UNSOUND, Settings, choose
 from shoal.sampling.grammar_rows import GrammarRows
 from shoal.sampling.history import TokenHistory
-from shoal.sampling.logprobs import rows_per_chunk, token_logprobs
+from shoal.sampling.logprobs import Named, rows_per_chunk, some_logprobs
 from shoal.sampling.processors import Allowed, Bias, Change, Mask, Pairs, Penalty, Put, penalties
 from shoal.sampling.random import uniform
 from shoal.sampling.results import Sampled
 from shoal.sampling.rows import LogitRows
 from shoal.slots import SlotMap
-from shoal.types import BoolArray, Int32Array, Int64Array, RequestParams, TokenLogprob
+from shoal.types import BoolArray, Int32Array, Int64Array, RequestParams
 
 _COLUMNS = {
     "key": np.uint64,
@@ -103,6 +103,7 @@ def check_vocabulary(params: RequestParams, vocab_size: int, prefix: str = "") -
     named = {
         "logit_bias": [token for token, _ in params.logit_bias],
         "stop_token_ids": list(params.stop_token_ids),
+        "logprob_token_ids": list(params.logprob_token_ids),
     }
     for name, tokens in named.items():
         if tokens and max(tokens) >= vocab_size:
@@ -142,6 +143,7 @@ class Sampler:
         self._columns = _columns(self._slots.capacity)
         self._bias: dict[int, tuple[Int64Array, npt.NDArray[np.float32]]] = {}
         self._stops: dict[int, Int64Array] = {}
+        self._named: dict[int, tuple[int, ...]] = {}
         self._history: dict[int, TokenHistory] = {}
         self._grammars = GrammarRows(compiler)
 
@@ -168,6 +170,8 @@ class Sampler:
         if params.logit_bias:
             tokens, values = zip(*params.logit_bias, strict=True)
             self._bias[slot] = np.array(tokens, np.int64), np.array(values, np.float32)
+        if params.logprob_token_ids:
+            self._named[slot] = params.logprob_token_ids
         if params.min_tokens:
             self._stops[slot] = np.array([*self._eos, *params.stop_token_ids], np.int64)
         if _penalised(params):
@@ -180,7 +184,7 @@ class Sampler:
         """Forget a registered sequence."""
         slot = int(self._slots_of(np.array([sequence]))[0])
         self._slots.remove(sequence)
-        for held in (self._bias, self._stops, self._history):
+        for held in (self._bias, self._stops, self._named, self._history):
             held.pop(slot, None)
         self._grammars.remove(slot)
 
@@ -214,7 +218,9 @@ class Sampler:
         else:
             token_ids = choose(rows, task.settings, self._kernels)
         check_sound(task, token_ids)
-        logprobs = _logprobs(rows, token_ids, task)
+        asked = task.reported
+        named = self.named(task, asked)
+        logprobs = some_logprobs(rows, asked, token_ids, task.num_logprobs, named)
         self.record(task, token_ids)
         return Sampled(token_ids, logprobs)
 
@@ -306,6 +312,12 @@ class Sampler:
             slot, position = int(task.slots[row]), int(task.positions[row])
             self._grammars.record(slot, position, int(token_ids[row]))
 
+    def named(self, task: SampleTask, index: Int64Array) -> Named:
+        """Tokens whose logprobs the rows at `index` name; see `shoal.sampling.logprobs`."""
+        slots = task.slots[index].tolist() if self._named else ()
+        named = [self._named.get(slot, ()) for slot in slots]
+        return named if any(named) else ()
+
     def _fill(self, slot: int, params: RequestParams, key: int) -> None:
         every = self._vocab_size
         repetition, frequency, presence = _penalties(params)
@@ -362,21 +374,6 @@ def _penalised(params: RequestParams) -> bool:
 def chunks_of(index: Int64Array, step: int) -> list[Int64Array]:
     """`index` in pieces of at most `step`."""
     return [index[start : start + step] for start in range(0, len(index), step)]
-
-
-def _logprobs(
-    rows: LogitRows, token_ids: Int32Array, task: SampleTask
-) -> list[TokenLogprob | None]:
-    asked, nums = task.reported, task.num_logprobs
-    if not len(asked):
-        return []
-    found: list[TokenLogprob | None] = [None] * len(nums)
-    logits = rows.take(asked).tensor()
-    for row, logprob in zip(
-        asked.tolist(), token_logprobs(logits, token_ids[asked], nums[asked]), strict=True
-    ):
-        found[row] = logprob
-    return found
 
 
 def _moved(array: npt.NDArray[np.generic], device: torch.device) -> torch.Tensor:

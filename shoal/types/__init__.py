@@ -1,8 +1,8 @@
 """What travels through the house: sampling parameters, requests, completions, the run summary."""
 
 from shoal.types.arrays import BoolArray, Float32Array, Int32Array, Int64Array
+from shoal.types.choice_score import ChoiceScore
 from shoal.types.completion import Choice, Completion, FinishReason, TokenLogprob
-from shoal.types.prompt_logprobs import LogprobColumns, PromptLogprobs
 from shoal.types.pooled import (
     CLASSIFY_URL,
     EMBEDDINGS_URL,
@@ -13,7 +13,14 @@ from shoal.types.pooled import (
     PoolerConfig,
     PoolingParams,
 )
-from shoal.types.request_params import CHAT_URL, COMPLETIONS_URL, MAX_LOGPROBS, RequestParams
+from shoal.types.prompt_logprobs import LogprobColumns, PromptLogprobs
+from shoal.types.request_params import (
+    CHAT_URL,
+    COMPLETIONS_URL,
+    MAX_LOGPROB_TOKEN_IDS,
+    MAX_LOGPROBS,
+    RequestParams,
+)
 from shoal.types.request_table import RequestTable
 from shoal.types.run_summary import (
     LengthCounts,
@@ -30,12 +37,14 @@ __all__ = [
     "COMPLETIONS_URL",
     "EMBEDDINGS_URL",
     "MAX_LOGPROBS",
+    "MAX_LOGPROB_TOKEN_IDS",
     "POOLED",
     "POOLED_URLS",
     "RERANK_URL",
     "SCORE_URL",
     "BoolArray",
     "Choice",
+    "ChoiceScore",
     "Completion",
     "FinishReason",
     "Float32Array",
@@ -45,9 +54,9 @@ __all__ = [
     "LogprobColumns",
     "PhaseSeconds",
     "PlanFigures",
-    "PromptLogprobs",
     "PoolerConfig",
     "PoolingParams",
+    "PromptLogprobs",
     "RequestCounts",
     "RequestParams",
     "RequestTable",

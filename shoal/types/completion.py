@@ -18,13 +18,15 @@ class TokenLogprob:
 
     `top` holds the most likely (token id, logprob) pairs, most likely first. `rank` is how many
     tokens are as likely or likelier, itself included. `logprob` and `rank` are None for the first
-    prompt token, which nothing precedes, and for those before the first that is scored.
+    prompt token, which nothing precedes, and for those before the first that is scored. `named`
+    holds the tokens of `logprob_token_ids`, in their order; then `top` is empty.
     """
 
     token_id: int
     logprob: float | None
     top: tuple[tuple[int, float], ...] = ()
     rank: int | None = None
+    named: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

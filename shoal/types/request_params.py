@@ -15,6 +15,8 @@ COMPLETIONS_URL = "/v1/completions"
 
 MAX_LOGPROBS = 20
 """Most alternatives that are listed per token."""
+MAX_LOGPROB_TOKEN_IDS = 128
+"""Most tokens whose logprobs are listed by name; vLLM's limit."""
 
 
 def _strings(value: object) -> object:
@@ -80,6 +82,10 @@ class RequestParams(BaseModel):
     """True (chat) or the number of alternatives (completions)."""
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     """Alternatives per token; needs `logprobs`, unless it is 0."""
+    logprob_token_ids: Annotated[
+        tuple[TokenId, ...], BeforeValidator(_ids), Field(max_length=MAX_LOGPROB_TOKEN_IDS)
+    ] = ()
+    """Tokens whose logprobs are listed beside each sampled one, instead of the likeliest."""
     prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     """Alternatives per prompt token; files ask for them by `echo` with `logprobs`."""
     prompt_logprob_start: Annotated[int, Field(ge=0)] | None = None
@@ -107,6 +113,8 @@ class RequestParams(BaseModel):
     def _consistent(self) -> RequestParams:
         if self.top_logprobs and self.logprobs in (None, False):
             raise ValueError("top_logprobs: needs logprobs to be true")
+        if self.logprob_token_ids and self.echo:
+            raise ValueError("logprob_token_ids: does not go with echo")
         if self.token_limit is not None and self.min_tokens > self.token_limit:
             raise ValueError("min_tokens: exceeds the most tokens allowed")
         if self.prompt_logprob_start is not None and self.num_prompt_logprobs is None:
@@ -135,7 +143,9 @@ class RequestParams(BaseModel):
 
     @property
     def num_logprobs(self) -> int | None:
-        """Alternatives to report beside each sampled token; None: no logprobs at all."""
+        """Likeliest to report beside each sampled token; None: no logprobs at all."""
+        if self.logprob_token_ids:
+            return 0
         if self.logprobs is None or self.logprobs is False:
             return None
         if self.logprobs is True:

@@ -31,6 +31,7 @@ FEATURES = [
     SamplingParams(temperature=0.0, max_tokens=9, repetition_penalty=1.3, frequency_penalty=0.5),
     SamplingParams(temperature=1.0, seed=6, presence_penalty=1.5, max_tokens=8),
     SamplingParams(temperature=0.0, max_tokens=8, logprobs=4),
+    SamplingParams(temperature=0.0, max_tokens=4, logprob_token_ids=[9, 3, 200]),
     SamplingParams(temperature=0.0, max_tokens=5, prompt_logprobs=1, logprobs=1),
     SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0),
     SamplingParams(temperature=0.0, max_tokens=9, min_tokens=5, logit_bias={1: 30.0}),

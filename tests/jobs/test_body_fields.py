@@ -374,3 +374,19 @@ def test_an_answer_continues_the_final_message(tmp_path: Path) -> None:
     answered = texts.pop("answered")
     (continued_text,) = set(texts.values())
     assert continued_text != answered
+
+
+def test_tokens_whose_logprobs_are_wanted() -> None:
+    params = parse(chat("a", logprobs=True, top_logprobs=5, logprob_token_ids=[4.0, 2])).params
+    assert (params.logprob_token_ids, params.num_logprobs) == ((4, 2), 0)
+    assert parse(completion("a", logprobs=1, logprob_token_ids=[7])).params.num_logprobs == 0
+    assert parse(chat("a", logprob_token_ids=[])).params.num_logprobs is None
+    for line in (
+        chat("a", logprob_token_ids=[4]),
+        chat("a", logprobs=False, logprob_token_ids=[4]),
+        completion("a", logprob_token_ids=[4]),
+        chat("a", logprobs=True, logprob_token_ids=[100]),
+        chat("a", logprobs=True, logprob_token_ids=["x"]),
+        completion("a", logprobs=1, echo=True, logprob_token_ids=[4]),
+    ):
+        assert refusal(line).param == "body.logprob_token_ids"

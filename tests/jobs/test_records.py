@@ -8,7 +8,7 @@ import pytest
 from shoal.answers.detokenize import Detokenizer
 from shoal.errors import InvalidRequestError
 from shoal.jobs.index import LineName
-from shoal.jobs.logprob_records import completion_logprobs
+from shoal.jobs.logprob_records import chat_logprobs, completion_logprobs
 from shoal.jobs.records import RecordWriter
 from shoal.types import Choice, Completion, TokenLogprob
 from tests.helpers.job_files import byte_tokenizer
@@ -97,6 +97,18 @@ def test_chat_logprobs(writer: RecordWriter) -> None:
         {"token": "\ufffd", "logprob": -0.5, "bytes": [0xC3]},
         {"token": "z", "logprob": -9999.0, "bytes": [0x7A]},
     ]
+
+
+def test_named_tokens_stand_where_the_likeliest_do() -> None:
+    detokenizer = Detokenizer(byte_tokenizer())
+    a, b, c = ids("abc")
+    entry = TokenLogprob(a, -1.0, rank=2, named=((c, -4.0), (b, -0.5)))
+    (written,) = chat_logprobs([entry], detokenizer)["content"]
+    found = [(top["token"], top["logprob"]) for top in written["top_logprobs"]]
+    assert found == [("c", -4.0), ("b", -0.5)]
+    choice = Choice(0, "a", (a,), "length", (entry,))
+    logprobs = completion_logprobs([entry], choice, 0, REQUESTS, detokenizer)
+    assert logprobs["top_logprobs"] == [{"c": -4.0, "b": -0.5, "a": -1.0}]
 
 
 def test_completion_logprobs() -> None:

@@ -26,6 +26,8 @@ PROMPT = np.array([1, 2, 2], dtype=np.int32)
 PARAMS = [
     {"temperature": 0.0},
     {"temperature": 0.0, "logprobs": 3},
+    {"temperature": 0.0, "logprob_token_ids": [12, 0, 7]},
+    {"temperature": 1.0, "logprob_token_ids": [5]},
     {"temperature": 1.0},
     {"temperature": 0.7, "logprobs": 1},
     {"temperature": 1.3, "top_p": 0.9},
@@ -111,6 +113,9 @@ def test_the_tokens_are_those_of_the_other_way(data: st.DataObject) -> None:
                     assert (entry.token_id, entry.rank) == (other.token_id, other.rank)
                     assert entry.logprob == pytest.approx(other.logprob, abs=1e-6)
                     assert [t for t, _ in entry.top] == [t for t, _ in other.top]
+                    assert [t for t, _ in entry.named] == [t for t, _ in other.named]
+                    values = [value for _, value in other.named]
+                    assert [v for _, v in entry.named] == pytest.approx(values, abs=1e-6)
     finally:
         logprobs_module.MAX_ELEMENTS = patched
 
@@ -121,7 +126,7 @@ def test_rows_that_are_no_numbers_are_named_at_the_end(wrong: float, place: int)
     params = [RequestParams(**entry) for entry in PARAMS]
     vocab, count = 600, len(PARAMS)
     logits = torch.randn(count, vocab, generator=torch.Generator().manual_seed(1))
-    bad = [0, 2, 4, 5, 10]
+    bad = [0, 2, 6, 7, 12]
     logits[bad, place] = wrong
     if wrong == -torch.inf:
         logits[bad] = wrong

@@ -53,3 +53,18 @@ def test_of_equals_the_lowest_ids_are_listed_however_many_are_asked_for(num: int
     ranked = torch.sort(torch.log_softmax(logits.float(), -1), descending=True, stable=True)
     assert torch.equal(ids, ranked.indices[:, :num])
     assert torch.equal(values, ranked.values[:, :num])
+
+
+@pytest.mark.parametrize("limit", [1, 100, 1 << 24])
+def test_named_tokens_have_the_logprobs_of_log_softmax_whatever_their_rank(monkeypatch, limit):
+    monkeypatch.setattr(module, "MAX_ELEMENTS", limit)
+    logits = 3 * torch.randn(4, 40, generator=torch.Generator().manual_seed(1))
+    expected = torch.log_softmax(logits, dim=-1)
+    named = [(39, 0, 7), (), (5,), (2, 2)]
+    nums = np.array([0, 2, 0, 0])
+    found = token_logprobs(logits, np.arange(4, dtype=np.int32), nums, named)
+    assert [tuple(token for token, _ in entry.named) for entry in found] == named
+    assert [len(entry.top) for entry in found] == nums.tolist()
+    for row, entry in enumerate(found):
+        for token, value in entry.named:
+            assert value == pytest.approx(expected[row, token].item(), abs=1e-6)
