@@ -114,7 +114,9 @@ def test_wrong_options_are_named_as_they_were_given(given: dict[str, Any], messa
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"max_tokens": 0}, "max_tokens: must be at least 1"),
+        ({"max_tokens": -1}, "max_tokens: input should be greater"),
+        ({"prompt_logprobs": 1, "prompt_logprob_start": -1}, "prompt_logprob_start: input should"),
+        ({"prompt_logprob_start": 1}, "prompt_logprob_start: needs the logprobs"),
         ({"logprobs": -1}, "logprobs: -1, the whole vocabulary"),
         ({"logprobs": 21}, "logprobs: "),
         ({"stop": "x", "detokenize": False}, "stop: needs the text"),

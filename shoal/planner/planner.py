@@ -45,7 +45,7 @@ def make_plan(
     while True:
         if forest is None:
             forest = forest_of(table, exclusive)
-        segments = choose_segments(forest, sharing, fold_cost, output_tokens(table))
+        segments = choose_segments(forest, sharing, fold_cost, table.expected_output)
         if machine is None:
             break
         too_large = _blocks_needed(table, segments, machine.block_size) > machine.num_blocks
@@ -75,11 +75,6 @@ def forest_of(table: RequestTable, exclusive: BoolArray | None = None) -> Forest
     nothing = lengths == 0
     exclusive = nothing if exclusive is None else exclusive | nothing
     return build_forest(table.tokens, table.offsets, table.choices, exclusive, lengths)
-
-
-def output_tokens(table: RequestTable) -> Int32Array:
-    """Tokens that each choice is expected to generate, int32 [N]; 0 where none is asked for."""
-    return table.expected_new_tokens * table.generates.astype(np.int32)
 
 
 def _blocks_needed(table: RequestTable, segments: Segments, block_size: int) -> Int64Array:

@@ -74,6 +74,11 @@ class RequestTable:
         return self.per_request([p.generates for p in self.params]).astype(np.bool_)
 
     @property
+    def expected_output(self) -> Int32Array:
+        """`expected_new_tokens`, and 0 where none is generated, int32 [N]."""
+        return np.where(self.generates, self.expected_new_tokens, np.int32(0))
+
+    @property
     def scored(self) -> BoolArray:
         """Requests whose prompt logprobs are asked for, bool [N]."""
         wanted = [p.num_prompt_logprobs is not None for p in self.params]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from benchmarks.workloads import SPECS, make_workload
-from shoal.diagnose import FindingKind, diagnose
+from shoal.diagnose import Diagnoses, FindingKind, diagnose
 from shoal.diagnose.sample import take
 from shoal.planner import build_forest, forest_of, make_plan
 from shoal.types import RequestParams
@@ -145,15 +145,25 @@ def test_choices_count_as_sequences() -> None:
     assert several.cost_tokens == single.cost_tokens, "a request's choices share all of it anyhow"
 
 
-def test_requests_kept_out_of_sharing_are_not_looked_at() -> None:
+@pytest.mark.parametrize("limit", [0, 16])
+def test_scored_requests_are_looked_at_like_others(limit: int) -> None:
     rng = random.Random(0)
     rule = prose(rng, 30)
     table = as_job([f"{rng.randrange(10**6):06}\n{rule}" for _ in range(50)]).table
-    table = replace(table, params=[RequestParams(echo=True, logprobs=0)])
-    forest = forest_of(table)
-    plan = make_plan(table, forest=forest)
-    found = diagnose(table, plan, forest, lambda t: chr(t).encode())
-    assert found.prompts == []
+
+    def found(params: RequestParams) -> Diagnoses:
+        asked = replace(table, params=[params])
+        forest = forest_of(asked)
+        plan = make_plan(asked, forest=forest)
+        return diagnose(asked, plan, forest, lambda t: chr(t).encode())
+
+    (finding,) = found(RequestParams()).prompts
+    (scored,) = found(RequestParams(echo=True, logprobs=0, max_tokens=limit)).prompts
+    assert scored.kind is finding.kind is FindingKind.varying_field
+    # A last token that is only a target costs nothing, wherever the field stands.
+    fewer = 49 if limit == 0 else 0
+    assert scored.cost_tokens == finding.cost_tokens - fewer
+    assert found(RequestParams(max_tokens=0)).prompts == []
 
 
 @pytest.mark.long

@@ -93,7 +93,17 @@ def requests(draw: st.DrawFn) -> list[dict[str, Any]]:
             case 0:
                 lines.append(completion(name, text, n=draw(st.integers(1, 3)), temperature=1))
             case 1:
-                lines.append(completion(name, text, echo=True, logprobs=1))
+                asked = draw(
+                    st.sampled_from(
+                        [
+                            {},
+                            {"max_tokens": 0},
+                            {"max_tokens": 0, "prompt_logprob_start": 3},
+                            {"max_tokens": 0, "prompt_logprob_start": 10_000, "n": 2},
+                        ]
+                    )
+                )
+                lines.append(completion(name, text, echo=True, logprobs=1, **asked))
             case kind:
                 limit = draw(st.sampled_from([1, 5, 40]))
                 lines.append(chat(name, text, kind - 2, max_tokens=limit))

@@ -255,6 +255,13 @@ VALUE, UNSUPPORTED, REQUEST = "invalid_value", "unsupported_parameter", "invalid
         (completion("a", best_of=2), UNSUPPORTED, "body.best_of"),
         (completion("a", suffix="x"), UNSUPPORTED, "body.suffix"),
         (completion("a", seed=1e17), VALUE, "body.seed"),
+        (completion("a", prompt_logprob_start=3), VALUE, "body.prompt_logprob_start"),
+        (completion("a", echo=True, prompt_logprob_start=3), VALUE, "body.prompt_logprob_start"),
+        (
+            chat("a", logprobs=True, prompt_logprob_start=3),
+            UNSUPPORTED,
+            "body.prompt_logprob_start",
+        ),
     ],
 )
 def test_refused(line: dict, code: str, param: str) -> None:
@@ -267,6 +274,7 @@ def test_refused(line: dict, code: str, param: str) -> None:
     "line",
     [
         completion("a", max_tokens=0, echo=True),
+        completion("a", max_tokens=0, echo=True, logprobs=1, prompt_logprob_start=3),
         completion("a", logprobs=0),
         completion("a", logprobs=5, best_of=1),
         chat("a", logprobs=True, top_logprobs=20),
