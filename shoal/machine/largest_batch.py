@@ -3,14 +3,16 @@
 Every row is sampled from, by a sequence of its own, with every transformation of the logits there
 is and with logprobs; and as many rows as the scheduler ever asks for at once score a prompt. So no
 batch of as many rows makes more logits, which is what takes most memory in a model with a large
-vocabulary; and no batch runs more rows through the layers.
+vocabulary; and no batch runs more rows through the layers. A model that does not generate gives a
+vector of every row.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from shoal.executor.executor import TorchExecutor
+from shoal.config import Sharing
+from shoal.executor.pooling_executor import make_executor
 from shoal.model.description import ModelDescription
 from shoal.model.kv import KVPool
 from shoal.model.load import LoadedModel
@@ -52,9 +54,9 @@ def probe(model: LoadedModel, kv: KVPool, description: ModelDescription, rows: i
         kv: at least `blocks_for_probe(rows)` blocks.
     """
     table = _table(rows)
-    plan = make_plan(table)
+    plan = make_plan(table, sharing=Sharing.none)  # the batch has no segment of a plan
     scorer = int(np.flatnonzero(plan.sequence_request == 0)[0])
-    executor = TorchExecutor(model, kv, description, table, plan)
+    executor = make_executor(model, kv, description, table, plan)
     executor.execute(_batch(rows, scorer, description))
 
 
@@ -77,7 +79,8 @@ def _table(rows: int) -> RequestTable:
 
 
 def _batch(rows: int, scorer: int, description: ModelDescription) -> TokenBatch:
-    row, scored = np.arange(rows), _scored(rows)
+    row = np.arange(rows)
+    scored = _scored(rows) if description.pooling is None else 0
     return TokenBatch(
         token_ids=(row % description.vocab_size).astype(np.int32),
         positions=(row % CHUNK % description.max_model_len).astype(np.int32),
@@ -87,7 +90,7 @@ def _batch(rows: int, scorer: int, description: ModelDescription) -> TokenBatch:
         sample_sequences=row.astype(np.int32),
         sample_positions=np.zeros(rows, dtype=np.int32),
         sample_logits=row,
-        scored=(ScoredRange(scorer, 1, rows, np.zeros(scored, dtype=np.int32)),),
+        scored=(ScoredRange(scorer, 1, rows, np.zeros(scored, dtype=np.int32)),) if scored else (),
         chunks=Chunks(
             shared=np.zeros(1, np.bool_),
             segments=np.zeros(0, np.int64),
