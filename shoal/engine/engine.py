@@ -19,8 +19,8 @@ from shoal.engine.release import release_from
 from shoal.engine.trace import IterationTrace
 from shoal.engine.vector_outputs import VectorOutputs
 from shoal.errors import InternalError, InvalidRequestError, ModelFailedError
-from shoal.executor.executor import Executor, TorchExecutor
-from shoal.executor.pooling_executor import PoolingExecutor
+from shoal.executor.executor import Executor
+from shoal.executor.pooling_executor import make_executor
 from shoal.machine.capacity import stated_blocks
 from shoal.machine.placement import place
 from shoal.machine.scored_rows import scored_rows
@@ -126,8 +126,9 @@ class Engine:
 
     def executor(self, table: RequestTable, plan: Plan) -> Executor:
         """What computes a run's token batches, for our scheduler or another; one at a time."""
-        kind = TorchExecutor if self.description.pooling is None else PoolingExecutor
-        return kind(self._model, self._kv, self.description, table, plan, graphs=self._graphs)
+        return make_executor(
+            self._model, self._kv, self.description, table, plan, graphs=self._graphs
+        )
 
     def run(self, table: RequestTable) -> Run:
         """Plan a table and return the run, to be iterated over; only one may be under way."""

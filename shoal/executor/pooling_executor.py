@@ -17,7 +17,7 @@ from shoal.cuda.graphs import GraphedForward
 from shoal.cuda.lost import raise_if_lost
 from shoal.cuda.transfers import DirectStage, Stage, Transfers
 from shoal.errors import InternalError, InvalidLogitsError
-from shoal.executor.executor import PendingResult
+from shoal.executor.executor import Executor, PendingResult, TorchExecutor
 from shoal.executor.forward import ModelRunner
 from shoal.executor.mean_rows import MeanRows
 from shoal.model.description import ModelDescription
@@ -26,7 +26,7 @@ from shoal.model.load import LoadedModel
 from shoal.planner import Plan
 from shoal.sampling.results import Sampled, StepResult
 from shoal.scheduler import TokenBatch
-from shoal.types import RequestTable
+from shoal.types import Float32Array, RequestTable
 
 
 class Pooler(Protocol):
@@ -162,8 +162,21 @@ class PoolingExecutor:
         raise InternalError("a plan was made anew though no length had to be learnt")
 
 
-def _result(batch: TokenBatch, vectors: np.ndarray) -> StepResult:
-    """vectors: float32 [S, width]."""
+def make_executor(
+    model: LoadedModel,
+    kv: KVPool,
+    description: ModelDescription,
+    table: RequestTable,
+    plan: Plan,
+    graphs: GraphedForward | None = None,
+) -> Executor:
+    """What computes a run of a model, by what the model gives; see `TorchExecutor`."""
+    kind = TorchExecutor if description.pooling is None else PoolingExecutor
+    return kind(model, kv, description, table, plan, graphs=graphs)
+
+
+def _result(batch: TokenBatch, vectors: Float32Array) -> StepResult:
+    """vectors: [S, width]."""
     wrong = ~np.isfinite(vectors).all(axis=1)
     if wrong.any():
         sequences = tuple(batch.sample_sequences[wrong].tolist())

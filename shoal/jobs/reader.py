@@ -152,7 +152,8 @@ class _Reader:
         self._index = index
         self._reject_line = reject
         self._skip = skip
-        self._table = TableBuilder()
+        pooling = description.pooling
+        self._table = TableBuilder(None if pooling is None else pooling.padding)
         self._rejected = 0
 
     def read(self, lines: LineReader, progress: Progress) -> None:

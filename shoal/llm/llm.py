@@ -320,8 +320,15 @@ class LLM(PoolingCalls):
     ) -> list[T]:
         """The outputs of prompts that are not token ids yet."""
         vocab_size, seed = self._description.vocab_size, call.job_seed
-        special = {"special_tokens": special_tokens}
-        reader = PromptReader(self._renderer, vocab_size, name, seed, **special)
+        pooling = self._description.pooling
+        reader = PromptReader(
+            self._renderer,
+            vocab_size,
+            name,
+            seed,
+            special_tokens=special_tokens,
+            padding=None if pooling is None else pooling.padding,
+        )
         table, refused = reader.table(prompts, params, self._rules)
         return self._run(call, table, refused, make, use_tqdm)
 

@@ -3,14 +3,15 @@
 Every row is sampled from, by a sequence of its own, with every transformation of the logits there
 is and with logprobs; and every row scores a prompt. So no batch of as many rows makes more logits,
 which is what takes most memory in a model with a large vocabulary; and no batch runs more rows
-through the layers.
+through the layers. A model that does not generate gives a vector of every row.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from shoal.executor.executor import TorchExecutor
+from shoal.config import Sharing
+from shoal.executor.pooling_executor import make_executor
 from shoal.model.description import ModelDescription
 from shoal.model.kv import KVPool
 from shoal.model.load import LoadedModel
@@ -52,7 +53,8 @@ def probe(model: LoadedModel, kv: KVPool, description: ModelDescription, rows: i
         kv: at least `blocks_for_probe(rows)` blocks.
     """
     table = _table(rows)
-    executor = TorchExecutor(model, kv, description, table, make_plan(table))
+    plan = make_plan(table, sharing=Sharing.none)  # the batch has no segment of a plan
+    executor = make_executor(model, kv, description, table, plan)
     executor.execute(_batch(rows, description))
 
 
@@ -74,7 +76,7 @@ def _table(rows: int) -> RequestTable:
 
 def _batch(rows: int, description: ModelDescription) -> TokenBatch:
     row, none = np.arange(rows), np.zeros(0, dtype=np.int32)
-    targets = np.zeros(rows, dtype=np.int32)
+    scored = ScoredRange(False, 0, 0, 0, np.zeros(rows, dtype=np.int32), none, MAX_LOGPROBS)
     return TokenBatch(
         token_ids=(row % description.vocab_size).astype(np.int32),
         positions=(row % CHUNK % description.max_model_len).astype(np.int32),
@@ -84,7 +86,7 @@ def _batch(rows: int, description: ModelDescription) -> TokenBatch:
         sample_sequences=row.astype(np.int32),
         sample_positions=np.zeros(rows, dtype=np.int32),
         sample_logits=row,
-        scored=(ScoredRange(False, 0, 0, 0, targets, none, MAX_LOGPROBS),),
+        scored=() if description.pooling else (scored,),
         chunks=Chunks(
             shared=np.zeros(1, np.bool_),
             segments=np.zeros(0, np.int64),

@@ -66,6 +66,8 @@ class Pooling:
         tokens: the output head has these tokens alone: no and yes, or one that is scored.
         dimensions: to which vectors may be cut; empty: to any.
         declared: whether the model's files say that it gives embeddings.
+        padding: the token that a classification head passes over where a prompt ends with it, as
+            transformers' does: a prompt ends before it.
     """
 
     task: Task
@@ -77,6 +79,7 @@ class Pooling:
     tokens: tuple[int, ...] = ()
     dimensions: tuple[int, ...] = ()
     declared: bool = False
+    padding: int | None = None
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -179,6 +182,7 @@ def _classification(
         use_activation=asked.use_activation is not False,
         labels=labels,
         tokens=() if has_head else tokens,
+        padding=getattr(config, "pad_token_id", None) if has_head else None,
     )
 
 

@@ -115,6 +115,7 @@ class PromptReader:
         name: of the prompts in errors, such as "prompts" or "messages".
         job_seed: see `RequestTable`.
         special_tokens: whether the tokenizer adds its own. A chat template writes them itself.
+        padding: see `TableBuilder`.
     """
 
     def __init__(
@@ -125,10 +126,11 @@ class PromptReader:
         job_seed: int,
         *,
         special_tokens: bool,
+        padding: int | None = None,
     ) -> None:
         self._renderer, self._vocab_size = renderer, vocab_size
         self._name, self._job_seed = name, job_seed
-        self._special_tokens = special_tokens
+        self._special_tokens, self._padding = special_tokens, padding
 
     def table(
         self,
@@ -141,7 +143,7 @@ class PromptReader:
         Args:
             params: one for all prompts, or one for each.
         """
-        builder = TableBuilder()
+        builder = TableBuilder(self._padding)
         refused: dict[int, Completion] = {}
         keys: dict[int, bytes] = {}
         for index, ids in enumerate(self._tokenised(prompts)):

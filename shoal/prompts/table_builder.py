@@ -16,9 +16,13 @@ class TableBuilder:
 
     The token ids live in one buffer that grows in place, and the table is a view of it: there is
     never a second copy.
+
+    Args:
+        padding: a token that no prompt ends with, but one of this token alone; None: any may.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, padding: int | None = None) -> None:
+        self._padding = padding
         self._tokens = array("i")
         self._ends = array("q", [0])
         self._params: list[RequestParams] = []
@@ -43,7 +47,10 @@ class TableBuilder:
         index = self._params_of_key.setdefault(params_key, len(self._params))
         if index == len(self._params):
             self._params.append(params)
-        self._tokens.extend(array("i", prompt))
+        last = len(prompt)
+        while last > 1 and prompt[last - 1] == self._padding:
+            last -= 1
+        self._tokens.extend(array("i", prompt[:last]))
         self._ends.append(len(self._tokens))
         self._params_index.append(index)
         self._max_new.append(length.limit)

@@ -42,6 +42,15 @@ def test_classes_are_those_of_the_head(tmp_path: Path, architecture: str) -> Non
         assert np.abs(np.array(output.outputs.probs) - probs).max() < 1e-5
 
 
+def test_a_head_passes_over_padding_as_transformers_does(tmp_path: Path) -> None:
+    folder = save_classifier(tmp_path, "qwen3", 3, pad_token_id=1)
+    prompts = [[5, 6, 1, 7, 1, 1], [5, 6, 1, 7], [1, 1], [5]]
+    outputs = LLM(str(folder), **OPTIONS).classify(prompts, pooling_params=RAW, use_tqdm=False)
+    for output, prompt in zip(outputs, prompts, strict=True):
+        expected = class_logits(folder, prompt).numpy()
+        assert np.abs(np.array(output.outputs.probs) - expected).max() < 1e-5
+
+
 def test_documents_share_their_query_under_a_head(tmp_path: Path) -> None:
     """One label: the score is a probability, and a pair is the query, then the document."""
     folder = save_classifier(tmp_path, "qwen3", 1)

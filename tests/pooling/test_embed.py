@@ -69,6 +69,16 @@ def test_what_is_shared_is_computed_once_and_nothing_is_generated(
     assert (tokens.generated, tokens.recomputed) == (0, 0)
 
 
+def test_no_kv_is_kept_behind_a_prompt(tmp_path: Path) -> None:
+    """60 prompts of two blocks each: those that are computed take memory, and no others."""
+    folder = save_model(tmp_path, "qwen3")
+    prompts = [_tokens(64) for _ in range(60)]
+    llm, _ = _embed(folder, prompts)
+    block = 32 * 2 * 2 * 2 * 16 * 4
+    assert llm.last_run is not None
+    assert llm.last_run.peak_kv_bytes <= 3 * 2 * block
+
+
 @pytest.mark.parametrize("pooling", ["LAST", "MEAN"])
 def test_little_memory_gives_the_same(tmp_path: Path, pooling: str) -> None:
     """Six blocks: one prompt at a time, segments evicted and computed again."""
@@ -178,7 +188,7 @@ def test_other_modules_of_sentence_transformers_are_refused(tmp_path: Path) -> N
     with pytest.raises(UnsupportedModelError, match="pooling cls_token"):
         LLM(str(folder))
     modules = (folder / "modules.json").read_text()
-    (folder / "modules.json").write_text(modules.replace("models.Normalize", "models.Dense"))
+    (folder / "modules.json").write_text(modules.replace("Normalize", "Dense"))
     (folder / "1_Pooling" / "config.json").write_text(stated)
     with pytest.raises(UnsupportedModelError, match="module Dense"):
         LLM(str(folder))

@@ -121,6 +121,34 @@ def test_batches_that_fail_are_tried_again(
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
+def test_two_batches_of_one_prompt_may_be_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pooling: str
+) -> None:
+    """A long prompt takes seven batches; each of them fails once, with the next under way."""
+    folder = save_model(tmp_path, "qwen3")
+    ahead(monkeypatch)
+    collect, counts = PoolingExecutor.collect, {"collect": 0, "fails": 0}
+
+    def collecting(self: PoolingExecutor, pending: PendingResult) -> StepResult:
+        counts["collect"] += 1
+        if counts["collect"] == counts["fails"]:
+            raise RuntimeError("cannot collect")
+        return collect(self, pending)
+
+    monkeypatch.setattr(PoolingExecutor, "collect", collecting)
+    llm, _ = embed(folder, pooling)
+    prompt = _tokens(200)
+    rows = hidden_states(folder, prompt)
+    wanted = (rows[-1] if pooling == "LAST" else rows.mean(0)).numpy()
+    for number in range(1, 8):
+        counts |= {"collect": 0, "fails": number}
+        (output,) = llm.embed([prompt], pooling_params=RAW, use_tqdm=False)
+        assert output.error is None
+        assert np.abs(output.outputs.data - wanted).max() < 1e-5
+        assert counts["collect"] >= 8
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
 def test_numbers_that_are_none_fail_their_prompt_alone(tmp_path: Path, pooling: str) -> None:
     folder = save_model(tmp_path, "qwen3")
     config = AutoConfig.from_pretrained(folder)
