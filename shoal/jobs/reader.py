@@ -7,20 +7,23 @@ from collections import deque
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
+from shoal.answers.choice_scores import requests_of
 from shoal.answers.grammar import grammar_compiler
 from shoal.answers.structure import Structure
 from shoal.errors import InvalidRequestError
 from shoal.jobs.index import LineIndex
 from shoal.jobs.lines import ContentDigest, LineReader, RawLine, open_input
+from shoal.jobs.scored_choices import AskedChoices
 from shoal.jobs.validate import ParsedRequest, Validator, custom_id_of, decode_line
 from shoal.model.description import ModelDescription
+from shoal.prompts.choices import ChoiceTokenizer, ContextTokens, ContextToScore
 from shoal.prompts.length_rules import LengthRules, OutputLength
 from shoal.prompts.render import Renderer, TokenIds
 from shoal.prompts.table_builder import TableBuilder
-from shoal.types import CHAT_URL, RequestTable
+from shoal.types import CHAT_URL, RequestParams, RequestTable
 
 _BATCH_REQUESTS = 512
 _BATCH_CHARACTERS = 2**19
@@ -67,6 +70,35 @@ class _Pending:
     request: ParsedRequest
     texts: list[str | list[int]]
 
+    @property
+    def params(self) -> list[str]:
+        """What errors call each prompt."""
+        param = "body.messages" if self.request.url == CHAT_URL else "body.prompt"
+        if len(self.texts) == 1:
+            return [param]
+        return [f"{param}[{number}]" for number in range(len(self.texts))]
+
+    def contexts(self, choices: AskedChoices) -> list[ContextToScore]:
+        """Its prompts with the choices that are scored behind each."""
+        templated = self.request.url == CHAT_URL
+        return [
+            ContextToScore(text, choices.texts, templated, param, choices.param)
+            for text, param in zip(self.texts, self.params, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """A batch tokenised, in the order of its lines.
+
+    Attributes:
+        ids: of the texts of lines that generate, those of chats under True.
+        contexts: the prompts of lines whose choices are scored.
+    """
+
+    ids: dict[bool, list[TokenIds | InvalidRequestError]]
+    contexts: list[ContextTokens | InvalidRequestError]
+
 
 @dataclass
 class _Batch:
@@ -77,7 +109,9 @@ class _Batch:
 
     def add(self, pending: _Pending) -> None:
         self.lines.append(pending)
-        self.characters += sum(len(text) for text in pending.texts)
+        choices = pending.request.choices
+        times = 1 if choices is None else 1 + len(choices.texts)  # each is read behind the prompt
+        self.characters += times * sum(len(text) for text in pending.texts)
 
     @property
     def full(self) -> bool:
@@ -92,6 +126,7 @@ def read_job(
     names: Collection[str],
     reject: Reject,
     schema: Structure | None = None,
+    choices: AskedChoices | None = None,
     skip: Callable[[int], bool] = lambda line: False,
     progress: Progress = lambda lines: None,
     job_seed: int = 0,
@@ -106,6 +141,7 @@ def read_job(
         names: further names of the model, `*` for any.
         reject: called for each line that cannot run, not in line order.
         schema: what answers look like whose request asks for no form of its own.
+        choices: what is scored for such requests.
         skip: whether a line, counted from 0, has its result already and is only counted.
         progress: called between batches.
         job_seed: goes into the table.
@@ -115,7 +151,7 @@ def read_job(
     """
     index = LineIndex(path)
     try:
-        reader = _Reader(index, description, capacity_tokens, names, schema, reject, skip)
+        reader = _Reader(index, description, capacity_tokens, names, schema, choices, reject, skip)
         with open_input(path) as file:
             lines = LineReader(file)
             reader.read(lines, progress)
@@ -135,14 +171,16 @@ class _Reader:
         capacity_tokens: int,
         names: Collection[str],
         schema: Structure | None,
+        choices: AskedChoices | None,
         reject: Reject,
         skip: Callable[[int], bool],
     ) -> None:
         all_names = {description.id, description.name, *names}
         vocab_size, defaults = description.vocab_size, description.generation_defaults
         compiler = grammar_compiler(description.tokenizer, vocab_size, description.eos_token_ids)
-        self._validator = Validator(all_names, vocab_size, defaults, compiler, schema)
+        self._validator = Validator(all_names, vocab_size, defaults, compiler, schema, choices)
         self._renderer = Renderer(description.tokenizer)
+        self._choices = ChoiceTokenizer(self._renderer)
         self._rules = LengthRules(description.max_model_len, capacity_tokens)
         self._index = index
         self._reject_line = reject
@@ -151,7 +189,7 @@ class _Reader:
         self._rejected = 0
 
     def read(self, lines: LineReader, progress: Progress) -> None:
-        under_way: deque[tuple[_Batch, Future[Any]]] = deque()
+        under_way: deque[tuple[_Batch, Future[_Tokens]]] = deque()
         batch = _Batch()
         with ThreadPoolExecutor(1, thread_name_prefix="tokenize") as executor:
             for raw in lines:
@@ -200,13 +238,27 @@ class _Reader:
             self._index.append(raw.offset, custom_id)
         return _Pending(line, request, texts)
 
-    def _tokenize(self, batch: _Batch) -> dict[bool, list[TokenIds | InvalidRequestError]]:
-        """Token ids of the batch's texts: those of chats under True, in order."""
+    def _tokenize(self, batch: _Batch) -> _Tokens:
         texts: dict[bool, list[str]] = {True: [], False: []}
+        contexts: list[ContextToScore] = []
         for pending in batch.lines:
+            if pending.request.choices is not None:
+                contexts += pending.contexts(pending.request.choices)
+                continue
             chat = pending.request.url == CHAT_URL
             texts[chat].extend(text for text in pending.texts if isinstance(text, str))
-        return {chat: self._tokenize_texts(texts[chat], chat) for chat in texts}
+        ids = {chat: self._tokenize_texts(texts[chat], chat) for chat in texts}
+        return _Tokens(ids, self._tokenize_contexts(contexts))
+
+    def _tokenize_contexts(
+        self, contexts: list[ContextToScore]
+    ) -> list[ContextTokens | InvalidRequestError]:
+        try:
+            return self._choices.tokenize(contexts)
+        except BaseException as error:  # as below
+            if len(contexts) == 1:
+                return [_refusal(error)]
+            return [tokens for each in contexts for tokens in self._tokenize_contexts([each])]
 
     def _tokenize_texts(self, texts: list[str], chat: bool) -> list[TokenIds | InvalidRequestError]:
         try:
@@ -216,16 +268,19 @@ class _Reader:
                 return [_refusal(error)]
             return [ids for text in texts for ids in self._tokenize_texts([text], chat)]
 
-    def _store(
-        self, batch: _Batch, tokenized: Future[dict[bool, list[TokenIds | InvalidRequestError]]]
-    ) -> None:
-        results = {chat: iter(ids) for chat, ids in tokenized.result().items()}
+    def _store(self, batch: _Batch, tokenized: Future[_Tokens]) -> None:
+        results = {chat: iter(ids) for chat, ids in tokenized.result().ids.items()}
+        contexts = iter(tokenized.result().contexts)
         for pending in batch.lines:
-            chat = pending.request.url == CHAT_URL
-            prompts = [
-                next(results[chat]) if isinstance(text, str) else text for text in pending.texts
-            ]
             try:
+                if pending.request.choices is not None:
+                    of_line = list(islice(contexts, len(pending.texts)))
+                    self._add_scored(pending, pending.request.choices, of_line)
+                    continue
+                chat = pending.request.url == CHAT_URL
+                prompts = [
+                    next(results[chat]) if isinstance(text, str) else text for text in pending.texts
+                ]
                 self._add(pending, prompts)
             except Exception as error:
                 refusal = _refusal(error, pending.line)
@@ -235,10 +290,7 @@ class _Reader:
         """All prompts of the line or, if one is wrong, none."""
         request = pending.request
         checked: list[tuple[TokenIds, OutputLength]] = []
-        for number, prompt in enumerate(prompts):
-            param = "body.messages" if request.url == CHAT_URL else "body.prompt"
-            if len(prompts) > 1:
-                param = f"{param}[{number}]"
+        for param, prompt in zip(pending.params, prompts, strict=True):
             if isinstance(prompt, InvalidRequestError):
                 raise prompt
             length = self._rules.output_length(len(prompt), request.params, param)
@@ -247,6 +299,24 @@ class _Reader:
             self._table.add(
                 pending.line, prompt, request.params, request.params_key, request.seed, length
             )
+
+    def _add_scored(
+        self,
+        pending: _Pending,
+        choices: AskedChoices,
+        contexts: list[ContextTokens | InvalidRequestError],
+    ) -> None:
+        """The requests that score all prompts of the line or, if one is wrong, none."""
+        checked: list[tuple[TokenIds, RequestParams, OutputLength]] = []
+        for param, tokens in zip(pending.params, contexts, strict=True):
+            if isinstance(tokens, InvalidRequestError):
+                raise tokens
+            for prompt, params in requests_of(tokens, choices.texts, choices.normalisation):
+                length = self._rules.output_length(len(prompt), params, param)
+                checked.append((prompt, params, length))
+        for prompt, params, length in checked:
+            key = repr((params.choices, params.logprob_token_ids)).encode()
+            self._table.add(pending.line, prompt, params, key, None, length)
 
     def _reject(self, line: int, custom_id: str | None, error: InvalidRequestError) -> None:
         self._rejected += 1

@@ -17,6 +17,7 @@ from shoal.answers.structure import Structure, of_response_format, of_structured
 from shoal.errors import InvalidRequestError
 from shoal.fates import Honoured
 from shoal.jobs.body_fields import BODY_FIELDS, LINE_FIELDS, endpoint
+from shoal.jobs.scored_choices import AskedChoices, check_beside, does_not_go, parse_choices
 from shoal.prompts.prompts import ChatPrompt, Prompt, parse_messages, parse_prompts, whole_number
 from shoal.prompts.refusals import check_fields, kind_of, missing, wrong_value
 from shoal.types import CHAT_URL, COMPLETIONS_URL, MAX_LOGPROBS, RequestParams
@@ -45,6 +46,7 @@ class ParsedRequest:
         params_key: equal for requests whose `params` are equal.
         params: sampling parameters without the seed, so that requests alike share them.
         seed: the request's own seed, or None.
+        choices: what is scored instead of generating an answer.
     """
 
     custom_id: str
@@ -53,6 +55,7 @@ class ParsedRequest:
     params_key: bytes
     params: RequestParams
     seed: int | None
+    choices: AskedChoices | None = None
 
 
 def decode_line(data: bytes) -> dict[str, Any]:
@@ -86,6 +89,7 @@ class Validator:
         compiler: tells whether a schema or grammar can be had with the model; without one, that
             is not looked at.
         schema: what answers look like whose request asks for no form of its own.
+        choices: what is scored for requests that ask for no form of their own.
     """
 
     def __init__(
@@ -95,11 +99,12 @@ class Validator:
         defaults: Mapping[str, Any],
         compiler: GrammarCompiler | None = None,
         schema: Structure | None = None,
+        choices: AskedChoices | None = None,
     ) -> None:
         self._names = frozenset(names)
         self._vocab_size = vocab_size
         self._defaults = dict(defaults)
-        self._compiler, self._schema = compiler, schema
+        self._compiler, self._schema, self._choices = compiler, schema, choices
         self._params: dict[bytes, RequestParams] = {}
 
     def request(self, line: Mapping[str, Any]) -> ParsedRequest:
@@ -121,7 +126,23 @@ class Validator:
         else:
             prompts = parse_prompts(given.get("prompt"), self._vocab_size)
         key, params = self._sampling(given, url)
-        return ParsedRequest(line["custom_id"], url, prompts, key, params, _seed(given))
+        choices = self._scored(given, params)
+        return ParsedRequest(line["custom_id"], url, prompts, key, params, _seed(given), choices)
+
+    def _scored(self, body: Mapping[str, Any], params: RequestParams) -> AskedChoices | None:
+        """What a line wants scored: its own choices, or the job's if it asks for no form."""
+        own = body.get("score_choices")
+        if own is None and self._choices is None:
+            return None
+        choices = self._choices if own is None else parse_choices(own, "body.score_choices")
+        assert choices is not None
+        if _structure(body) is not None:
+            if own is None:
+                return None
+            name = "structured_outputs" if "structured_outputs" in body else "response_format"
+            raise does_not_go(choices, name)
+        check_beside(choices, body, params)
+        return choices
 
     def _envelope(self, line: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         for name in _ENVELOPE:

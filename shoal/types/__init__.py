@@ -1,7 +1,7 @@
 """What travels through the house: sampling parameters, requests, completions, the run summary."""
 
 from shoal.types.arrays import BoolArray, Int32Array, Int64Array
-from shoal.types.choice_score import ChoiceScore
+from shoal.types.choice_score import ChoiceScore, Normalisation, ScoredChoices
 from shoal.types.completion import Choice, Completion, FinishReason, TokenLogprob
 from shoal.types.request_params import (
     CHAT_URL,
@@ -33,12 +33,14 @@ __all__ = [
     "Int32Array",
     "Int64Array",
     "LengthCounts",
+    "Normalisation",
     "PhaseSeconds",
     "PlanFigures",
     "RequestCounts",
     "RequestParams",
     "RequestTable",
     "RunSummary",
+    "ScoredChoices",
     "TokenCounts",
     "TokenLogprob",
 ]
