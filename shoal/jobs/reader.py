@@ -181,6 +181,7 @@ class _Reader:
         self._validator = Validator(all_names, vocab_size, defaults, compiler, schema, choices)
         self._renderer = Renderer(description.tokenizer)
         self._choices = ChoiceTokenizer(self._renderer)
+        self._scored_keys: dict[RequestParams, bytes] = {}
         self._rules = LengthRules(description.max_model_len, capacity_tokens)
         self._index = index
         self._reject_line = reject
@@ -315,7 +316,7 @@ class _Reader:
                 length = self._rules.output_length(len(prompt), params, param)
                 checked.append((prompt, params, length))
         for prompt, params, length in checked:
-            key = repr((params.choices, params.logprob_token_ids)).encode()
+            key = self._scored_keys.setdefault(params, b"scored %d" % len(self._scored_keys))
             self._table.add(pending.line, prompt, params, key, None, length)
 
     def _reject(self, line: int, custom_id: str | None, error: InvalidRequestError) -> None:
