@@ -84,6 +84,22 @@ SchemaFile = Annotated[
         help="JSON schema of the answers to requests that ask for no form of their own.",
     ),
 ]
+Labels = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        metavar="A,B,..",
+        help="Score these answers instead of generating one; the most probable is the answer.",
+    ),
+]
+ChoicesFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--choices",
+        metavar="FILE",
+        help="The same from a file: one answer per line, or a JSON array in a file named *.json.",
+    ),
+]
 Restart = Annotated[bool, typer.Option("--restart", help="Start over instead of resuming.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 
@@ -167,6 +183,8 @@ def run(
     table: TableFile = None,
     template: TemplateFile = None,
     schema: SchemaFile = None,
+    labels: Labels = None,
+    choices: ChoicesFile = None,
     errors: Annotated[
         Path | None,
         typer.Option(
@@ -194,6 +212,7 @@ def run(
         table=table,
         template=template,
         schema=schema,
+        choices=_choices(labels, choices),
         output=output,
         errors=errors,
         model=model,
@@ -223,6 +242,15 @@ def run(
     raise typer.Exit(result.exit_code)
 
 
+def _choices(labels: str | None, choices: Path | None) -> Sequence[str] | Path | None:
+    """What all answers are chosen among, of one option or the other."""
+    if labels is None:
+        return choices
+    if choices is not None:
+        raise OptionError("--labels and --choices say the same thing; give one of them.")
+    return labels.split(",")
+
+
 def _check_also_written(summary: Path | None, report: Path | None) -> dict[str, Path]:
     """The files written after the run, by what they are called; checked before it."""
     from shoal.jobs import check_folder, check_written
@@ -248,6 +276,8 @@ def plan(
     table: TableFile = None,
     template: TemplateFile = None,
     schema: SchemaFile = None,
+    labels: Labels = None,
+    choices: ChoicesFile = None,
     model: Model = None,
     served_model_name: Names = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
@@ -274,12 +304,13 @@ def plan(
 
     if html is not None:
         given = {"INPUT": input, "--table": table, "--template": template, "--schema": schema}
-        given["--results"] = results
+        given |= {"--results": results, "--choices": choices}
         reads = {name: path for name, path in given.items() if path}
         check_files(reads, check_written(html, "--html"))
     with readable_source(input, table, template) as (path, field_order):
         names = served_model_name or ()
-        job = plan_job(path, model, options, names, results, max_tokens, schema)
+        asked = _choices(labels, choices)
+        job = plan_job(path, model, options, names, results, max_tokens, schema, asked)
     report = _plan_report(job)
     if html is not None:
         write_plan_page(html, (table or input or path).name, report)

@@ -204,8 +204,8 @@ def test_choices_of_one_token_need_one_request(llm: LLM) -> None:
 
 
 def test_an_impossible_choice_has_no_share() -> None:
-    from shoal.answers.choice_scores import Normalisation, add_probabilities
-    from shoal.types import ChoiceScore
+    from shoal.answers.choice_scores import add_probabilities
+    from shoal.types import ChoiceScore, Normalisation
 
     scores = [ChoiceScore(-math.inf, 1, False), ChoiceScore(-3.0, 2, False)]
     add_probabilities(scores, Normalisation.sum)

@@ -8,35 +8,44 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from enum import StrEnum
 
 from shoal.errors import InternalError
 from shoal.prompts.choices import ContextTokens
 from shoal.prompts.render import TokenIds
-from shoal.types import MAX_LOGPROB_TOKEN_IDS, ChoiceScore, Completion, RequestParams
+from shoal.types import (
+    MAX_LOGPROB_TOKEN_IDS,
+    ChoiceScore,
+    Completion,
+    Normalisation,
+    RequestParams,
+    ScoredChoices,
+)
 
 
-class Normalisation(StrEnum):
-    """What probabilities are a softmax of."""
-
-    sum = "sum"
-    """Logprobs of whole choices: how likely each is, if it is one of them."""
-    mean = "mean"
-    """Logprobs per token: long choices are not the less likely for their length."""
-
-
-def requests_of(tokens: ContextTokens) -> list[tuple[TokenIds, RequestParams]]:
+def requests_of(
+    tokens: ContextTokens, texts: Sequence[str] = (), how: Normalisation = Normalisation.sum
+) -> list[tuple[TokenIds, RequestParams]]:
     """Prompt and parameters of each request that scoring takes; `scores_of` reads what they give.
 
-    Parameters of one kind are equal for equal choices.
+    Args:
+        texts: of the choices; with `how` for the `choices` of the parameters.
     """
-    if _one_request_tells(tokens):
-        named = tuple(choice[0] for choice in tokens.choices)
+    lengths = tuple(len(choice) for choice in tokens.choices)
+    if len(lengths) <= MAX_LOGPROB_TOKEN_IDS and max(lengths) == 1:
         params = RequestParams(
-            temperature=0.0, max_tokens=1, ignore_eos=True, logprob_token_ids=named
+            temperature=0.0,
+            max_tokens=1,
+            ignore_eos=True,
+            logprob_token_ids=tuple(choice[0] for choice in tokens.choices),
+            choices=ScoredChoices(tuple(texts), lengths, 1, how),
         )
         return [(tokens.context, params)]
-    params = RequestParams(temperature=0.0, max_tokens=0, prompt_logprobs=1)
+    params = RequestParams(
+        temperature=0.0,
+        max_tokens=0,
+        prompt_logprobs=1,
+        choices=ScoredChoices(tuple(texts), lengths, len(lengths), how),
+    )
     return [([*tokens.context, *choice], params) for choice in tokens.choices]
 
 
@@ -75,12 +84,6 @@ def best_of(scores: Sequence[ChoiceScore]) -> int:
     probabilities."""
     values = [score.logprob if score.probability is None else score.probability for score in scores]
     return values.index(max(values))
-
-
-def _one_request_tells(tokens: ContextTokens) -> bool:
-    return len(tokens.choices) <= MAX_LOGPROB_TOKEN_IDS and all(
-        len(choice) == 1 for choice in tokens.choices
-    )
 
 
 def _from_prompt(length: int, completion: Completion) -> ChoiceScore:

@@ -74,6 +74,9 @@ _BOTH: dict[str, Fate] = {
         "The same in vLLM's words: `json`, `regex`, `choice`, `grammar` or `json_object`.",
         kind=dict,
     ),
+    "score_choices": Honoured(
+        "Texts to score; the most probable one is the answer. See [answers.md](answers.md)."
+    ),
     **alike("guided_json guided_regex guided_choice guided_grammar", Refused(_GUIDED)),
     "guided_whitespace_pattern": Refused(_GUIDED),
     "guided_decoding_backend": NoEffect("One library finds the tokens that a grammar allows."),

@@ -22,6 +22,7 @@ from shoal.jobs.paths import JobPaths
 from shoal.jobs.pooled_bodies import PooledBodies
 from shoal.jobs.reader import JobInput, read_job
 from shoal.jobs.records import RecordWriter
+from shoal.jobs.scored_choices import AskedChoices
 from shoal.machine.capacity import stated_blocks
 from shoal.model.description import ModelDescription
 from shoal.progress import ProgressState, Reporter
@@ -71,13 +72,18 @@ class JobRun:
         self._records = RecordWriter(self.header.job_id, model.name, detokenizer, pooled)
 
     def run(
-        self, names: Collection[str], schema: Structure | None, make_engine: EngineFactory
+        self,
+        names: Collection[str],
+        schema: Structure | None,
+        choices: AskedChoices | None,
+        make_engine: EngineFactory,
     ) -> RunSummary:
         """Bring the job to its end. The summary lacks the total of seconds, which the caller knows.
 
         Args:
             names: further names for `body.model`.
             schema: of answers whose request asks for no form of its own.
+            choices: to be scored for such requests.
             make_engine: called only when a request is left to run, or when nothing else says how
                 long a request may be.
         """
@@ -85,7 +91,7 @@ class JobRun:
         with self.reporter, closing(self):
             capacity = self._capacity_tokens(make_engine)
             reading = time.perf_counter()
-            job = self._read(names, schema, capacity)
+            job = self._read(names, schema, choices, capacity)
             self.summary.seconds.plan = time.perf_counter() - reading
             try:
                 if len(job.table):
@@ -114,7 +120,11 @@ class JobRun:
         return self._engine
 
     def _read(
-        self, names: Collection[str], schema: Structure | None, capacity_tokens: int
+        self,
+        names: Collection[str],
+        schema: Structure | None,
+        choices: AskedChoices | None,
+        capacity_tokens: int,
     ) -> JobInput:
         if self.journal.counts.total:
             self.reporter.message(
@@ -126,6 +136,7 @@ class JobRun:
             capacity_tokens=capacity_tokens,
             names=names,
             schema=schema,
+            choices=choices,
             reject=self._reject,
             skip=self.journal.has_record,
             progress=self.reporter.reading,

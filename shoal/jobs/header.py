@@ -12,6 +12,7 @@ import orjson
 
 from shoal.answers.structure import Structure
 from shoal.jobs.lines import ContentDigest
+from shoal.jobs.scored_choices import AskedChoices
 from shoal.model.description import ModelDescription
 
 
@@ -39,9 +40,11 @@ class JobHeader:
         description: ModelDescription,
         served_names: Sequence[str],
         schema: Structure | None = None,
+        choices: AskedChoices | None = None,
     ) -> JobHeader:
         """The header of a job that begins, with a fresh seed."""
         grammar = None if schema is None else schema.grammar.encode()
+        scored = {} if choices is None else {"choices": choices.digest}
         return cls(
             input_digest=content.hexdigest,
             input_bytes=content.size_bytes,
@@ -55,6 +58,7 @@ class JobHeader:
                 "served_model_name": sorted(set(served_names)),
                 "schema": grammar and hashlib.blake2b(grammar, digest_size=8).hexdigest(),
                 **({} if description.pooling is None else description.pooling.identity),
+                **scored,
             },
             job_seed=secrets.randbits(62),
         )

@@ -22,6 +22,7 @@ from shoal.jobs.lines import ContentDigest, digest_input
 from shoal.jobs.paths import JobPaths
 from shoal.jobs.records import RECORD_BEGINS
 from shoal.jobs.schema_file import read_schema
+from shoal.jobs.scored_choices import AskedChoices, read_choices
 from shoal.jobs.sources import STANDARD_INPUT, open_source, open_table
 from shoal.jobs.spec import JobSpec
 from shoal.jobs.spool import Spool, remove_spool
@@ -87,6 +88,8 @@ def run_job(spec: JobSpec, *, engine: EngineFactory | None = None) -> JobResult:
     reads = model_files(spec.model)
     if spec.schema is not None:
         reads["--schema"] = spec.schema
+    if isinstance(spec.choices, Path):
+        reads["--choices"] = spec.choices
     if spec.input is not None:
         spool = open_source(spec.input)
         if spool is not None and str(spec.input) != STANDARD_INPUT:
@@ -151,19 +154,24 @@ class _JobStart:
             refuse_answers_only(asked, options, self.spec.schema)
             description = ModelDescription.load(self.spec.model, options, asked=asked)
             schema = read_schema(self.spec.schema, description)
+            choices = read_choices(self.spec.choices)
             with closing(Journal(paths.journal)) as journal:
-                header = self._enter(journal, description, schema)
+                header = self._enter(journal, description, schema, choices)
                 if journal.finished is not None:
                     reporter.message(f"{paths.output} is already finished; nothing to do.")
                     summary = RunSummary(requests=journal.finished.counts)
                     return self._result(summary, journal, already_finished=True)
                 job = JobRun(paths, description, options, header, journal, reporter, interruption)
-                summary = job.run(self.spec.served_names, schema, self.engine)
+                summary = job.run(self.spec.served_names, schema, choices, self.engine)
                 summary.seconds.total = time.perf_counter() - started
                 return self._result(summary, journal, already_finished=False, run=job.engine_run)
 
     def _enter(
-        self, journal: Journal, description: ModelDescription, schema: Structure | None
+        self,
+        journal: Journal,
+        description: ModelDescription,
+        schema: Structure | None,
+        choices: AskedChoices | None,
     ) -> JobHeader:
         """Begin the job asked for, or go on with the journal's; returns the header that holds."""
         if journal.dropped_bytes:
@@ -175,11 +183,11 @@ class _JobStart:
                     pass
             if self.spool is None:
                 content = digest_input(self.paths.input)
-                asked = JobHeader.new(content, description, self.spec.served_names, schema)
+                asked = self._header(content, description, schema, choices)
                 return self._begin_or_go_on(journal, asked)
             with NewFile(self.paths.requests, self.spool.begins) as file:
                 content = self.spool.write_to(file)
-                asked = JobHeader.new(content, description, self.spec.served_names, schema)
+                asked = self._header(content, description, schema, choices)
                 self._refuse_foreign_requests(journal, content)
                 header = self._begin_or_go_on(journal, asked)
                 if journal.finished is None:
@@ -189,6 +197,15 @@ class _JobStart:
             if journal.header is None:
                 journal.discard()
             raise
+
+    def _header(
+        self,
+        content: ContentDigest,
+        description: ModelDescription,
+        schema: Structure | None,
+        choices: AskedChoices | None,
+    ) -> JobHeader:
+        return JobHeader.new(content, description, self.spec.served_names, schema, choices)
 
     def _begin_or_go_on(self, journal: Journal, asked: JobHeader) -> JobHeader:
         begun, finished, paths = journal.header, journal.finished, self.paths

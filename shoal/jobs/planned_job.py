@@ -16,6 +16,8 @@ from shoal.jobs.earlier_results import generated_lengths
 from shoal.jobs.job_kind import kind_of_file, refuse_answers_only
 from shoal.jobs.reader import read_job
 from shoal.jobs.schema_file import read_schema
+from shoal.jobs.scored_choices import read_choices
+from shoal.jobs.spec import check_forms
 from shoal.jobs.token_input import check_input_options, read_tokens
 from shoal.machine.capacity import KVCapacity, planned_capacity, planned_machine
 from shoal.model.description import ModelDescription, Texts
@@ -73,6 +75,7 @@ def plan_job(
     results: Path | None = None,
     max_tokens: int | None = None,
     schema: Path | None = None,
+    choices: Sequence[str] | Path | None = None,
 ) -> PlannedJob:
     """Read and plan a batch file as `run_job` would, or a file of token ids.
 
@@ -80,7 +83,7 @@ def plan_job(
         results: output of an earlier run, of this file or of a part of it, from which to judge
             the limits on output.
         max_tokens: what each request of a file of token ids may generate; None for a batch file.
-        schema: see `JobSpec`; for a batch file alone.
+        schema, choices: see `JobSpec`; for a batch file alone.
 
     Raises:
         JobError: the file cannot be read.
@@ -88,8 +91,14 @@ def plan_job(
         OptionError: `max_tokens` is missing or too much, or another option does not apply.
     """
     check_input_options(
-        path, max_tokens=max_tokens, served_names=served_names, results=results, schema=schema
+        path,
+        max_tokens=max_tokens,
+        served_names=served_names,
+        results=results,
+        schema=schema,
+        choices=choices,
     )
+    check_forms(schema, choices)
     texts = Texts.needed if max_tokens is None else Texts.wanted
     asked = kind_of_file(path, options.pooling_type) if max_tokens is None else None
     refuse_answers_only(asked, options, schema, results)
@@ -97,7 +106,7 @@ def plan_job(
     kv_capacity = planned_capacity(description, options)
     began = time.perf_counter()
     requests = _read(
-        path, description, kv_capacity.tokens, served_names, results, max_tokens, schema
+        path, description, kv_capacity.tokens, served_names, results, max_tokens, schema, choices
     )
     table = requests.table
     read = time.perf_counter()
@@ -150,6 +159,7 @@ def _read(
     results: Path | None,
     max_tokens: int | None,
     schema: Path | None,
+    choices: Sequence[str] | Path | None,
 ) -> _Requests:
     if max_tokens is not None:
         limits = {"capacity_tokens": capacity_tokens, "max_tokens": max_tokens}
@@ -161,6 +171,7 @@ def _read(
         capacity_tokens=capacity_tokens,
         names=served_names,
         schema=read_schema(schema, description),
+        choices=read_choices(choices),
         reject=lambda line, _, error: rejected.append((line + 1, error)),
     )
     try:

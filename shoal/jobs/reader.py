@@ -7,21 +7,24 @@ from collections import deque
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
+from shoal.answers.choice_scores import requests_of
 from shoal.answers.grammar import grammar_compiler
 from shoal.answers.structure import Structure
 from shoal.errors import InvalidRequestError
 from shoal.jobs.index import LineIndex
 from shoal.jobs.lines import ContentDigest, LineReader, RawLine, open_input
 from shoal.jobs.pooled_bodies import PooledBodies
+from shoal.jobs.scored_choices import AskedChoices
 from shoal.jobs.validate import ParsedRequest, Validator, custom_id_of, decode_line
 from shoal.model.description import ModelDescription
+from shoal.prompts.choices import ChoiceTokenizer, ContextTokens, ContextToScore
 from shoal.prompts.length_rules import LengthRules, OutputLength
 from shoal.prompts.render import Renderer, TokenIds
 from shoal.prompts.table_builder import TableBuilder
-from shoal.types import RequestTable
+from shoal.types import RequestParams, RequestTable
 
 _BATCH_REQUESTS = 512
 _BATCH_CHARACTERS = 2**19
@@ -68,6 +71,27 @@ class _Pending:
     request: ParsedRequest
     texts: list[str | list[int]]
 
+    def contexts(self, choices: AskedChoices) -> list[ContextToScore]:
+        """Its prompts with the choices that are scored behind each."""
+        templated = not self.request.special_tokens
+        return [
+            ContextToScore(text, choices.texts, templated, place, choices.param)
+            for text, place in zip(self.texts, self.request.places, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """A batch tokenised, in the order of its lines.
+
+    Attributes:
+        ids: of the texts of other lines, under True those that get special tokens.
+        contexts: the prompts of lines whose choices are scored.
+    """
+
+    ids: dict[bool, list[TokenIds | InvalidRequestError]]
+    contexts: list[ContextTokens | InvalidRequestError]
+
 
 @dataclass
 class _Batch:
@@ -79,7 +103,9 @@ class _Batch:
 
     def add(self, pending: _Pending) -> None:
         self.lines.append(pending)
-        self.characters += sum(len(text) for text in pending.texts)
+        choices = pending.request.choices
+        times = 1 if choices is None else 1 + len(choices.texts)  # each is read behind the prompt
+        self.characters += times * sum(len(text) for text in pending.texts)
 
     @property
     def full(self) -> bool:
@@ -94,6 +120,7 @@ def read_job(
     names: Collection[str],
     reject: Reject,
     schema: Structure | None = None,
+    choices: AskedChoices | None = None,
     skip: Callable[[int], bool] = lambda line: False,
     progress: Progress = lambda lines: None,
     job_seed: int = 0,
@@ -108,6 +135,7 @@ def read_job(
         names: further names of the model, `*` for any.
         reject: called for each line that cannot run, not in line order.
         schema: what answers look like whose request asks for no form of its own.
+        choices: what is scored for such requests.
         skip: whether a line, counted from 0, has its result already and is only counted.
         progress: called between batches.
         job_seed: goes into the table.
@@ -117,7 +145,7 @@ def read_job(
     """
     index = LineIndex(path)
     try:
-        reader = _Reader(index, description, capacity_tokens, names, schema, reject, skip)
+        reader = _Reader(index, description, capacity_tokens, names, schema, choices, reject, skip)
         with open_input(path) as file:
             lines = LineReader(file)
             reader.read(lines, progress)
@@ -137,6 +165,7 @@ class _Reader:
         capacity_tokens: int,
         names: Collection[str],
         schema: Structure | None,
+        choices: AskedChoices | None,
         reject: Reject,
         skip: Callable[[int], bool],
     ) -> None:
@@ -146,8 +175,12 @@ class _Reader:
         pooled = None
         if description.pooling is not None:
             pooled = PooledBodies(description.pooling, description.tokenizer, vocab_size)
-        self._validator = Validator(all_names, vocab_size, defaults, compiler, schema, pooled)
+        self._validator = Validator(
+            all_names, vocab_size, defaults, compiler, schema, pooled, choices
+        )
         self._renderer = Renderer(description.tokenizer)
+        self._choices = ChoiceTokenizer(self._renderer)
+        self._scored_keys: dict[RequestParams, bytes] = {}
         self._rules = LengthRules(description.max_model_len, capacity_tokens)
         self._index = index
         self._reject_line = reject
@@ -157,7 +190,7 @@ class _Reader:
         self._rejected = 0
 
     def read(self, lines: LineReader, progress: Progress) -> None:
-        under_way: deque[tuple[_Batch, Future[Any]]] = deque()
+        under_way: deque[tuple[_Batch, Future[_Tokens]]] = deque()
         batch = _Batch()
         with ThreadPoolExecutor(1, thread_name_prefix="tokenize") as executor:
             for raw in lines:
@@ -206,13 +239,27 @@ class _Reader:
             self._index.append(raw.offset, custom_id)
         return _Pending(line, request, texts)
 
-    def _tokenize(self, batch: _Batch) -> dict[bool, list[TokenIds | InvalidRequestError]]:
-        """Token ids of the batch's texts, in order: under True those that get special tokens."""
+    def _tokenize(self, batch: _Batch) -> _Tokens:
         texts: dict[bool, list[str]] = {True: [], False: []}
+        contexts: list[ContextToScore] = []
         for pending in batch.lines:
+            if pending.request.choices is not None:
+                contexts += pending.contexts(pending.request.choices)
+                continue
             special = pending.request.special_tokens
             texts[special].extend(text for text in pending.texts if isinstance(text, str))
-        return {special: self._tokenize_texts(texts[special], special) for special in texts}
+        ids = {special: self._tokenize_texts(texts[special], special) for special in texts}
+        return _Tokens(ids, self._tokenize_contexts(contexts))
+
+    def _tokenize_contexts(
+        self, contexts: list[ContextToScore]
+    ) -> list[ContextTokens | InvalidRequestError]:
+        try:
+            return self._choices.tokenize(contexts)
+        except BaseException as error:  # as below
+            if len(contexts) == 1:
+                return [_refusal(error)]
+            return [tokens for each in contexts for tokens in self._tokenize_contexts([each])]
 
     def _tokenize_texts(
         self, texts: list[str], special: bool
@@ -224,16 +271,20 @@ class _Reader:
                 return [_refusal(error)]
             return [ids for text in texts for ids in self._tokenize_texts([text], special)]
 
-    def _store(
-        self, batch: _Batch, tokenized: Future[dict[bool, list[TokenIds | InvalidRequestError]]]
-    ) -> None:
-        results = {special: iter(ids) for special, ids in tokenized.result().items()}
+    def _store(self, batch: _Batch, tokenized: Future[_Tokens]) -> None:
+        results = {special: iter(ids) for special, ids in tokenized.result().ids.items()}
+        contexts = iter(tokenized.result().contexts)
         for pending in batch.lines:
-            special = pending.request.special_tokens
-            prompts = [
-                next(results[special]) if isinstance(text, str) else text for text in pending.texts
-            ]
             try:
+                if pending.request.choices is not None:
+                    of_line = list(islice(contexts, len(pending.texts)))
+                    self._add_scored(pending, pending.request.choices, of_line)
+                    continue
+                special = pending.request.special_tokens
+                prompts = [
+                    next(results[special]) if isinstance(text, str) else text
+                    for text in pending.texts
+                ]
                 self._add(pending, prompts)
             except Exception as error:
                 refusal = _refusal(error, pending.line)
@@ -252,6 +303,24 @@ class _Reader:
             self._table.add(
                 pending.line, prompt, request.params, request.params_key, request.seed, length
             )
+
+    def _add_scored(
+        self,
+        pending: _Pending,
+        choices: AskedChoices,
+        contexts: list[ContextTokens | InvalidRequestError],
+    ) -> None:
+        """The requests that score all prompts of the line or, if one is wrong, none."""
+        checked: list[tuple[TokenIds, RequestParams, OutputLength]] = []
+        for param, tokens in zip(pending.request.places, contexts, strict=True):
+            if isinstance(tokens, InvalidRequestError):
+                raise tokens
+            for prompt, params in requests_of(tokens, choices.texts, choices.normalisation):
+                length = self._rules.output_length(len(prompt), params, param)
+                checked.append((prompt, params, length))
+        for prompt, params, length in checked:
+            key = self._scored_keys.setdefault(params, b"scored %d" % len(self._scored_keys))
+            self._table.add(pending.line, prompt, params, key, None, length)
 
     def _reject(self, line: int, custom_id: str | None, error: InvalidRequestError) -> None:
         self._rejected += 1

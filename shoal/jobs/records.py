@@ -11,6 +11,7 @@ import orjson
 
 from shoal.answers.detokenize import Detokenizer
 from shoal.errors import InvalidRequestError
+from shoal.jobs.choice_records import scored_answers
 from shoal.jobs.index import LineName
 from shoal.jobs.logprob_records import chat_logprobs, completion_logprobs
 from shoal.jobs.pooled_bodies import PooledBodies
@@ -59,15 +60,20 @@ class RecordWriter:
         if self._pooled is not None:
             body = self._pooled.body(key, name.url, name.body, prompts)
             return _record(key, name.custom_id, 200, body)
-        choices = [
-            self._chat_choice(choice)
-            if chat
-            else self._text_choice(choice, prompt.request_index, table)
-            for prompt in prompts
-            for choice in prompt.choices
-        ]
-        prompt_tokens = sum(prompt.prompt_tokens for prompt in prompts)
-        generated = sum(prompt.generated_tokens for prompt in prompts)
+        if table.sampling(prompts[0].request_index).choices is None:
+            choices = [
+                self._chat_choice(choice)
+                if chat
+                else self._text_choice(choice, prompt.request_index, table)
+                for prompt in prompts
+                for choice in prompt.choices
+            ]
+            prompt_tokens = sum(prompt.prompt_tokens for prompt in prompts)
+            generated = sum(prompt.generated_tokens for prompt in prompts)
+        else:
+            scored = list(scored_answers(prompts, table, chat=chat))
+            choices, generated = [choice for choice, _ in scored], 0
+            prompt_tokens = sum(tokens for _, tokens in scored)
         body = {
             "id": f"{'chatcmpl' if chat else 'cmpl'}-{key}",
             "object": "chat.completion" if chat else "text_completion",

@@ -21,6 +21,8 @@ class JobSpec:
         table, template: one request per row of a table; see `shoal.tables`. The requests are
             written to OUTPUT.requests.jsonl, the same bytes in every run, and stay there.
         schema: a JSON schema of all answers whose request asks for no form of its own.
+        choices: texts to score for all requests that ask for no form of their own, or a file of
+            them (see `read_choices`); the most probable one is the answer.
         output: where results go.
         errors: where failed requests go; results.jsonl has results.errors.jsonl beside it if not
             given.
@@ -32,7 +34,8 @@ class JobSpec:
         also_written: files that the caller writes afterwards, by what messages call them.
 
     Raises:
-        OptionError: neither an input nor a table with its template is given, or both.
+        OptionError: neither an input nor a table with its template is given, or both; or both a
+            schema and choices.
     """
 
     output: Path
@@ -40,6 +43,7 @@ class JobSpec:
     table: Path | None = None
     template: Path | None = None
     schema: Path | None = None
+    choices: Sequence[str] | Path | None = None
     errors: Path | None = None
     model: str | None = None
     options: EngineOptions = field(default_factory=EngineOptions)
@@ -54,6 +58,20 @@ class JobSpec:
             if "Path" in str(each.type) and isinstance(value, str):
                 object.__setattr__(self, each.name, Path(value))
         check_input(self.input, self.table, self.template)
+        check_forms(self.schema, self.choices)
+
+
+def check_forms(schema: Path | None, choices: Sequence[str] | Path | None) -> None:
+    """Refuse two forms for the same answers.
+
+    Raises:
+        OptionError: says so.
+    """
+    if schema is not None and choices is not None:
+        raise OptionError(
+            "--schema and the choices of --labels or --choices are two forms for the same answers; "
+            "give one of them."
+        )
 
 
 def check_input(input: Path | None, table: Path | None, template: Path | None) -> None:

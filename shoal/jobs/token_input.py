@@ -19,6 +19,7 @@ def check_input_options(
     served_names: Sequence[str],
     results: Path | None,
     schema: Path | None,
+    choices: Sequence[str] | Path | None = None,
 ) -> None:
     """Refuse options that do not go with this kind of input file.
 
@@ -42,6 +43,10 @@ def check_input_options(
         raise OptionError(f"--results is for batch files; the rows of {path.name} have no names.")
     if schema is not None:
         raise OptionError(f"--schema is for batch files; the rows of {path.name} are not run.")
+    if choices is not None:
+        raise OptionError(
+            f"--labels and --choices are for batch files; the rows of {path.name} are not run."
+        )
 
 
 def read_tokens(

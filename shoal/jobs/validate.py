@@ -18,6 +18,7 @@ from shoal.errors import InvalidRequestError
 from shoal.fates import Honoured
 from shoal.jobs.body_fields import BODY_FIELDS, LINE_FIELDS, endpoint
 from shoal.jobs.pooled_bodies import PooledBodies
+from shoal.jobs.scored_choices import AskedChoices, check_beside, does_not_go, parse_choices
 from shoal.prompts.prompts import ChatPrompt, Prompt, parse_messages, parse_prompts, whole_number
 from shoal.prompts.refusals import check_fields, kind_of, missing, wrong_value
 from shoal.types import (
@@ -55,6 +56,7 @@ class ParsedRequest:
         seed: the request's own seed, or None.
         special_tokens: whether the tokenizer adds its own to texts.
         places: the field that each prompt comes from.
+        choices: what is scored instead of generating an answer.
     """
 
     custom_id: str
@@ -65,6 +67,7 @@ class ParsedRequest:
     seed: int | None
     special_tokens: bool
     places: tuple[str, ...]
+    choices: AskedChoices | None = None
 
 
 def decode_line(data: bytes) -> dict[str, Any]:
@@ -99,6 +102,7 @@ class Validator:
             is not looked at.
         schema: what answers look like whose request asks for no form of its own.
         pooled: reads the requests of a model that does not generate; None: it does.
+        choices: what is scored for requests that ask for no form of their own.
     """
 
     def __init__(
@@ -109,12 +113,13 @@ class Validator:
         compiler: GrammarCompiler | None = None,
         schema: Structure | None = None,
         pooled: PooledBodies | None = None,
+        choices: AskedChoices | None = None,
     ) -> None:
         self._pooled = pooled
         self._names = frozenset(names)
         self._vocab_size = vocab_size
         self._defaults = dict(defaults)
-        self._compiler, self._schema = compiler, schema
+        self._compiler, self._schema, self._choices = compiler, schema, choices
         self._params: dict[bytes, RequestParams] = {}
 
     def request(self, line: Mapping[str, Any]) -> ParsedRequest:
@@ -143,9 +148,26 @@ class Validator:
         chat, several = url == CHAT_URL, len(prompts) > 1
         field = "body.messages" if chat else "body.prompt"
         places = [f"{field}[{i}]" if several else field for i in range(len(prompts))]
+        choices = self._scored(given, params)
+        seed, special = _seed(given), not chat
         return ParsedRequest(
-            line["custom_id"], url, prompts, key, params, _seed(given), not chat, tuple(places)
+            line["custom_id"], url, prompts, key, params, seed, special, tuple(places), choices
         )
+
+    def _scored(self, body: Mapping[str, Any], params: RequestParams) -> AskedChoices | None:
+        """What a line wants scored: its own choices, or the job's if it asks for no form."""
+        own = body.get("score_choices")
+        if own is None and self._choices is None:
+            return None
+        choices = self._choices if own is None else parse_choices(own, "body.score_choices")
+        assert choices is not None
+        if _structure(body) is not None:
+            if own is None:
+                return None
+            name = "structured_outputs" if "structured_outputs" in body else "response_format"
+            raise does_not_go(choices, name)
+        check_beside(choices, body, params)
+        return choices
 
     def _envelope(self, line: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         for name in _ENVELOPE:

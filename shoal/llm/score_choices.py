@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from shoal.answers.choice_scores import (
-    Normalisation,
     add_probabilities,
     best_of,
     requests_of,
@@ -25,7 +24,7 @@ from shoal.prompts.python_prompts import CheckedPrompt, checked_prompt, prompts_
 from shoal.prompts.refusals import outside_vocabulary
 from shoal.prompts.render import TokenIds
 from shoal.prompts.token_columns import TokenColumns
-from shoal.types import Completion, RequestParams
+from shoal.types import Completion, Normalisation, RequestParams
 
 Render = Callable[[Any, str], CheckedPrompt]
 """A conversation, and what errors call it, to the text that the model reads."""

@@ -1,7 +1,7 @@
 """What travels through the house: sampling parameters, requests, completions, the run summary."""
 
 from shoal.types.arrays import BoolArray, Float32Array, Int32Array, Int64Array
-from shoal.types.choice_score import ChoiceScore
+from shoal.types.choice_score import ChoiceScore, Normalisation, ScoredChoices
 from shoal.types.completion import Choice, Completion, FinishReason, TokenLogprob
 from shoal.types.pooled import (
     CLASSIFY_URL,
@@ -52,6 +52,7 @@ __all__ = [
     "Int64Array",
     "LengthCounts",
     "LogprobColumns",
+    "Normalisation",
     "PhaseSeconds",
     "PlanFigures",
     "PoolerConfig",
@@ -61,6 +62,7 @@ __all__ = [
     "RequestParams",
     "RequestTable",
     "RunSummary",
+    "ScoredChoices",
     "TokenCounts",
     "TokenLogprob",
 ]

@@ -1,8 +1,35 @@
-"""How likely one of several choices is."""
+"""Choices that are scored, and how likely each of them is."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Normalisation(StrEnum):
+    """What probabilities are a softmax of."""
+
+    sum = "sum"
+    """Logprobs of whole choices: how likely each is, if it is one of them."""
+    mean = "mean"
+    """Logprobs per token: long choices are not the less likely for their length."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredChoices:
+    """Choices that requests score after one context, as the parameters of these requests.
+
+    Attributes:
+        texts: for records; empty where nobody writes any.
+        lengths: how many tokens each choice has.
+        requests: how many requests there are, neighbours in the table: one for all choices, or
+            one for each.
+    """
+
+    texts: tuple[str, ...]
+    lengths: tuple[int, ...]
+    requests: int
+    normalisation: Normalisation
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from shoal.errors import InvalidRequestError
+from shoal.types.choice_score import ScoredChoices
 
 CHAT_URL = "/v1/chat/completions"
 COMPLETIONS_URL = "/v1/completions"
@@ -103,6 +104,8 @@ class RequestParams(BaseModel):
     echo: bool = False
     """Prompt text (and its logprobs, if asked for) before the output."""
     skip_special_tokens: bool = True
+    choices: ScoredChoices | None = None
+    """What the request scores instead of generating, alone or with its neighbours."""
     grammar: NonEmptyString | None = None
     """What an answer must look like, as llguidance's text; see `shoal.answers.structure`."""
 
