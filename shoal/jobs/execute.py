@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
+from shoal.answers.answer_format import AnswerFormat
 from shoal.answers.detokenize import Detokenizer
 from shoal.answers.structure import Structure
 from shoal.config import EngineOptions
@@ -64,7 +65,9 @@ class JobRun:
     def __post_init__(self) -> None:
         detokenizer = Detokenizer(self.description.tokenizer)
         self._engine: EngineProtocol | None = None
-        self._records = RecordWriter(self.header.job_id, self.description.name, detokenizer)
+        model = self.description
+        form = AnswerFormat.find(model.tokenizer, model.tool_call_parser, model.reasoning_parser)
+        self._records = RecordWriter(self.header.job_id, model.name, detokenizer, form)
 
     def run(
         self, names: Collection[str], schema: Structure | None, make_engine: EngineFactory

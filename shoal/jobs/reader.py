@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from shoal.answers.answer_format import AnswerFormat
 from shoal.answers.grammar import grammar_compiler
 from shoal.answers.structure import Structure
 from shoal.errors import InvalidRequestError
@@ -141,7 +142,10 @@ class _Reader:
         all_names = {description.id, description.name, *names}
         vocab_size, defaults = description.vocab_size, description.generation_defaults
         compiler = grammar_compiler(description.tokenizer, vocab_size, description.eos_token_ids)
-        self._validator = Validator(all_names, vocab_size, defaults, compiler, schema)
+        form = AnswerFormat.find(
+            description.tokenizer, description.tool_call_parser, description.reasoning_parser
+        )
+        self._validator = Validator(all_names, vocab_size, defaults, compiler, schema, form)
         self._renderer = Renderer(description.tokenizer)
         self._rules = LengthRules(description.max_model_len, capacity_tokens)
         self._index = index
@@ -193,6 +197,8 @@ class _Reader:
                 return None
             request = self._validator.request(content)
             texts = [self._renderer.text(prompt) for prompt in request.prompts]
+            if request.url == CHAT_URL and isinstance(texts[0], str):
+                request = self._validator.after_reasoning(request, texts[0])
         except Exception as error:  # whatever one line does, the others go on
             self._reject(line, custom_id, _refusal(error, line))
             return None

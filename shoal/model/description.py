@@ -14,7 +14,14 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.dynamic_module_utils import init_hf_modules
 
-from shoal.config import Device, Dtype, EngineOptions, Quantization
+from shoal.config import (
+    Device,
+    Dtype,
+    EngineOptions,
+    Quantization,
+    ReasoningParser,
+    ToolCallParser,
+)
 from shoal.errors import ModelLoadError, OptionError
 from shoal.model.activations import check_activations_by_name
 from shoal.model.features import (
@@ -79,6 +86,7 @@ class ModelDescription:
         quantization: of the products of its layers.
         fingerprint: digest per file; it changes when the model does.
         trust_remote_code: whether Python files of the model's folder may run.
+        tool_call_parser, reasoning_parser: in which form it calls tools and reasons, as asked for.
     """
 
     id: str
@@ -96,6 +104,8 @@ class ModelDescription:
     tensor_parallel: int = 1
     quantization: Quantization = Quantization.none
     trust_remote_code: bool = False
+    tool_call_parser: ToolCallParser = ToolCallParser.auto
+    reasoning_parser: ReasoningParser = ReasoningParser.auto
 
     @classmethod
     def load(
@@ -148,6 +158,8 @@ class ModelDescription:
             tensor_parallel=parts,
             quantization=options.quantization,
             trust_remote_code=trusted,
+            tool_call_parser=options.tool_call_parser,
+            reasoning_parser=options.reasoning_parser,
         )
 
     def __reduce__(self) -> tuple[object, ...]:

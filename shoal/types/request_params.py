@@ -97,6 +97,12 @@ class RequestParams(BaseModel):
     skip_special_tokens: bool = True
     grammar: NonEmptyString | None = None
     """What an answer must look like, as llguidance's text; see `shoal.answers.structure`."""
+    tools: NonEmptyString | None = None
+    """The tools that a chat's answer may call, as JSON; None: no call is looked for in it."""
+    parallel_tool_calls: bool = True
+    """Whether an answer may be several calls."""
+    include_reasoning: bool = True
+    """Whether a chat's record shows the reasoning."""
 
     @model_validator(mode="after")
     def _consistent(self) -> RequestParams:
