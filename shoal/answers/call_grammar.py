@@ -16,8 +16,9 @@ from shoal.answers.formats import ARGUMENTS, NAME, NAME_JSON, SPACE, CallFormat
 from shoal.answers.structure import Structure, finished, quoted
 from shoal.prompts.refusals import wrong_value
 
-_SPACE = "WS: /[ \\n]{0,4}/"
+_PATTERN = "[ \\n]{0,4}"
 """White space where models write some; bounded, so that none falls into it."""
+_SPACE = f"WS: /{_PATTERN}/"
 _THINKING = "(?s:.*)"
 
 
@@ -78,6 +79,7 @@ def _text(text: str, form: AnswerFormat) -> str:
 def _schema(function: Mapping[str, Any], param: str) -> str:
     """The schema of a function's arguments, which are an object."""
     given = {"type": "object", **(function.get("parameters") or {})}
+    given.setdefault("x-guidance", {"whitespace_pattern": _PATTERN})
     try:
         return orjson.dumps(given).decode()
     except TypeError as error:
