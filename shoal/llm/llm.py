@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from shoal.answers.answer_format import AnswerFormat
 from shoal.answers.detokenize import Detokenizer
 from shoal.answers.grammar import grammar_compiler
 from shoal.devices import make_engine
@@ -109,6 +110,8 @@ class LLM:
             self._load_seconds = time.perf_counter() - begin
             self._renderer = Renderer(self._description.tokenizer)
             self._outputs = OutputMaker(Detokenizer(self._description.tokenizer))
+            marks = self._description.reasoning_parser
+            self._form = AnswerFormat.find(self._description.tokenizer, reasoning=marks)
         self._seed, self._chat_template = seed, chat_template
         self._calls, self._requests = itertools.count(), 0
         self._closed = False
@@ -222,7 +225,9 @@ class LLM:
             add_generation_prompt: end prompts with the beginning of an answer.
             continue_final_message: end prompts within the last message, which answers continue;
                 needs `add_generation_prompt=False`.
-            tools: JSON schemas, for a template that reads them; an answer is the model's text.
+            tools: JSON schemas, for a template that reads them. An output's text is the model's
+                own, with its calls and its reasoning in it. Structured outputs begin after
+                reasoning.
         """
         check(others, CALL_OPTIONS, "chat")
         if add_generation_prompt and continue_final_message:
@@ -242,6 +247,7 @@ class LLM:
             kwargs = dict(chat_template_kwargs or {})
             checked = [_rendered(template, i, each, kwargs) for i, each in enumerate(several)]
             texts = [text_of(prompt) for prompt in checked]
+            asked = asked.after_reasoning(texts, self._form)
             return self._read_and_run(call, "messages", checked, texts, asked, bool(use_tqdm))
 
     @contextmanager
