@@ -64,6 +64,26 @@ class Order(StrEnum):
     input = "input"
 
 
+class ToolCallParser(StrEnum):
+    """In which form a model calls tools (see `shoal.answers.formats`); vLLM's names."""
+
+    auto = "auto"
+    none = "none"
+    hermes = "hermes"
+    llama3_json = "llama3_json"
+    mistral = "mistral"
+
+
+class ReasoningParser(StrEnum):
+    """Between which marks a model reasons; vLLM's names."""
+
+    auto = "auto"
+    none = "none"
+    qwen3 = "qwen3"
+    deepseek_r1 = "deepseek_r1"
+    mistral = "mistral"
+
+
 class OrderOption(StrEnum):
     """An `Order`, or `auto`: the one that is fastest against a clock (`shoal.simulate`)."""
 
@@ -102,8 +122,8 @@ AUTO = "auto"
 class EngineOptions:
     """How the engine runs a job.
 
-    None of them but `dtype`, `quantization`, `max_model_len`, `pooling_type` and
-    `trust_remote_code` changes results.
+    None of them but `dtype`, `quantization`, `max_model_len`, `pooling_type`, `trust_remote_code`
+    and the two parsers changes results.
     """
 
     dtype: Annotated[Dtype, "Number format; auto takes the model's own."] = Dtype.auto
@@ -141,6 +161,12 @@ class EngineOptions:
         PoolingType,
         "Of embeddings: the last token's vector, or the mean of all; auto: what the model says.",
     ] = PoolingType.auto
+    tool_call_parser: Annotated[
+        ToolCallParser, "In which form the model calls tools; auto: as its chat template does."
+    ] = ToolCallParser.auto
+    reasoning_parser: Annotated[
+        ReasoningParser, "Between which marks the model reasons; auto: as its chat template says."
+    ] = ReasoningParser.auto
 
     trust_remote_code: Annotated[
         bool, "Run Python code that comes with the model, if it needs any. Read it first."

@@ -88,12 +88,12 @@ def of_structured_outputs(given: Mapping[str, Any], param: str) -> Structure:
             raise wrong_value(where, f"must be true or false, not {kind_of(value)}")
         return of_schema(ANY_OBJECT, where, spaces)
     if kind == "choice":
-        return _finished(_choice(value, where), where)
+        return finished(_choice(value, where), where)
     if not isinstance(value, str):
         raise wrong_value(where, f"must be a string, not {kind_of(value)}")
     _check_size(value, where)
     text = _regex(value, where) if kind == "regex" else _lark(value, where)
-    return _finished(text, where)
+    return finished(text, where)
 
 
 def of_schema(schema: object, param: str, options: Mapping[str, Any] | None = None) -> Structure:
@@ -119,7 +119,7 @@ def of_schema(schema: object, param: str, options: Mapping[str, Any] | None = No
         text = orjson.dumps(dict(schema)).decode()
     except TypeError as error:
         raise wrong_value(param, f"is nested too deeply, or no JSON ({error})") from None
-    return _finished(f"start: %json {text}", param)
+    return finished(f"start: %json {text}", param)
 
 
 def _whitespace(asked: Mapping[str, Any], param: str) -> dict[str, Any]:
@@ -140,11 +140,11 @@ def _choice(value: object, param: str) -> str:
         raise wrong_value(param, "must be an array of strings, at least one")
     if not all(isinstance(each, str) and each for each in value):
         raise wrong_value(param, "must hold strings that are not empty")
-    return "start: " + " | ".join(_quoted(each) for each in value)
+    return "start: " + " | ".join(quoted(each) for each in value)
 
 
-def _quoted(text: str) -> str:
-    """A string in Lark: JSON's, but that DEL is no character of it."""
+def quoted(text: str) -> str:
+    """A string as Lark writes it: JSON's, but that DEL is no character of it."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
@@ -163,9 +163,17 @@ def _lark(value: str, param: str) -> str:
     return text
 
 
-def _finished(text: str, param: str) -> Structure:
+def finished(text: str, param: str, *, directive: bool = True) -> Structure:
+    """The structure of a grammar's text.
+
+    Args:
+        directive: whether it needs the last one; a list of whole grammars does not.
+
+    Raises:
+        InvalidRequestError: it is too long, or no text.
+    """
     _check_size(text, param)
-    return Structure(text + _END, param)
+    return Structure(text + _END if directive else text, param)
 
 
 def _check_size(text: str, param: str) -> None:

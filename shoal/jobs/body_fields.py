@@ -13,8 +13,7 @@ _BOOKS = NoEffect("A note of whoever asks.", kind=str)
 _CACHED = "What is shared is found in all requests of the file."
 _TEXT = Refused("Answers are text, and nothing but messages is read.")
 _GUIDED = 'vLLM took the name away: give structured_outputs, for example {"json": ...}.'
-_NO_TOOLS = 'No tool is called: set tool_choice to "none", or describe tools in a message.'
-_NO_FUNCTIONS = 'No function is called: give them as tools, with tool_choice "none".'
+_OLD = "Give tools and tool_choice, which took its place."
 _ONE_SHAPE = Refused("Records have OpenAI's shape: ask for logprobs.", (None, False))
 _NO_BEAMS = "There is no beam search; sample n choices instead."
 _CLIENTS = Refused("It is an argument of the client, not of the request; remove it.", (None, {}))
@@ -63,7 +62,6 @@ _BOTH: dict[str, Fate] = {
     **alike("prompt_cache_key prompt_cache_retention cache_salt", NoEffect(_CACHED, kind=str)),
     "prompt_cache_options": NoEffect(_CACHED, kind=dict),
     "prediction": NoEffect("It would only save time.", kind=dict),
-    "parallel_tool_calls": NoEffect("No tool is called.", kind=bool),
     "truncation_side": NoEffect("Nothing is truncated.", kind=str),
     "stream": Refused("A batch cannot stream; remove it or set it to false.", (False,), kind=bool),
     "stream_options": Refused("A batch cannot stream; remove it.", (None, {})),
@@ -80,10 +78,8 @@ _BOTH: dict[str, Fate] = {
     **alike("guided_json guided_regex guided_choice guided_grammar", Refused(_GUIDED)),
     "guided_whitespace_pattern": Refused(_GUIDED),
     "guided_decoding_backend": NoEffect("One library finds the tokens that a grammar allows."),
-    "tools": Refused(_NO_TOOLS, (None, [])),
-    "tool_choice": Refused(_NO_TOOLS, (None, "none", "auto")),
-    "functions": Refused(_NO_FUNCTIONS, (None, [])),
-    "function_call": Refused(_NO_FUNCTIONS, (None, "none", "auto")),
+    "functions": Refused(_OLD, (None, [])),
+    "function_call": Refused(_OLD, (None, "none", "auto")),
     "web_search_options": Refused("Nothing is searched: put what is needed into the prompt."),
     "modalities": Refused(_TEXT.instead, (None, ["text"])),
     "audio": _TEXT,
@@ -106,7 +102,6 @@ _BOTH: dict[str, Fate] = {
     "truncate_prompt_tokens": Refused("Cut prompts before the job."),
     "thinking_token_budget": Refused("Lower max_tokens.", (None, -1)),
     "repetition_detection": Refused("Lower max_tokens, or penalise repetition."),
-    "include_reasoning": Refused("An answer is the model's whole text; cut it.", (None, True)),
     "spaces_between_special_tokens": Refused("Leave special tokens out of texts.", (None, True)),
     "chat_template": Refused("Change the template in the model's folder."),
     **alike(
@@ -137,6 +132,10 @@ BODY_FIELDS: dict[str, dict[str, Fate]] = {
             "Given to the template, and with it whether to think: `enable_thinking`.", kind=str
         ),
         "verbosity": Honoured("Given to the template.", kind=str),
+        "include_reasoning": Honoured("False leaves it out of the record.", kind=bool),
+        "tools": Honoured("Functions that an answer may call.", kind=list),
+        "tool_choice": Honoured('`"auto"`, `"none"`, `"required"` or a function by its name.'),
+        "parallel_tool_calls": Honoured("False: an answer calls one function at most.", kind=bool),
         "echo": Refused("Join what was said and the answer yourself.", (None, False)),
         "prompt_logprob_start": Refused("Ask for echo with logprobs on /v1/completions."),
         "add_special_tokens": Refused("The template writes them.", (None, False)),
@@ -159,7 +158,10 @@ BODY_FIELDS: dict[str, dict[str, Fate]] = {
             " verbosity",
             Refused(_CHATS),
         ),
-        **alike("tools functions", Refused(_CHATS, (None, []))),
+        "tools": Refused(_CHATS, (None, [])),
+        "tool_choice": Refused(_CHATS, (None, "none", "auto")),
+        "parallel_tool_calls": NoEffect("No tool is called.", kind=bool),
+        "include_reasoning": Refused("An answer is the model's whole text.", (None, True)),
     },
     **POOLED_FIELDS,
 }

@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
+from shoal.answers.answer_format import AnswerFormat
 from shoal.answers.detokenize import Detokenizer
 from shoal.answers.structure import Structure
 from shoal.config import EngineOptions
@@ -69,7 +70,8 @@ class JobRun:
         model, pooled = self.description, None
         if model.pooling is not None:
             pooled = PooledBodies(model.pooling, model.tokenizer, model.vocab_size)
-        self._records = RecordWriter(self.header.job_id, model.name, detokenizer, pooled)
+        form = AnswerFormat.find(model.tokenizer, model.tool_call_parser, model.reasoning_parser)
+        self._records = RecordWriter(self.header.job_id, model.name, detokenizer, pooled, form)
 
     def run(
         self,

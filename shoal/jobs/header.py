@@ -55,6 +55,8 @@ class JobHeader:
                 "device": description.device.type,
                 "max_model_len": description.max_model_len,
                 "trust_remote_code": description.trust_remote_code,
+                "tool_call_parser": str(description.tool_call_parser),
+                "reasoning_parser": str(description.reasoning_parser),
                 "served_model_name": sorted(set(served_names)),
                 "schema": grammar and hashlib.blake2b(grammar, digest_size=8).hexdigest(),
                 **({} if description.pooling is None else description.pooling.identity),

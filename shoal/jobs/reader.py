@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+from shoal.answers.answer_format import AnswerFormat
 from shoal.answers.choice_scores import requests_of
 from shoal.answers.grammar import grammar_compiler
 from shoal.answers.structure import Structure
@@ -24,7 +25,7 @@ from shoal.prompts.choices import ChoiceTokenizer, ContextTokens, ContextToScore
 from shoal.prompts.length_rules import LengthRules, OutputLength
 from shoal.prompts.render import Renderer, TokenIds
 from shoal.prompts.table_builder import TableBuilder
-from shoal.types import RequestParams, RequestTable
+from shoal.types import CHAT_URL, RequestParams, RequestTable
 
 _BATCH_REQUESTS = 512
 _BATCH_CHARACTERS = 2**19
@@ -175,8 +176,11 @@ class _Reader:
         pooled = None
         if description.pooling is not None:
             pooled = PooledBodies(description.pooling, description.tokenizer, vocab_size)
+        form = AnswerFormat.find(
+            description.tokenizer, description.tool_call_parser, description.reasoning_parser
+        )
         self._validator = Validator(
-            all_names, vocab_size, defaults, compiler, schema, pooled, choices
+            all_names, vocab_size, defaults, compiler, schema, pooled, choices, form
         )
         self._renderer = Renderer(description.tokenizer)
         self._choices = ChoiceTokenizer(self._renderer)
@@ -232,6 +236,8 @@ class _Reader:
                 return None
             request = self._validator.request(content)
             texts = [self._renderer.text(prompt) for prompt in request.prompts]
+            if request.url == CHAT_URL and isinstance(texts[0], str):
+                request = self._validator.after_reasoning(request, texts[0])
         except Exception as error:  # whatever one line does, the others go on
             self._reject(line, custom_id, _refusal(error, line))
             return None

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import orjson
 
+from shoal.answers.answer_format import AnswerFormat
 from shoal.answers.detokenize import Detokenizer
+from shoal.answers.reading import Answer, AnswerReader
 from shoal.errors import InvalidRequestError
 from shoal.jobs.choice_records import scored_answers
 from shoal.jobs.index import LineName
@@ -32,6 +34,7 @@ class RecordWriter:
         job_id: names the job.
         model: the model that ran, which answers name whatever alias the request used.
         pooled: of a model that does not generate, what its requests ask for.
+        form: of its answers; None: they are content and nothing else.
     """
 
     def __init__(
@@ -40,11 +43,13 @@ class RecordWriter:
         model: str,
         detokenizer: Detokenizer,
         pooled: PooledBodies | None = None,
+        form: AnswerFormat | None = None,
     ) -> None:
         self._pooled = None if pooled is None else PooledRecords(pooled, model)
         self._job_id = job_id
         self._model = model
         self._detokenizer = detokenizer
+        self._reader = AnswerReader(detokenizer, form or AnswerFormat())
 
     def success(
         self, line: int, name: LineName, prompts: Sequence[Completion], table: RequestTable
@@ -60,32 +65,33 @@ class RecordWriter:
         if self._pooled is not None:
             body = self._pooled.body(key, name.url, name.body, prompts)
             return _record(key, name.custom_id, 200, body)
-        if table.sampling(prompts[0].request_index).choices is None:
-            choices = [
-                self._chat_choice(choice)
-                if chat
-                else self._text_choice(choice, prompt.request_index, table)
-                for prompt in prompts
-                for choice in prompt.choices
-            ]
-            prompt_tokens = sum(prompt.prompt_tokens for prompt in prompts)
-            generated = sum(prompt.generated_tokens for prompt in prompts)
-        else:
+        usage = {
+            "prompt_tokens": sum(prompt.prompt_tokens for prompt in prompts),
+            "completion_tokens": sum(prompt.generated_tokens for prompt in prompts),
+        }
+        scored: list[tuple[dict[str, Any], int]] = []
+        if table.sampling(prompts[0].request_index).choices is not None:
             scored = list(scored_answers(prompts, table, chat=chat))
-            choices, generated = [choice for choice, _ in scored], 0
-            prompt_tokens = sum(tokens for _, tokens in scored)
+            usage = {"prompt_tokens": sum(read for _, read in scored), "completion_tokens": 0}
         body = {
             "id": f"{'chatcmpl' if chat else 'cmpl'}-{key}",
             "object": "chat.completion" if chat else "text_completion",
             "created": int(time.time()),
             "model": self._model,
-            "choices": [{"index": number} | choice for number, choice in enumerate(choices)],
-            "usage": {
-                "prompt_tokens": prompt_tokens,
-                "completion_tokens": generated,
-                "total_tokens": prompt_tokens + generated,
-            },
+            "choices": [],
+            "usage": usage | {"total_tokens": sum(usage.values())},
         }
+        if scored:
+            body["choices"] = [
+                {"index": number} | choice for number, (choice, _) in enumerate(scored)
+            ]
+        elif chat:
+            self._add_messages(body, key, prompts, table)
+        else:
+            body["choices"] = [
+                {"index": number} | self._text_choice(choice, prompt.request_index, table)
+                for number, (prompt, choice) in enumerate(_choices(prompts))
+            ]
         return _record(key, name.custom_id, 200, body)
 
     def failure(self, line: int, custom_id: str | None, error: InvalidRequestError) -> bytes:
@@ -107,13 +113,52 @@ class RecordWriter:
         name = f"{self._job_id}/{line}".encode()
         return hashlib.blake2b(name, digest_size=12).hexdigest()
 
-    def _chat_choice(self, choice: Choice) -> dict[str, Any]:
-        logprobs = choice.logprobs
-        return {
-            "message": {"role": "assistant", "content": choice.text, "refusal": None},
-            "logprobs": None if logprobs is None else chat_logprobs(logprobs, self._detokenizer),
-            "finish_reason": choice.finish_reason,
-        }
+    def _add_messages(
+        self,
+        body: dict[str, Any],
+        key: str,
+        prompts: Sequence[Completion],
+        table: RequestTable,
+    ) -> None:
+        """The choices of a chat, and how many of their tokens were spent on reasoning."""
+        reasoned = 0
+        for number, (prompt, choice) in enumerate(_choices(prompts)):
+            params = table.sampling(prompt.request_index)
+            answer = self._reader.read(choice, table.prompt(prompt.request_index), params)
+            message = self._message(answer, f"{key}/{number}", params.include_reasoning)
+            logprobs = choice.logprobs
+            called = answer.calls and choice.finish_reason == "stop"
+            body["choices"].append(
+                {
+                    "index": number,
+                    "message": message,
+                    "logprobs": None
+                    if logprobs is None
+                    else chat_logprobs(logprobs, self._detokenizer),
+                    "finish_reason": "tool_calls" if called else choice.finish_reason,
+                }
+            )
+            reasoned += answer.reasoning_tokens
+        if self._reader.form.shows_reasoning:
+            body["usage"]["completion_tokens_details"] = {"reasoning_tokens": reasoned}
+
+    def _message(self, answer: Answer, key: str, include_reasoning: bool) -> dict[str, Any]:
+        """An answer as OpenAI writes it; reasoning under vLLM's name and under DeepSeek's."""
+        form = self._reader.form
+        message: dict[str, Any] = {"role": "assistant", "content": answer.content, "refusal": None}
+        if form.shows_reasoning and include_reasoning:
+            message |= dict.fromkeys(("reasoning", "reasoning_content"), answer.reasoning)
+        if answer.calls:
+            short = form.calls is not None and form.calls.short_ids
+            message["tool_calls"] = [
+                {
+                    "id": _call_id(f"{key}/{i}", short),
+                    "type": "function",
+                    "function": {"name": call.name, "arguments": call.arguments},
+                }
+                for i, call in enumerate(answer.calls)
+            ]
+        return message
 
     def _text_choice(self, choice: Choice, request: int, table: RequestTable) -> dict[str, Any]:
         logprobs = choice.logprobs
@@ -124,6 +169,17 @@ class RecordWriter:
             else completion_logprobs(logprobs, choice, request, table, self._detokenizer),
             "finish_reason": choice.finish_reason,
         }
+
+
+def _choices(prompts: Sequence[Completion]) -> Iterator[tuple[Completion, Choice]]:
+    """All choices in order, each with its prompt's completion."""
+    return ((prompt, choice) for prompt in prompts for choice in prompt.choices)
+
+
+def _call_id(key: str, short: bool) -> str:
+    """The same for a call of the same answer; nine characters for templates that demand them."""
+    digest = hashlib.blake2b(key.encode(), digest_size=12).hexdigest()
+    return digest[:9] if short else f"call_{digest}"
 
 
 def _record(key: str, custom_id: str | None, status: int, body: dict[str, Any]) -> bytes:

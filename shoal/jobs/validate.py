@@ -7,15 +7,18 @@ honoured is refused by name, never ignored; null means absent.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import orjson
 
+from shoal.answers.answer_format import AnswerFormat
+from shoal.answers.call_grammar import after_reasoning
 from shoal.answers.grammar import GrammarCompiler
 from shoal.answers.structure import Structure, of_response_format, of_structured_outputs
 from shoal.errors import InvalidRequestError
 from shoal.fates import Honoured
+from shoal.jobs.asked_tools import AskedTools, asked_tools
 from shoal.jobs.body_fields import BODY_FIELDS, LINE_FIELDS, endpoint
 from shoal.jobs.pooled_bodies import PooledBodies
 from shoal.jobs.scored_choices import AskedChoices, check_beside, does_not_go, parse_choices
@@ -103,6 +106,7 @@ class Validator:
         schema: what answers look like whose request asks for no form of its own.
         pooled: reads the requests of a model that does not generate; None: it does.
         choices: what is scored for requests that ask for no form of their own.
+        form: of the model's answers; None: they are content and nothing else.
     """
 
     def __init__(
@@ -114,12 +118,14 @@ class Validator:
         schema: Structure | None = None,
         pooled: PooledBodies | None = None,
         choices: AskedChoices | None = None,
+        form: AnswerFormat | None = None,
     ) -> None:
         self._pooled = pooled
         self._names = frozenset(names)
         self._vocab_size = vocab_size
         self._defaults = dict(defaults)
         self._compiler, self._schema, self._choices = compiler, schema, choices
+        self._form = form or AnswerFormat()
         self._params: dict[bytes, RequestParams] = {}
 
     def request(self, line: Mapping[str, Any]) -> ParsedRequest:
@@ -135,16 +141,20 @@ class Validator:
             raise _other_kind(url)
         if self._pooled is not None:
             return _pooled_request(line["custom_id"], url, given, self._pooled)
-        tools = _tools_not_called(given, url)
         check_fields(given, BODY_FIELDS[url], "body.")
         prompts: tuple[Prompt, ...]
+        tools = AskedTools()
         if url == CHAT_URL:
+            tools = asked_tools(given, self._form)
             kwargs = given.get("chat_template_kwargs", {})
-            arguments = _template_arguments(given, kwargs) | tools
-            prompts = (ChatPrompt(parse_messages(given.get("messages")), kwargs, arguments),)
+            arguments = _template_arguments(given, kwargs)
+            if tools.given:
+                arguments["tools"] = tools.given
+            messages = parse_messages(given.get("messages"))
+            prompts = (ChatPrompt(messages, kwargs, arguments, calls_tools=not tools.idle),)
         else:
             prompts = parse_prompts(given.get("prompt"), self._vocab_size)
-        key, params = self._sampling(given, url)
+        key, params = self._sampling(given, url, tools)
         chat, several = url == CHAT_URL, len(prompts) > 1
         field = "body.messages" if chat else "body.prompt"
         places = [f"{field}[{i}]" if several else field for i in range(len(prompts))]
@@ -168,6 +178,28 @@ class Validator:
             raise does_not_go(choices, name)
         check_beside(choices, body, params)
         return choices
+
+    def after_reasoning(self, request: ParsedRequest, text: str) -> ParsedRequest:
+        """The chat with a grammar that begins when the model has reasoned.
+
+        Args:
+            text: its prompt, as the model reads it.
+
+        Raises:
+            InvalidRequestError: such a grammar cannot be had.
+        """
+        grammar, begun = request.params.grammar, self._form.reasoning_in(text)
+        if grammar is None or self._form.reasoning is None:
+            return request
+        key = request.params_key + begun.name.encode()
+        params = self._params.get(key)
+        if params is None:
+            structure = after_reasoning(Structure(grammar, "body"), self._form, begun)
+            if self._compiler is not None:
+                self._compiler.check(structure.grammar, structure.param)
+            params = request.params.model_copy(update={"grammar": structure.grammar})
+            self._params[key] = params
+        return replace(request, params_key=key, params=params)
 
     def _envelope(self, line: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         for name in _ENVELOPE:
@@ -206,14 +238,19 @@ class Validator:
                 param="body.model",
             )
 
-    def _sampling(self, body: Mapping[str, Any], url: str) -> tuple[bytes, RequestParams]:
+    def _sampling(
+        self, body: Mapping[str, Any], url: str, tools: AskedTools
+    ) -> tuple[bytes, RequestParams]:
         given = {name: body[name] for name in _SAMPLING[url] if name in body and name != "seed"}
         for name in ("stop_token_ids", "logprob_token_ids"):
             if isinstance(ids := given.get(name), list):
                 given[name] = [whole_number(token) for token in ids]
-        structure = _structure(body) or self._schema
+        own = _structure(body) or self._schema
+        structure = tools.with_content(own)
         if structure is not None:
             given["grammar"] = structure.grammar
+        if "tools" in given:
+            given["tools"] = tools.callable
         values = _defaults_beside(given, self._defaults) | given
         if url == COMPLETIONS_URL:
             values.setdefault("max_tokens", DEFAULT_COMPLETION_TOKENS)
@@ -226,8 +263,10 @@ class Validator:
             params = RequestParams.create(values, "body.")
             _check_limit(params)
             _check_vocabulary(params, self._vocab_size)
-            if structure is not None and self._compiler is not None:
-                self._compiler.check(structure.grammar, structure.param)
+            if self._compiler is not None:
+                for each in (own, structure):
+                    if each is not None:
+                        self._compiler.check(each.grammar, each.param)
             self._params[key] = params
         return key, params
 
@@ -289,16 +328,6 @@ def _depth(value: object) -> int:
         levels += 1
         inside = [x for v in inside for x in (v.values() if isinstance(v, dict) else v)]
     return levels
-
-
-def _tools_not_called(given: dict[str, Any], url: str) -> dict[str, Any]:
-    """Take out the tools of a chat that is to call none: the template is given them, as in vLLM."""
-    if url != CHAT_URL or given.get("tool_choice") != "none":
-        return {}
-    tools = given.pop("tools", [])
-    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise wrong_value("body.tools", "must be an array of objects")
-    return {"tools": tools} if tools else {}
 
 
 def _template_arguments(given: Mapping[str, Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:

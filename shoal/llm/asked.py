@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from shoal.answers.answer_format import AnswerFormat
+from shoal.answers.call_grammar import after_reasoning
 from shoal.answers.grammar import GrammarCompiler
+from shoal.answers.structure import Structure
 from shoal.errors import OptionError
 from shoal.llm.sampling_params import SamplingParams
 from shoal.prompts.refusals import no_tokenizer
@@ -26,6 +29,25 @@ class Asked:
 
     params: list[RequestParams]
     detokenize: list[bool]
+
+    def after_reasoning(self, prompts: Sequence[str | None], form: AnswerFormat) -> Asked:
+        """The same for chats: grammars begin when the model has reasoned.
+
+        Args:
+            prompts: their texts, as the model reads them; None for those that are wrong.
+        """
+        if form.reasoning is None or all(params.grammar is None for params in self.params):
+            return self
+        made: dict[tuple[int, str], RequestParams] = {}
+        found = []
+        for index, text in enumerate(prompts):
+            params = self.params[index if len(self.params) > 1 else 0]
+            begun = form.reasoning_in(text or "")
+            if params.grammar is not None and (key := (id(params), begun.name)) not in made:
+                structure = after_reasoning(Structure(params.grammar, ""), form, begun)
+                made[key] = params.model_copy(update={"grammar": structure.grammar})
+            found.append(made.get((id(params), begun.name), params))
+        return replace(self, params=found)
 
 
 def asked_for(

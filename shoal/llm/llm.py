@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from shoal.answers.answer_format import AnswerFormat
 from shoal.answers.detokenize import Detokenizer
 from shoal.answers.grammar import grammar_compiler
 from shoal.devices import make_engine
@@ -101,6 +102,8 @@ class LLM(PoolingCalls):
             self._load_seconds = time.perf_counter() - begin
             self._renderer = Renderer(self._description.tokenizer)
             self._outputs = OutputMaker(Detokenizer(self._description.tokenizer))
+            marks = self._description.reasoning_parser
+            self._form = AnswerFormat.find(self._description.tokenizer, reasoning=marks)
         self._seed, self._chat_template = seed, chat_template
         self._calls, self._requests = itertools.count(), 0
         self._closed = False
@@ -218,7 +221,9 @@ class LLM(PoolingCalls):
             add_generation_prompt: end prompts with the beginning of an answer.
             continue_final_message: end prompts within the last message, which answers continue;
                 needs `add_generation_prompt=False`.
-            tools: JSON schemas, for a template that reads them; an answer is the model's text.
+            tools: JSON schemas, for a template that reads them. An output's text is the model's
+                own, with its calls and its reasoning in it. Structured outputs begin after
+                reasoning.
         """
         check(others, CALL_OPTIONS, "chat")
         self._refuse_pooling("chat")
@@ -239,7 +244,9 @@ class LLM(PoolingCalls):
             kwargs = dict(chat_template_kwargs or {})
             named = [(f"messages[{i}]", each) for i, each in enumerate(several)]
             checked = [rendered(template, where, each, kwargs) for where, each in named]
-            make = self._answers([text_of(prompt) for prompt in checked], asked)
+            texts = [text_of(prompt) for prompt in checked]
+            asked = asked.after_reasoning(texts, self._form)
+            make = self._answers(texts, asked)
             return self._read_and_run(
                 call, "messages", checked, asked.params, make, use_tqdm, special_tokens=False
             )

@@ -41,6 +41,7 @@ LLM_OPTIONS: dict[str, Fate] = {
     "quantization": _sets("quantization"),
     "max_model_len": _sets("max_model_len"),
     "trust_remote_code": _sets("trust_remote_code"),
+    "reasoning_parser": _sets("reasoning_parser"),
     "tensor_parallel_size": _sets("tensor_parallel"),
     "data_parallel_size": _sets("devices"),
     "gpu_memory_utilization": _sets("memory_fraction"),
@@ -113,7 +114,7 @@ LLM_OPTIONS: dict[str, Fate] = {
         "max_loras max_lora_rank max_cpu_loras lora_dtype fully_sharded_loras"
         " enable_tower_connector_lora specialize_active_lora mamba_cache_dtype"
         " mamba_ssm_cache_dtype mamba_block_size mamba_cache_mode"
-        " reasoning_parser reasoning_parser_plugin"
+        " reasoning_parser_plugin"
         " logits_processor_pattern calculate_kv_scales allow_deprecated_quantization"
         " weight_transfer_config model_loader_extra_config",
         _MOUNTED,

@@ -14,7 +14,14 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.dynamic_module_utils import init_hf_modules
 
-from shoal.config import Device, Dtype, EngineOptions, Quantization
+from shoal.config import (
+    Device,
+    Dtype,
+    EngineOptions,
+    Quantization,
+    ReasoningParser,
+    ToolCallParser,
+)
 from shoal.errors import ModelLoadError, OptionError
 from shoal.model.activations import check_activations_by_name
 from shoal.model.features import (
@@ -81,6 +88,7 @@ class ModelDescription:
         fingerprint: digest per file; it changes when the model does.
         trust_remote_code: whether Python files of the model's folder may run.
         pooling: what it gives of a prompt instead of an answer; None: it generates.
+        tool_call_parser, reasoning_parser: in which form it calls tools and reasons, as asked for.
     """
 
     id: str
@@ -99,6 +107,8 @@ class ModelDescription:
     quantization: Quantization = Quantization.none
     trust_remote_code: bool = False
     pooling: Pooling | None = None
+    tool_call_parser: ToolCallParser = ToolCallParser.auto
+    reasoning_parser: ReasoningParser = ReasoningParser.auto
 
     @classmethod
     def load(
@@ -160,6 +170,8 @@ class ModelDescription:
             quantization=options.quantization,
             trust_remote_code=trusted,
             pooling=pooling,
+            tool_call_parser=options.tool_call_parser,
+            reasoning_parser=options.reasoning_parser,
         )
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -114,7 +114,8 @@ def _shape(message: Message) -> tuple[object, ...]:
     """All of a message but its texts."""
     content = message["content"]
     parts = None if isinstance(content, str) else len(content)
-    return (parts, *((name, value) for name, value in message.items() if name != "content"))
+    others = ((name, value) for name, value in message.items() if name != "content")
+    return (parts, *((name, v if isinstance(v, str) else repr(v)) for name, v in others))
 
 
 def _variants(text: Text, messages: Sequence[Message]) -> Sequence[str]:

@@ -14,7 +14,7 @@ from shoal.prompts.arrival import Arrival, Text
 from shoal.prompts.forms import Forms
 from shoal.prompts.prompts import ChatPrompt, Message
 from shoal.prompts.refusals import unsupported, wrong_value
-from shoal.prompts.tools import Tools, first_vanished
+from shoal.prompts.tools import first_vanished, first_vanished_call
 from shoal.prompts.watchdog import TimeLimitError, Watchdog
 
 RENDER_SECONDS = 10.0
@@ -41,10 +41,11 @@ class ChatTemplate:
     ) -> None:
         self._tokenizer, self._given = tokenizer, given
         self._arguments = {"add_generation_prompt": True, **(arguments or {})}
-        self._unproved_tools: Tools = self._arguments.get("tools") or ()
+        self._proved_tools: set[str] = set()
         self._watchdog = Watchdog(RENDER_SECONDS)
         self._reserved = _parameters_of_rendering(tokenizer)
-        self._findings: dict[str, tuple[Forms, Arrival]] = {}
+        self._forms: dict[str, Forms] = {}
+        self._arrivals: dict[str, Arrival] = {}
 
     def text(self, prompt: ChatPrompt, where: str) -> str:
         """The conversation as the model reads it.
@@ -68,9 +69,11 @@ class ChatTemplate:
         try:
             forms, arrival = self._findings_with(prompt, where, source)
             messages = [forms.fit(message) for message in prompt.messages]
-            self._prove_tools(kwargs, where, messages)
+            if prompt.calls_tools:
+                self._prove_tools(kwargs, where, messages)
             rendered = self._render(kwargs, where, messages)
             vanished = arrival.first_vanished(rendered, messages)
+            lost = first_vanished_call(messages, partial(self._render, kwargs, where), where)
         except TimeLimitError:
             raise InvalidRequestError(
                 f"{where}: the model's chat template had not finished after "
@@ -81,6 +84,8 @@ class ChatTemplate:
             ) from None
         if vanished is not None:
             raise _dropped(vanished, where)
+        if lost is not None:
+            raise _drops(lost, "this call", "write it into the message's content")
         return rendered
 
     def _kwargs_of(self, prompt: ChatPrompt) -> dict[str, Any]:
@@ -93,21 +98,27 @@ class ChatTemplate:
         return prompt.arguments | {k: v for k, v in passed.items() if k not in self._reserved}
 
     def _prove_tools(self, kwargs: dict[str, Any], where: str, messages: list[Message]) -> None:
-        """Raise InvalidRequestError if the template drops a text of the tools; once is enough."""
-        if not self._unproved_tools:
+        """Raise InvalidRequestError if the template drops a text of the tools.
+
+        Once is enough for the same tools.
+        """
+        given = (self._arguments | kwargs).get("tools")
+        if not given or (key := repr(given)) in self._proved_tools:
             return
-        dropped = first_vanished(
-            self._unproved_tools,
-            lambda tools: self._render(kwargs | {"tools": tools}, where, messages),
-        )
-        if dropped is not None:
-            raise InvalidRequestError(
-                f"{dropped}: the model's chat template drops it, so that the model would not read "
-                "it; describe the tools in a message instead.",
-                code="chat_template_error",
-                param=dropped,
+        param = "body.tools" if "tools" in kwargs else "tools"
+        try:
+            dropped = first_vanished(
+                given,
+                lambda tools: self._render(kwargs | {"tools": tools}, where, messages),
+                param,
             )
-        self._unproved_tools = ()
+        except RecursionError:
+            raise wrong_value(param, "is nested too deeply") from None
+        if dropped is not None:
+            raise _drops(dropped, "it", "describe the tools in a message instead")
+        if len(self._proved_tools) >= _KEPT_FINDINGS:
+            self._proved_tools.clear()
+        self._proved_tools.add(key)
 
     @cached_property
     def _source(self) -> str | None:
@@ -119,14 +130,20 @@ class ChatTemplate:
             return None
 
     def _findings_with(self, prompt: ChatPrompt, where: str, source: str) -> tuple[Forms, Arrival]:
-        """What was found out about the template with these arguments; others may change it."""
-        key = _key(prompt)
-        if key not in self._findings:
-            if len(self._findings) >= _KEPT_FINDINGS:
-                self._findings.clear()
-            render = partial(self._render, self._kwargs_of(prompt), where)
-            self._findings[key] = Forms(render, source), Arrival(render)
-        return self._findings[key]
+        """What was found out about the template with these arguments; others may change it.
+
+        The form of content that it reads does not depend on which tools there are, the prompt does.
+        """
+        render = partial(self._render, self._kwargs_of(prompt), where)
+        key, form = _keys(prompt)
+        for findings in (self._forms, self._arrivals):
+            if len(findings) >= _KEPT_FINDINGS:
+                findings.clear()
+        if form not in self._forms:
+            self._forms[form] = Forms(render, source)
+        if key not in self._arrivals:
+            self._arrivals[key] = Arrival(render)
+        return self._forms[form], self._arrivals[key]
 
     def _render(self, kwargs: dict[str, Any], where: str, messages: list[Message]) -> str:
         """Raises InvalidRequestError if the template refuses, and TimeLimitError."""
@@ -147,30 +164,37 @@ class ChatTemplate:
         return cast(str, rendered)
 
 
-def _key(prompt: ChatPrompt) -> str:
-    """Equal for equal arguments of the template."""
-    keys = []
-    for name, given in (
-        ("body.chat_template_kwargs", prompt.template_kwargs),
-        ("body.tools", prompt.arguments),  # the others are strings and booleans
-    ):
-        try:
-            keys.append(repr(sorted(given.items())))
-        except RecursionError:
-            raise wrong_value(name, "is nested too deeply") from None
-    return "".join(keys)
+def _keys(prompt: ChatPrompt) -> tuple[str, str]:
+    """Equal for equal arguments of the template; the second for other tools, too."""
+    tools = prompt.arguments.get("tools")
+    others = {name: value for name, value in prompt.arguments.items() if name != "tools"}
+    try:
+        passed = repr(sorted(prompt.template_kwargs.items()))
+    except RecursionError:
+        raise wrong_value("body.chat_template_kwargs", "is nested too deeply") from None
+    try:
+        listed = repr(tools)
+    except RecursionError:
+        raise wrong_value("body.tools", "is nested too deeply") from None
+    alike = passed + repr(sorted(others.items()))  # strings and booleans
+    return alike + listed, alike + str(bool(tools))
+
+
+def _drops(param: str, what: str, instead: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"{param}: the model's chat template drops {what}, so that the model would not read it; "
+        f"{instead}.",
+        code="chat_template_error",
+        param=param,
+    )
 
 
 def _dropped(text: Text, where: str) -> InvalidRequestError:
     param = f"{where}[{text.message}].content"
     if text.part is not None:
         param += f"[{text.part}]"
-    return InvalidRequestError(
-        f"{param}: the model's chat template drops this text, so that the model would not read it; "
-        "move it to a message of another role, or send a prompt to /v1/completions.",
-        code="chat_template_error",
-        param=param,
-    )
+    instead = "move it to a message of another role, or send a prompt to /v1/completions"
+    return _drops(param, "this text", instead)
 
 
 def _parameters_of_rendering(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:

@@ -15,12 +15,14 @@ MESSAGE_FIELDS: dict[str, Fate] = {
     "content": Honoured("A string or text parts; an assistant's may be null."),
     "name": Honoured(_GIVEN, kind=str),
     **alike(" ".join(REASONING), Honoured(_GIVEN, kind=str)),
+    "tool_calls": Honoured("An earlier answer's calls: given to the template.", kind=list),
+    "tool_call_id": Honoured("Of the call that a tool's result answers: given.", kind=str),
     "id": NoEffect("Clients copy it from answers."),
     "cache_control": NoEffect("What is shared is found in all prompts."),
     "annotations": Refused(_ONLY_TEXT, (None, [])),
-    "tool_calls": Refused(_ONLY_TEXT, (None, [])),
     "refusal": Refused(_ONLY_TEXT, (None, "")),
-    **alike("audio function_call tool_call_id", Refused(_ONLY_TEXT)),
+    "audio": Refused(_ONLY_TEXT),
+    "function_call": Refused("Give it as one of tool_calls."),
 }
 
 PART_FIELDS: dict[str, Fate] = {

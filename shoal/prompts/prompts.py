@@ -7,8 +7,10 @@ from typing import Any
 
 from shoal.prompts.message_fields import MESSAGE_FIELDS, PART_FIELDS, REASONING
 from shoal.prompts.refusals import check_fields, empty_prompt, missing, wrong_value
+from shoal.prompts.tool_fields import parse_calls
 
 Message = dict[str, Any]
+_STRINGS = ("role", "name", "tool_call_id", *REASONING)
 _EXACT_FLOATS = 2**53
 """Below this every whole number has a float of its own."""
 
@@ -18,16 +20,19 @@ class ChatPrompt:
     """A conversation for the model's chat template.
 
     Attributes:
-        messages: {"role", "content", perhaps "name", "reasoning_content" or "reasoning"}; content
-            is a string or a list of {"type": "text", "text"}, all others are strings.
+        messages: {"role", "content", perhaps "name", "tool_call_id", "reasoning_content" or
+            "reasoning"}; content is a string or a list of {"type": "text", "text"}, all others are
+            strings. An assistant's may have "tool_calls"; see `parse_calls`.
         template_kwargs: what the request passes to the template, checked there.
         arguments: what else the template is given: transformers' own arguments, or the variables
             that fields of the request stand for.
+        calls_tools: whether the answer may call its tools, which must arrive then.
     """
 
     messages: list[Message]
     template_kwargs: dict[str, Any]
     arguments: dict[str, Any] = field(default_factory=dict)
+    calls_tools: bool = True
 
 
 Prompt = ChatPrompt | str | list[int]
@@ -56,10 +61,14 @@ def parse_messages(value: object, where: str = "body.messages") -> list[Message]
 def _message(value: object, where: str) -> Message:
     given = _object(value, where, "must be an object")
     check_fields(given, MESSAGE_FIELDS, f"{where}.")
-    message = {name: given[name] for name in ("role", "name", *REASONING) if given.get(name)}
+    message = {name: given[name] for name in _STRINGS if given.get(name)}
     if "role" not in message:
         raise wrong_value(f"{where}.role", "must be a string that is not empty")
     message["content"] = _content(given.get("content"), message["role"], f"{where}.content")
+    if given.get("tool_calls"):
+        if message["role"] != "assistant":
+            raise wrong_value(f"{where}.tool_calls", "is for messages of the role assistant")
+        message["tool_calls"] = parse_calls(given["tool_calls"], f"{where}.tool_calls")
     return message
 
 

@@ -108,6 +108,12 @@ class RequestParams(BaseModel):
     """What the request scores instead of generating, alone or with its neighbours."""
     grammar: NonEmptyString | None = None
     """What an answer must look like, as llguidance's text; see `shoal.answers.structure`."""
+    tools: NonEmptyString | None = None
+    """The tools that a chat's answer may call, as JSON; None: no call is looked for in it."""
+    parallel_tool_calls: bool = True
+    """Whether an answer may be several calls."""
+    include_reasoning: bool = True
+    """Whether a chat's record shows the reasoning."""
 
     pooled: bool = False
     """It generates nothing: where its first token would be sampled, its vector is read."""

@@ -21,6 +21,7 @@ from tests.helpers.logprobs import same_logprobs
 from tests.helpers.metaspace import save_metaspace_model
 from tests.helpers.models import forest_of_prompts, save_model
 from tests.helpers.schemas import SCHEMAS, TICKET
+from tests.helpers.tool_models import save_tool_model
 
 PROMPTS = ["the fish", "the fish see", "see", "swim in the sea and", "naïve"]
 
@@ -229,3 +230,22 @@ def test_parts_of_one_model(folder: Path) -> None:
     finally:
         two.close()
     assert checked(found, [TICKET] * len(PROMPTS)) == checked(expected, [TICKET] * len(PROMPTS))
+
+
+def test_a_schema_holds_after_reasoning_in_python(tmp_path: Path) -> None:
+    """As in files; an output's text is all that the model wrote."""
+    model = save_tool_model(tmp_path, "qwen")
+    llm = LLM(str(model), kv_memory="16MiB", device="cpu", max_model_len=512)
+    ends = int(llm.get_tokenizer().convert_tokens_to_ids("</think>"))
+    said = [[{"role": "user", "content": f"fish {i}"}] for i in range(6)]
+    asked = held(TICKET, logit_bias={ends: 6.0}, max_tokens=250, seed=1)
+    outputs = llm.chat(said, asked, chat_template_kwargs={"begin_thinking": True}, use_tqdm=False)
+    outputs += llm.chat(said, asked, chat_template_kwargs={"enable_thinking": False})
+    whole = [out.outputs[0].text for out in outputs if out.outputs[0].finish_reason == "stop"]
+    assert sum("</think>" in text for text in whole) > 2
+    assert sum("</think>" not in text for text in whole) > 2
+    for text in whole:
+        jsonschema.validate(json.loads(text.rpartition("</think>")[2]), TICKET)
+    plain = LLM(str(model), kv_memory="16MiB", device="cpu", reasoning_parser="none")
+    (out,) = plain.chat(said[0], asked, chat_template_kwargs={"begin_thinking": True})
+    assert out.outputs[0].text.lstrip().startswith("{")

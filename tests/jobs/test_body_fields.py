@@ -140,7 +140,7 @@ def test_honoured_fields_are_those_the_code_reads(url: str) -> None:
         CHAT_URL: {
             *("model", "messages", "chat_template_kwargs", "add_generation_prompt"),
             *("continue_final_message", "reasoning_effort", "verbosity"),
-            *("response_format", "structured_outputs"),
+            *("response_format", "structured_outputs", "tool_choice"),
         },
         COMPLETIONS_URL: {"model", "prompt", "response_format", "structured_outputs"},
     }

@@ -39,6 +39,8 @@ def test_of_a_new_job(description: ModelDescription) -> None:
         "device": "cpu",
         "max_model_len": 512,
         "trust_remote_code": False,
+        "tool_call_parser": "auto",
+        "reasoning_parser": "auto",
         "served_model_name": ["a", "b"],
         "schema": None,
     }

@@ -16,6 +16,13 @@ from tests.helpers.job_files import chat, completion
 VALIDATOR = Validator({"toy"}, vocab_size=100, defaults={})
 
 
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+
+
+def called(arguments: object) -> dict:
+    return {"type": "function", "function": {"name": "f", "arguments": arguments}}
+
+
 def parse(line: dict, validator: Validator = VALIDATOR) -> ParsedRequest:
     return validator.request(decode_line(json.dumps(line).encode()))
 
@@ -156,9 +163,27 @@ VALUE, UNSUPPORTED, REQUEST = "invalid_value", "unsupported_parameter", "invalid
         (chat("a", model=3), VALUE, "body.model"),
         (chat("a", stream=True), "streaming_unsupported", "body.stream"),
         (chat("a", stream="no"), VALUE, "body.stream"),
-        (chat("a", tools=[{}]), UNSUPPORTED, "body.tools"),
-        (chat("a", tools=[{}], tool_choice="auto"), UNSUPPORTED, "body.tools"),
-        (chat("a", tools=[1], tool_choice="none"), VALUE, "body.tools"),
+        (chat("a", tools=[TOOL]), UNSUPPORTED, "body.tools"),
+        (chat("a", tools=[TOOL], tool_choice="auto"), UNSUPPORTED, "body.tools"),
+        (chat("a", tools=[TOOL], tool_choice="required"), UNSUPPORTED, "body.tool_choice"),
+        (chat("a", tools=[1], tool_choice="none"), VALUE, "body.tools[0]"),
+        (chat("a", tools=[{}]), REQUEST, "body.tools[0].function"),
+        (chat("a", tools=[{"type": "custom"}]), UNSUPPORTED, "body.tools[0].type"),
+        (chat("a", tools=[{"function": {}}]), VALUE, "body.tools[0].function.name"),
+        (chat("a", tools=[TOOL, TOOL]), VALUE, "body.tools[1].function.name"),
+        (chat("a", tools=[TOOL], tool_choice="f"), VALUE, "body.tool_choice"),
+        (
+            chat("a", tools=[TOOL], tool_choice={"type": "allowed_tools"}),
+            UNSUPPORTED,
+            "body.tool_choice.type",
+        ),
+        (
+            chat("a", tools=[TOOL], tool_choice=TOOL | {"function": {"name": "g"}}),
+            VALUE,
+            "body.tool_choice.function.name",
+        ),
+        (chat("a", tool_choice="required"), VALUE, "body.tool_choice"),
+        (chat("a", functions=[TOOL]), UNSUPPORTED, "body.functions"),
         (completion("a", tools=[{}], tool_choice="none"), UNSUPPORTED, "body.tools"),
         (chat("a", prompt="x"), UNSUPPORTED, "body.prompt"),
         (chat("a", echo=True), UNSUPPORTED, "body.echo"),
@@ -198,10 +223,22 @@ VALUE, UNSUPPORTED, REQUEST = "invalid_value", "unsupported_parameter", "invalid
             VALUE,
             "body.messages[0].name",
         ),
-        (
-            with_messages({"role": "assistant", "content": "x", "tool_calls": [{}]}),
-            UNSUPPORTED,
-            "body.messages[0].tool_calls",
+        *(
+            (
+                with_messages({"role": role, "tool_calls": calls, "content": "x"}),
+                code,
+                f"body.messages[0].tool_calls{where}",
+            )
+            for role, calls, code, where in (
+                ("assistant", [{}], REQUEST, "[0].function"),
+                ("assistant", [1], VALUE, "[0]"),
+                ("assistant", {}, VALUE, ""),
+                ("assistant", [{"type": "custom"}], UNSUPPORTED, "[0].type"),
+                ("assistant", [{"function": {"arguments": "{}"}}], VALUE, "[0].function.name"),
+                ("assistant", [called("{")], VALUE, "[0].function.arguments"),
+                ("assistant", [called("[1]")], VALUE, "[0].function.arguments"),
+                ("user", [called("{}")], VALUE, ""),
+            )
         ),
         (
             with_messages({"role": "assistant", "content": "x", "annotations": [{}]}),
@@ -295,6 +332,10 @@ def test_accepted(line: dict) -> None:
         ({"name": "Ann"}, {"name": "Ann"}),
         ({"reasoning_content": "hm", "reasoning": None}, {"reasoning_content": "hm"}),
         ({"reasoning": "hm"}, {"reasoning": "hm"}),
+        *(
+            ({"tool_calls": [called(given)]}, {"tool_calls": [called(kept)]})
+            for given, kept in (('{"a": 1}', {"a": 1}), ("", {}), ({"a": None}, {"a": None}))
+        ),
     ],
 )
 def test_what_clients_copy_from_answers(extra: dict, kept: dict) -> None:
