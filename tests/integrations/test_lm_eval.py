@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+import yaml
 
 from shoal import LLM
 from shoal.errors import GenerationInterrupted, InvalidRequestError, OptionError
 from shoal.integrations.lm_eval import ShoalLM
-from tests.helpers.models import save_model
+from tests.helpers.models import greedy, save_model
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from lm_eval import simple_evaluate
@@ -61,6 +61,8 @@ def tiny() -> Iterator[LLM]:
 
 
 def hf(path: Path, **options: Any) -> HFLM:
+    """The oracle. Its `logits_cache` takes the wrong rows for one text that is split twice."""
+    options = {"logits_cache": False} | options
     return HFLM(pretrained=str(path), dtype="float32", device="cpu", batch_size=4, **options)
 
 
@@ -94,18 +96,14 @@ def test_a_context_of_spaces_is_none(llm: LLM) -> None:
 
 def test_greedy_continuations_are_known(folder: Path, llm: LLM) -> None:
     ours, theirs = ShoalLM(llm), hf(folder)
-    greedy = theirs.model.generate(
-        torch.tensor([theirs.tok_encode("The sea is")]), max_new_tokens=4, do_sample=False
-    )
-    text = theirs.tok_decode(greedy[0].tolist())
-    pairs = [("The sea is", text[10:12]), ("The sea is", "#"), ("The sea is", text[10:11] + "#")]
-    if text.isascii():
-        assert [greedy for _, greedy in check_scores(ours, theirs, pairs)] == [True, False, False]
-    tokens = greedy[0].tolist()
-    found = ours._loglikelihood_tokens(
-        [(None, tokens[:-n], tokens[-n:]) for n in (1, 2, 4)], disable_tqdm=True
-    )
-    assert [greedy for _, greedy in found] == [True] * 3
+    prompt = ours.tok_encode("The sea is")
+    likely = greedy(folder, prompt, 4)
+    other = likely[3] ^ 1
+    asked = [(None, prompt, rest) for rest in (likely[:1], likely, [*likely[:3], other], [other])]
+    found = ours._loglikelihood_tokens(asked, disable_tqdm=True)
+    expected = theirs._loglikelihood_tokens(asked, disable_tqdm=True)
+    assert [each for _, each in found] == [each for _, each in expected]
+    assert [each for _, each in found] == [True, True, False, False]
 
 
 def test_long_contexts_lose_their_beginning(folder: Path, llm: LLM) -> None:
@@ -189,7 +187,8 @@ def test_thoughts_are_cut_off(folder: Path, llm: LLM) -> None:
     within = instances("generate_until", [("The sea is", {**arguments, "until": [text[3]]})])
     answer = text.split(end)[-1].lstrip().split(text[3])[0]
     assert thinks.generate_until(within, disable_tqdm=True) == [answer]
-    (token,) = plain.tok_encode(end, add_special_tokens=False)
+    prompt = plain.tok_encode("The sea is")
+    token = greedy(folder, prompt, 30)[12]
     by_token = ShoalLM(llm, think_end_token=str(token))
     theirs = hf(folder, think_end_token=str(token))
     assert by_token.generate_until(asked, disable_tqdm=True) == theirs.generate_until(
@@ -211,11 +210,11 @@ def test_tasks(tiny: LLM, monkeypatch: pytest.MonkeyPatch, chat: bool) -> None:
             model=model,
             tasks=names,
             task_manager=TaskManager(include_path=str(TASKS)),
-            limit=8,
+            limit=4,
             apply_chat_template=chat,
             bootstrap_iters=0,
         )
-        for model in (ShoalLM(tiny), hf(TINY))
+        for model in (ShoalLM(tiny), hf(TINY, logits_cache=True))
     )
     for name in names:
         ours, theirs = found["results"][name], expected["results"][name]
@@ -254,7 +253,7 @@ def test_all_tasks_are_one_forest(tiny: LLM, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(tiny, "generate", counted)
     manager = TaskManager(include_path=str(TASKS))
-    again = {"task": "again", "include": str(TASKS / "tickets_tag.yaml"), "num_fewshot": 0}
+    again = yaml.safe_load((TASKS / "tickets_tag.yaml").read_text()) | {"task": "again"}
     simple_evaluate(
         model=ShoalLM(tiny, batch_size=1),
         tasks=["tickets_tag", again, "tickets_answer"],
