@@ -345,9 +345,7 @@ def _print_rejected(console: Console, rejected: list[tuple[int, InvalidRequestEr
 def evaluate(
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="ARGUMENTS", help="Those of lm_eval; see `shoal eval run --help`."
-        ),
+        typer.Argument(metavar="ARGUMENTS", help="Those of lm_eval; see `shoal eval run --help`."),
     ] = None,
 ) -> None:
     """Run lm-evaluation-harness with this engine: its own command, to which all arguments go.

@@ -29,7 +29,8 @@ def imported(*arguments: object) -> set[str]:
     return set(done.stderr.split())
 
 
-@pytest.mark.parametrize("command", [["--help"], ["run", "--help"], ["plan", "--help"], ["eval", "--help"]]
+@pytest.mark.parametrize(
+    "command", [["--help"], ["run", "--help"], ["plan", "--help"], ["eval", "--help"]]
 )
 def test_help_imports_no_library_that_computes(command: list[str]) -> None:
     libraries = {"torch", "transformers", "tokenizers", "shoal.jobs", "lm_eval"}

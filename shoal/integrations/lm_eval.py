@@ -14,7 +14,6 @@ from shoal.integrations.lm_eval_tokens import HarnessTokenizer
 from shoal.integrations.scoring import BEYOND, Continuation, Score, score, score_of
 from shoal.llm.llm import LLM
 from shoal.llm.request_output import RequestOutput
-from shoal.llm.sampling_params import SamplingParams
 
 require_lm_eval()
 from jinja2.exceptions import TemplateError  # noqa: E402
@@ -82,9 +81,7 @@ class ShoalLM(TemplateLM):
             kind = device.split(":")[0]
             options["device"] = "auto" if kind == "cuda" else kind
         self._llm = pretrained if isinstance(pretrained, LLM) else LLM(pretrained, **options)
-        self._tokens = HarnessTokenizer(
-            self._llm.get_tokenizer(), add_bos_token, prefix_token_id
-        )
+        self._tokens = HarnessTokenizer(self._llm.get_tokenizer(), add_bos_token, prefix_token_id)
         self.tokenizer = self._tokens.tokenizer
         own = self._llm.max_model_len
         self.max_length = own if max_length is None else min(int(max_length), own)
@@ -152,9 +149,7 @@ class ShoalLM(TemplateLM):
         keyed = [(text, *pair) for text, pair in zip(texts, pairs, strict=True)]
         return self._loglikelihood_tokens(keyed, disable_tqdm)
 
-    def loglikelihood_rolling(
-        self, requests: list[Any], disable_tqdm: bool = False
-    ) -> list[float]:
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         """Score whole texts, those that are too long in windows.
 
         Raises:

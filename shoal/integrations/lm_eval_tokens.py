@@ -1,4 +1,4 @@
-"""Texts of lm-evaluation-harness as token ids: what its own `hf` model makes of them, in batches."""
+"""Texts of lm-evaluation-harness as token ids, as its own `hf` model makes them, in batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How likely continuations are: the log-probabilities of their tokens, and whether each is greedy."""
+"""How likely continuations are: the log-probabilities of their tokens, and which are greedy."""
 
 from __future__ import annotations
 
