@@ -93,7 +93,7 @@ def run(
     lengths = LengthModel(plan, table) if learns else None
     plan, num_pilots = pilot_first(plan, table) if pilots else (plan, 0)
     pilot = Pilot(table, lengths, num_pilots) if lengths else None
-    scheduler = Scheduler(table, plan, BlockPool(blocks, BLOCK_SIZE), token_budget, None, lengths)
+    scheduler = Scheduler(table, plan, BlockPool(blocks, BLOCK_SIZE), token_budget, lengths)
     sizes: list[int] = []
     began = time.perf_counter()
     while (batch := scheduler.step()) is not None:

@@ -52,7 +52,7 @@ def diagnose(
 ) -> Diagnoses:
     """Find what costs at least 2 % of the prompt tokens that the run would compute.
 
-    Deterministic. Requests whose prompts are scored share nothing and are not looked at.
+    Deterministic. Of a prompt counts what a run has to compute; see `computed_lengths`.
 
     Args:
         forest: of the table's prompts.
@@ -61,10 +61,11 @@ def diagnose(
     """
     limits = find_loose_limits(table, plan, capacity_tokens, generated)
     saved = int(((forest.end - forest.start) * (forest.users - 1)).sum())
-    left = plan.prompt_tokens - saved
+    computed = table.computed_lengths
+    left = int((computed * table.choices).sum()) - saved
     least = max(int(np.ceil(_LEAST_SHARE * left)), _LEAST_TOKENS)
     by_rank = np.argsort(forest.rank)
-    by_rank = by_rank[~table.scored[by_rank]]
+    by_rank = by_rank[computed[by_rank] > 0]
     found: list[Finding] = []
     if len(by_rank) >= _FEWEST_REQUESTS:
         found = _distinct(
@@ -94,7 +95,7 @@ def _scaled(
     """A finding in a part of the requests, for all of them."""
     if len(prompts) == len(by_rank):
         return finding
-    total = int((table.lengths[by_rank] * table.choices[by_rank]).sum())
+    total = int((table.computed_lengths[by_rank] * table.choices[by_rank]).sum())
     return replace(
         finding,
         requests=round(finding.requests * len(by_rank) / len(prompts)),

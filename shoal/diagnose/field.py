@@ -84,7 +84,7 @@ def _branchings(
         np.add.at(saved, forest.parent[nodes], saved[nodes])
     first, end = np.append(forest.first, 0), np.append(forest.end, 0)
     choices = forest.choices[by_rank]
-    prompt = np.concatenate([[0], np.cumsum(table.lengths[by_rank] * choices)])
+    prompt = np.concatenate([[0], np.cumsum(table.computed_lengths[by_rank] * choices)])
     users = np.concatenate([[0], np.cumsum(choices)])
     last = first + size
     below = prompt[last] - prompt[first] - end * (users[last] - users[first]) - (saved - own)
@@ -132,7 +132,7 @@ def _scaled(
     requests = by_rank[at.first : at.last]
     if len(prompts) == len(requests):
         return gain
-    total = int((table.lengths[requests] * table.choices[requests]).sum())
+    total = int((table.computed_lengths[requests] * table.choices[requests]).sum())
     return int(gain * total / max(prompts.prompt_tokens, 1))
 
 

@@ -61,7 +61,7 @@ def find_loose_limits(
     stated = table.per_request([p.token_limit is not None for p in table.params]).astype(np.bool_)
     own = _own_tokens(table, plan)
     for state in (True, False):
-        concerned = stated == state
+        concerned = (stated == state) & table.generates
         if not concerned.any():
             continue
         finding = _loose(table, concerned, own, capacity_tokens, generated, state)
@@ -104,8 +104,8 @@ def _loose(
 
 
 def _own_tokens(table: RequestTable, plan: Plan) -> Int64Array:
-    """Prompt tokens of each request that no segment holds, int64 [N]."""
+    """Computed prompt tokens of each request that no segment holds, int64 [N]."""
     shared = np.zeros(len(table), dtype=np.int64)
     shared[plan.sequence_request] = plan.shared_length
-    own: Int64Array = table.lengths - shared
+    own: Int64Array = table.computed_lengths - shared
     return own

@@ -24,7 +24,7 @@ _CHUNK = 1 << 12
 
 @dataclass(frozen=True)
 class Prompts:
-    """Some requests of a job, their prompts as one array.
+    """Some requests of a job, what is computed of their prompts as one array.
 
     Attributes:
         request: int64 [M], the table's requests.
@@ -42,7 +42,7 @@ class Prompts:
     @classmethod
     def of(cls, table: RequestTable, request: Int64Array) -> Prompts:
         """The prompts of some requests, copied."""
-        lengths = table.lengths[request]
+        lengths = table.computed_lengths[request]
         tokens = table.tokens[ranges(table.offsets[request], lengths)]
         return cls(request, tokens, ends(lengths), table.choices[request])
 
@@ -118,7 +118,7 @@ def take(
         compared: requests whose content is looked at to find out which belong together.
         depth: tokens that all of them begin with: the content begins behind these.
     """
-    total = max(int(table.lengths[chosen].sum()), 1)
+    total = max(int(table.computed_lengths[chosen].sum()), 1)
     limit = max(min(requests, int(len(chosen) * tokens / total)), 2)
     if len(chosen) > limit:
         chosen = chosen[:: -(-len(chosen) // max(compared, limit))]
@@ -147,9 +147,10 @@ def _content_keys(table: RequestTable, request: Int64Array, depth: int) -> UInt6
     none = np.uint64(np.iinfo(np.uint64).max)
     keys = np.empty(len(request), dtype=np.uint64)
     common: UInt64Array | None = None
+    lengths = table.computed_lengths
     for begin in range(0, len(request), _CHUNK):
         part = request[begin : begin + _CHUNK]
-        end = table.offsets[part + 1]
+        end = table.offsets[part] + lengths[part]
         start = np.minimum(table.offsets[part] + depth, end)
         window, _, valid = windows_hash(table.tokens, start, end, _REGION, _WINDOW)
         if common is None:

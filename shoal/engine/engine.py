@@ -14,18 +14,20 @@ from shoal.config import EngineOptions
 from shoal.costs import BLOCK_SIZE
 from shoal.engine.outputs import OutputProcessor
 from shoal.engine.pipeline import Collected, Pipeline, RequestFailed
+from shoal.engine.prompt_scores import ScoreStore
 from shoal.engine.release import release_from
 from shoal.engine.trace import IterationTrace
 from shoal.errors import InternalError, InvalidRequestError, ModelFailedError
 from shoal.executor.executor import Executor, TorchExecutor
 from shoal.machine.capacity import stated_blocks
 from shoal.machine.placement import place
+from shoal.machine.scored_rows import scored_rows
 from shoal.model.description import ModelDescription
 from shoal.model.load import LoadedModel
 from shoal.model.memory import enough_memory
 from shoal.planner import LengthModel, Pilot, Plan, fixed_lengths
 from shoal.planning import RunPlan, plan_run
-from shoal.sampling.results import PromptScores, StepResult
+from shoal.sampling.results import StepResult
 from shoal.sampling.sampler import needs_history
 from shoal.scheduler import BlockPool, Launched, Scheduler, TokenBatch
 from shoal.simulate import part_seconds
@@ -38,7 +40,6 @@ from shoal.types import (
     RequestTable,
     RunSummary,
     TokenCounts,
-    TokenLogprob,
 )
 
 MOST_FAILURES_IN_A_ROW = 1000
@@ -141,7 +142,8 @@ class Engine:
         outputs = OutputProcessor(table, self._detokenizer, self.description.eos_token_ids)
         sequential = table.per_request([needs_history(p) for p in table.params]).astype(np.bool_)
         pool, budget = BlockPool(self.machine.num_blocks), self.machine.token_budget
-        scheduler = Scheduler(table, plan, pool, budget, table.scored, lengths, sequential)
+        most = scored_rows(self.description)
+        scheduler = Scheduler(table, plan, pool, budget, lengths, sequential, most)
         return Run(table, planned, scheduler, executor, outputs, pilot)
 
 
@@ -169,8 +171,7 @@ class Run:
         self._block_bytes = BLOCK_SIZE * int(self.machine.costs.kv_bytes)
         self._end = self.plan.num_sequences
         self._failures = 0
-        self._scored = table.scored
-        self._scores: dict[int, list[TokenLogprob]] = {}
+        self._scores = ScoreStore(table, self.plan)
 
     def __iter__(self) -> Iterator[list[Completion]]:
         """One list of finished requests, possibly empty, per iteration.
@@ -215,40 +216,40 @@ class Run:
             return np.zeros(0, dtype=np.int64)
         for sequence in range(first, end):
             self._scheduler.cancel(sequence)
+            self._scores.drop(sequence)
         self._end = first
         return np.unique(self.plan.sequence_request[first:end]).astype(np.int64)
 
     def _accept(self, launched: Launched, result: StepResult) -> None:
-        self._collect_scores(result.scores)
+        self._scores.add(result.scores)
         sequences, sampled = launched.batch.sample_sequences, result.sampled
         finished = np.ones(len(sequences), dtype=np.bool_)
         wanted = self._scheduler.wanted(launched)
         if not wanted.all():
             sequences, sampled = sequences[wanted], sampled.only(wanted)
-        for sequence in self._outputs.unknown(sequences):
+        ended = self._scheduler.ended(launched)
+        for sequence in self._outputs.unknown(np.concatenate([sequences, ended])):
             self._begin(sequence)
         finished[wanted] = self._outputs.accept(sequences, sampled)
+        self._outputs.complete(ended)
         self._scheduler.settle(launched, result.sampled.token_ids, finished)
         ended = sequences[finished[wanted]]
         self._executor.finish(ended.tolist())
         if self._pilot is not None and self._pilot.ended(ended):
-            self.plan = self._pilot.replan(self.plan, self._scheduler.first_untouched)
+            first = self._scheduler.first_untouched
+            self.plan = self._pilot.replan(self.plan, first)
             self._scheduler.replan(self.plan)
             self._executor.replan(self.plan)
+            self._scores.replan(self.plan, first)
 
     def _begin(self, sequence: int) -> None:
         request = int(self.plan.sequence_request[sequence])
         self._outputs.add(sequence, request, int(self.plan.sequence_choice[sequence]))
-        if self._scored[request]:
-            first = TokenLogprob(int(self._table.prompt(request)[0]), None)
-            scores = self._scores.pop(sequence, [])
-            self._outputs.set_prompt_logprobs(request, [first, *scores])
-
-    def _collect_scores(self, parts: list[PromptScores]) -> None:
-        for part in parts:
-            known = self._scores.setdefault(part.sequence, [])
-            # A preempted sequence computes its prompt again: what is known stays.
-            known.extend(part.logprobs[len(known) + 1 - part.first :])
+        if not self._outputs.has_prompt_logprobs(request):
+            scores = self._scores.of(sequence)
+            if scores is not None:
+                self._outputs.set_prompt_logprobs(request, scores)
+        self._scores.drop(sequence)
 
     def _failed(self, batch: TokenBatch, error: Exception) -> None:
         """Give up the request of the single sequence of a batch."""
@@ -264,7 +265,7 @@ class Run:
             sequences = np.flatnonzero(self.plan.sequence_request == request).tolist()
             for sequence in sequences:
                 self._scheduler.cancel(sequence)
-                self._scores.pop(sequence, None)
+                self._scores.drop(sequence)
             self._executor.finish(sequences)
 
     def _take(self) -> list[Completion]:

@@ -58,15 +58,15 @@ class _Request:
     """A request with choices under way."""
 
     choices: dict[int, Choice] = field(default_factory=dict)
-    prompt_logprobs: tuple[TokenLogprob, ...] | None = None
+    prompt_logprobs: Sequence[TokenLogprob] | None = None
 
 
 class OutputProcessor:
     """Collects the tokens of all sequences and completes requests.
 
     A sequence ends, in this order of precedence, by a token of `stop_token_ids` or the model's end
-    of sequence unless `ignore_eos`, by a stop string, or by its length. Each request is completed
-    once, by its last choice or by `fail`.
+    of sequence unless `ignore_eos`, by a stop string, or by its length. One that is to generate
+    nothing ends by `complete`. Each request is completed once, by its last choice or by `fail`.
     """
 
     def __init__(
@@ -185,7 +185,21 @@ class OutputProcessor:
         Due before the request's first choice finishes; ignored once the request is completed.
         """
         if not self._done[request]:
-            self._requests.setdefault(request, _Request()).prompt_logprobs = tuple(logprobs)
+            self._requests.setdefault(request, _Request()).prompt_logprobs = logprobs
+
+    def has_prompt_logprobs(self, request: int) -> bool:
+        """Whether they are set, of a request that is not completed."""
+        state = self._requests.get(request)
+        return state is not None and state.prompt_logprobs is not None
+
+    def complete(self, sequences: Int32Array) -> None:
+        """Finish sequences that were to generate nothing."""
+        for sequence in sequences.tolist():
+            state = self._sequences.get(sequence)
+            if state is None:
+                self._drop(sequence)
+            else:
+                self._finish(sequence, state, "length")
 
     def fail(self, request: int, error: InvalidRequestError) -> None:
         """Complete a request with an error and drop its choices; does nothing if it is completed.
@@ -252,15 +266,10 @@ class OutputProcessor:
         state: _Sequence,
         ids: list[int],
         reason: FinishReason,
-        prompt_logprobs: tuple[TokenLogprob, ...] | None,
+        prompt_logprobs: Sequence[TokenLogprob] | None,
     ) -> Choice:
         params = state.asked.params
-        if params.token_limit == 0:
-            # A prompt alone still needs one iteration; the token that it samples is not output.
-            ids, state.logprobs = [], []
-            text, taken, stop, reason = "", 0, None, "length"
-        else:
-            text, taken, stop = self._text(state, ids)
+        text, taken, stop = self._text(state, ids) if ids else ("", 0, None)
         logprobs = tuple(state.logprobs) if params.num_logprobs is not None else None
         if params.echo:
             prompt = self._table.prompt(state.request).tolist()
@@ -269,7 +278,7 @@ class OutputProcessor:
             if logprobs is not None:
                 if prompt_logprobs is None:
                     raise InternalError(f"request {state.request} echoes without prompt logprobs")
-                logprobs = prompt_logprobs + logprobs
+                logprobs = (*prompt_logprobs, *logprobs)
         return Choice(state.choice, text, tuple(ids), reason, logprobs, stop)
 
     def _text(self, state: _Sequence, ids: list[int]) -> tuple[str, int, int | str | None]:
@@ -300,7 +309,7 @@ class OutputProcessor:
         request: int,
         choices: tuple[Choice, ...],
         error: InvalidRequestError | None,
-        prompt_logprobs: tuple[TokenLogprob, ...] | None = None,
+        prompt_logprobs: Sequence[TokenLogprob] | None = None,
     ) -> None:
         self._done[request] = True
         self._asked.pop(request, None)

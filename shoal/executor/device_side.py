@@ -16,11 +16,10 @@ import torch
 from shoal.cuda.transfers import Transfers
 from shoal.executor.forward import ModelRunner
 from shoal.model.description import ModelDescription
-from shoal.planner import Plan
 from shoal.sampling.device_rows import chooser_for
 from shoal.sampling.device_sampling import DeviceSampler, SamplingPlan
 from shoal.sampling.logprobs import NUM_PARTS
-from shoal.sampling.prompt_scoring import PromptScorer, ScoringPiece
+from shoal.sampling.prompt_scoring import PromptScorer, ScoringTask
 from shoal.sampling.results import Sampled, StepResult
 from shoal.sampling.sampler import Sampler
 from shoal.scheduler import TokenBatch
@@ -44,7 +43,7 @@ class DeviceSide:
         self._newest: torch.Tensor | None = None
 
     def launch(
-        self, batch: TokenBatch, plan: Plan, retained: Mapping[int, torch.Tensor]
+        self, batch: TokenBatch, retained: Mapping[int, torch.Tensor]
     ) -> tuple[torch.Tensor, Callable[[], StepResult]]:
         """Logits [R, vocabulary] on the device, and what waits for the results.
 
@@ -54,7 +53,7 @@ class DeviceSide:
         stage, landing = self._transfers.turn()
         inputs = self._runner.inputs(batch, stage)
         sampling = self._sampler.plan(batch, stage)
-        scored = self._scorer.plan(batch, plan, stage)
+        scored = self._scorer.plan(batch, stage)
         rows, source = stage.put(batch.feedback.rows), stage.put(batch.feedback.source)
         stage.send()
         if len(batch.feedback.rows):
@@ -80,7 +79,7 @@ class DeviceSide:
     def _result(
         self,
         sampling: SamplingPlan,
-        scored: list[ScoringPiece],
+        scored: ScoringTask,
         arrays: list[npt.NDArray[np.generic]],
     ) -> StepResult:
         tokens = arrays[0].astype(np.int32)

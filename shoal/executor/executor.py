@@ -109,7 +109,7 @@ class TorchExecutor:
         if transfers is None and self._device.type == "cuda":
             transfers = Transfers.cuda(self._device)
         self.runs_ahead = transfers is not None
-        scorer = PromptScorer(table, vocab_size)
+        scorer = PromptScorer(vocab_size)
         self._host = HostSide(runner, self._sampler, scorer)
         self._ahead = (
             None
@@ -125,10 +125,10 @@ class TorchExecutor:
         self._register(self._sampler.unknown(batch.sample_sequences).tolist())
         wait: Callable[[], StepResult]
         if self._ahead is None:
-            logits, done = self._host.launch(batch, self._plan, self._retained)
+            logits, done = self._host.launch(batch, self._retained)
             wait = _done(done)
         else:
-            logits, wait = self._ahead.launch(batch, self._plan, self._retained)
+            logits, wait = self._ahead.launch(batch, self._retained)
         for row, segment in batch.retain:
             self._retained[segment] = logits[row].clone()
         return PendingResult(batch, wait)

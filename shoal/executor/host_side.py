@@ -10,7 +10,6 @@ import torch
 from shoal.cuda.transfers import DirectStage
 from shoal.errors import InternalError
 from shoal.executor.forward import ModelRunner
-from shoal.planner import Plan
 from shoal.sampling.prompt_scoring import PromptScorer
 from shoal.sampling.results import Sampled, StepResult
 from shoal.sampling.rows import LogitRows
@@ -26,7 +25,7 @@ class HostSide:
         self._stage = DirectStage()
 
     def launch(
-        self, batch: TokenBatch, plan: Plan, retained: Mapping[int, torch.Tensor]
+        self, batch: TokenBatch, retained: Mapping[int, torch.Tensor]
     ) -> tuple[torch.Tensor, StepResult]:
         """Logits [R, vocabulary] and what was made of them.
 
@@ -37,9 +36,9 @@ class HostSide:
             raise InternalError("a batch was planned ahead of an executor that does not run ahead")
         logits = self._runner(batch, self._runner.inputs(batch, self._stage))
         sampled = self._sample(batch, logits, retained)
-        pieces = self._scorer.plan(batch, plan, self._stage)
-        scores = [part.cpu().numpy() for part in self._scorer.score(pieces, logits)]
-        return logits, StepResult(sampled, self._scorer.collect(pieces, scores))
+        scored = self._scorer.plan(batch, self._stage)
+        scores = [part.cpu().numpy() for part in self._scorer.score(scored, logits)]
+        return logits, StepResult(sampled, self._scorer.collect(scored, scores))
 
     def _sample(
         self, batch: TokenBatch, logits: torch.Tensor, retained: Mapping[int, torch.Tensor]

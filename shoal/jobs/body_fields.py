@@ -131,6 +131,7 @@ BODY_FIELDS: dict[str, dict[str, Fate]] = {
         ),
         "verbosity": Honoured("Given to the template.", kind=str),
         "echo": Refused("Join what was said and the answer yourself.", (None, False)),
+        "prompt_logprob_start": Refused("Ask for echo with logprobs on /v1/completions."),
         "add_special_tokens": Refused("The template writes them.", (None, False)),
         "prompt": Refused("It is for /v1/completions; give messages."),
     },
@@ -139,6 +140,9 @@ BODY_FIELDS: dict[str, dict[str, Fate]] = {
         **_BOTH,
         "logprobs": Honoured("Likeliest tokens listed per token, 0 to 20."),
         "echo": Honoured("Put the prompt before the answer."),
+        "prompt_logprob_start": Honoured(
+            "With echo and logprobs: the first prompt token that has them, from 0."
+        ),
         "top_logprobs": Refused("Here logprobs is the number.", (None, 0)),
         "max_completion_tokens": Refused("Here its name is max_tokens."),
         "add_special_tokens": Refused("Give token ids as the prompt.", (None, True)),

@@ -22,7 +22,7 @@ class Collector:
 
     def __init__(self, table: RequestTable, planned_prompt_tokens: int) -> None:
         self._line = table.line
-        self._expected = table.expected_new_tokens.astype(np.int64) * table.choices
+        self._expected = table.expected_output.astype(np.int64) * table.choices
         self._expected_left = int(self._expected.sum())
         self._planned_prompt_tokens = planned_prompt_tokens
         self._finished_tokens = 0

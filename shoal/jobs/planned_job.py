@@ -32,7 +32,7 @@ class PlannedJob:
         machine: what the plan is made for, each of several devices.
         runs: what each device runs.
         whole: what is shared, in the order of the run; of several devices, before it is divided.
-        savings: prompt tokens each sharing mode would save.
+        savings: prompt tokens each sharing mode would save, with those that need no computing.
         rejected: (line from 1, error) of the lines that cannot run, in no order.
         kv_capacity: what the pool holds, and how that is known.
         shares: what each of several devices gets; empty for one.
@@ -101,7 +101,9 @@ def plan_job(
     machine = planned_machine(description, options, kv_capacity)
     forest = forest_of(table)
     runs, whole, shares = _planned(table, options, machine, forest)
-    saved = savings(forest, FoldCost.of(machine.costs), table.expected_new_tokens)
+    targets = int(((table.lengths - table.computed_lengths) * table.choices).sum())
+    fold_cost = FoldCost.of(machine.costs)
+    saved = savings(forest, fold_cost, table.expected_output, never_computed=targets)
     planned = time.perf_counter()
     diagnoses = diagnose(
         table,

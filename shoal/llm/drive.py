@@ -48,7 +48,7 @@ def drive(
     """
     began = time.perf_counter()
     planned = run.planned.computed_prompt_tokens
-    planned += int((table.expected_new_tokens.astype(np.int64) * table.choices).sum())
+    planned += int((table.expected_output.astype(np.int64) * table.choices).sum())
     ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     interruption = Interruption("interrupted", [signal.SIGINT] if ours else [])
     finished = len(done) - len(table)

@@ -44,12 +44,15 @@ class SamplingParams:
     stop_token_ids: Annotated[Sequence[int] | None, Honoured("Tokens that end an output.")] = None
     ignore_eos: Annotated[bool, Honoured("Go on after the end of sequence.")] = False
     max_tokens: Annotated[
-        int | None, Honoured("Most tokens of an output; None: up to the model's length.")
+        int | None, Honoured("Most tokens of an output; 0: none. None: up to the model's length.")
     ] = 16
     min_tokens: Annotated[int, Honoured("No end and no stop before this many tokens.")] = 0
     logprobs: Annotated[int | None, Honoured("Likeliest tokens listed per token, 0 to 20.")] = None
     prompt_logprobs: Annotated[
-        int | None, Honoured("The same of the prompt, which then shares nothing.")
+        int | None, Honoured("The same of the prompt, whose tokens are still shared.")
+    ] = None
+    prompt_logprob_start: Annotated[
+        int | None, Honoured("The first prompt token that prompt_logprobs is for.")
     ] = None
     detokenize: Annotated[bool, Honoured("False: texts are empty.")] = True
     skip_special_tokens: Annotated[bool, Honoured("Leave them out of texts.")] = True
@@ -89,7 +92,6 @@ class SamplingParams:
     prompt_logprob_token_ids: Annotated[
         Any, Refused("prompt_logprobs lists the likeliest tokens.")
     ] = None
-    prompt_logprob_start: Annotated[Any, Refused("prompt_logprobs begins at the first.")] = None
     thinking_token_budget: Annotated[Any, Refused("Lower max_tokens.", (None, -1))] = None
     repetition_detection: Annotated[Any, Refused("Lower max_tokens, or penalise.")] = None
     trace_decode_token_ids: Annotated[Any, Refused("Append the tokens to the prompt.")] = None
@@ -113,8 +115,6 @@ class SamplingParams:
                 if name == "spaces_between_special_tokens" and self.skip_special_tokens:
                     continue
                 raise _wrong(name, f"{str(value)[:80]} is not supported. {fate.instead}")
-        if isinstance(self.max_tokens, int) and self.max_tokens < 1:
-            raise _wrong("max_tokens", f"must be at least 1, not {self.max_tokens}.")
         for name in ("logprobs", "prompt_logprobs"):
             if getattr(self, name) == -1:
                 raise _wrong(name, "-1, the whole vocabulary, is not supported; at most 20 are.")

@@ -1,9 +1,9 @@
 """The most demanding token batch of a size: shows what a batch needs besides weights and KV.
 
 Every row is sampled from, by a sequence of its own, with every transformation of the logits there
-is and with logprobs; and as many rows as the scheduler ever asks for at once score a prompt. So no
-batch of as many rows makes more logits, which is what takes most memory in a model with a large
-vocabulary; and no batch runs more rows through the layers.
+is and with logprobs; and every row scores a prompt. So no batch of as many rows makes more logits,
+which is what takes most memory in a model with a large vocabulary; and no batch runs more rows
+through the layers.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from shoal.model.description import ModelDescription
 from shoal.model.kv import KVPool
 from shoal.model.load import LoadedModel
 from shoal.planner import make_plan
-from shoal.scheduler import BLOCK_SIZE, SCORED_ROWS, Chunks, ScoredRange, TokenBatch
-from shoal.types import RequestParams, RequestTable
+from shoal.scheduler import BLOCK_SIZE, Chunks, ScoredRange, TokenBatch
+from shoal.types import MAX_LOGPROBS, RequestParams, RequestTable
 from shoal.work import SegmentWork
 
 CHUNK = 512
@@ -52,20 +52,16 @@ def probe(model: LoadedModel, kv: KVPool, description: ModelDescription, rows: i
         kv: at least `blocks_for_probe(rows)` blocks.
     """
     table = _table(rows)
-    plan = make_plan(table)
-    scorer = int(np.flatnonzero(plan.sequence_request == 0)[0])
-    executor = TorchExecutor(model, kv, description, table, plan)
-    executor.execute(_batch(rows, scorer, description))
+    executor = TorchExecutor(model, kv, description, table, make_plan(table))
+    executor.execute(_batch(rows, description))
 
 
 def _table(rows: int) -> RequestTable:
-    """One request per row, of one token; the first as long as it takes to score its prompt."""
-    lengths = np.ones(rows, dtype=np.int64)
-    lengths[0] = _scored(rows) + 1
+    """One request per row, of one token."""
     ones = np.ones(rows, dtype=np.int32)
     return RequestTable(
-        tokens=np.zeros(lengths.sum(), dtype=np.int32),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        tokens=np.zeros(rows, dtype=np.int32),
+        offsets=np.arange(rows + 1),
         params=list(_PARAMS),
         params_index=np.minimum(np.arange(rows), 1).astype(np.int32),
         max_new_tokens=ones,
@@ -76,18 +72,19 @@ def _table(rows: int) -> RequestTable:
     )
 
 
-def _batch(rows: int, scorer: int, description: ModelDescription) -> TokenBatch:
-    row, scored = np.arange(rows), _scored(rows)
+def _batch(rows: int, description: ModelDescription) -> TokenBatch:
+    row, none = np.arange(rows), np.zeros(0, dtype=np.int32)
+    targets = np.zeros(rows, dtype=np.int32)
     return TokenBatch(
         token_ids=(row % description.vocab_size).astype(np.int32),
         positions=(row % CHUNK % description.max_model_len).astype(np.int32),
         slots=row,
         attention=chunks_behind_segments(rows),
-        logit_rows=np.concatenate([row, row[:scored]]),
+        logit_rows=row,
         sample_sequences=row.astype(np.int32),
         sample_positions=np.zeros(rows, dtype=np.int32),
         sample_logits=row,
-        scored=(ScoredRange(scorer, 1, rows, np.zeros(scored, dtype=np.int32)),),
+        scored=(ScoredRange(False, 0, 0, 0, targets, none, MAX_LOGPROBS),),
         chunks=Chunks(
             shared=np.zeros(1, np.bool_),
             segments=np.zeros(0, np.int64),
@@ -120,7 +117,3 @@ def chunks_behind_segments(rows: int) -> SegmentWork:
         blocks=blocks.astype(np.int32),
         block_size=BLOCK_SIZE,
     )
-
-
-def _scored(rows: int) -> int:
-    return min(SCORED_ROWS, rows)

@@ -81,6 +81,7 @@ def build_forest(
     offsets: Int64Array,
     choices: Int32Array,
     exclusive: BoolArray | None = None,
+    lengths: Int64Array | None = None,
 ) -> Forest:
     """The prefix forest of N prompts.
 
@@ -89,8 +90,11 @@ def build_forest(
         offsets: int64 [N + 1]; prompt i is tokens[offsets[i]:offsets[i + 1]], never empty.
         choices: int32 [N], sequences per request, at least 1.
         exclusive: bool [N], requests to keep out of sharing; None: no request.
+        lengths: int64 [N], how many tokens of each prompt count; None: all. At least one of those
+            that are not exclusive.
     """
-    refinement = _Refinement(tokens, offsets, choices, exclusive)
+    ends = offsets[1:] if lengths is None else offsets[:-1] + lengths
+    refinement = _Refinement(tokens, offsets[:-1], ends, choices, exclusive)
     refinement.run()
     return refinement.forest()
 
@@ -151,12 +155,13 @@ class _Refinement:
     def __init__(
         self,
         tokens: Int32Array,
-        offsets: Int64Array,
+        starts: Int64Array,
+        ends: Int64Array,
         choices: Int32Array,
         exclusive: BoolArray | None,
     ) -> None:
         self._tokens = tokens
-        self._offsets = offsets
+        self._starts, self._ends = starts, ends
         self._choices = choices.astype(np.int64)
         if exclusive is None:
             exclusive = np.zeros(len(choices), dtype=np.bool_)
@@ -197,10 +202,9 @@ class _Refinement:
     def _common(self, groups: _Groups) -> Int64Array:
         """How many of their next `width` tokens the members of each group share, int64 [G]."""
         request = self._order[groups.position]
-        start = self._offsets[request]
+        start = self._starts[request]
         start += np.repeat(groups.depth, groups.size)
-        request += 1
-        left = self._offsets[request]
+        left = self._ends[request]
         left -= start
         shortest = np.minimum.reduceat(left, np.cumsum(groups.size) - groups.size)
         del request, left
@@ -238,9 +242,9 @@ class _Refinement:
 
     def _following(self, request: Int64Array, depth: Int64Array) -> Int64Array:
         """1 + the token after the first `depth`; 0 where the prompt ends: that sorts first."""
-        at = self._offsets[request]
+        at = self._starts[request]
         at += depth
-        over = at == self._offsets[request + 1]
+        over = at == self._ends[request]
         np.minimum(at, len(self._tokens) - 1, out=at)
         following = self._tokens[at].astype(np.int64)
         following += 1

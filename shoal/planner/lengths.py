@@ -182,7 +182,10 @@ class LengthModel:
 
 def fixed_lengths(table: RequestTable) -> BoolArray:
     """Requests that nothing can end before their limit, bool [N]."""
-    fixed = [p.ignore_eos and not p.stop and not p.stop_token_ids for p in table.params]
+    fixed = [
+        not p.generates or (p.ignore_eos and not p.stop and not p.stop_token_ids)
+        for p in table.params
+    ]
     return table.per_request(fixed).astype(np.bool_)
 
 

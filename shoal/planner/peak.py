@@ -25,7 +25,7 @@ def expected_peak_kv(plan: Plan, table: RequestTable, machine: Machine) -> int:
     """
     if not plan.num_sequences:
         return 0
-    own = table.lengths[plan.sequence_request] - plan.shared_length
+    own = table.computed_lengths[plan.sequence_request] - plan.shared_length
     output = table.expected_new_tokens[plan.sequence_request].astype(np.int64)
     prefill = own.copy()
     # A segment is computed just before its first user.

@@ -44,7 +44,7 @@ def pilot_first(plan: Plan, table: RequestTable) -> tuple[Plan, int]:
         return plan, 0
     chosen = _choose(plan, table, likeness(plan, table))
     count = int(np.count_nonzero(chosen))
-    return (with_first(plan, chosen, table.lengths), count) if count else (plan, 0)
+    return (with_first(plan, chosen, table), count) if count else (plan, 0)
 
 
 def _choose(plan: Plan, table: RequestTable, alike: Likeness) -> BoolArray:
@@ -127,7 +127,9 @@ class Pilot:
             return plan
         start = int(bounds[begin])
         request = plan.sequence_request[start:].astype(np.int64)
-        prefill = (self._table.lengths[request] - plan.shared_length[start:]).astype(np.float64)
+        prefill = (self._table.computed_lengths[request] - plan.shared_length[start:]).astype(
+            np.float64
+        )
         new = plan.segment_first >= start
         np.add.at(prefill, plan.segment_first[new] - start, plan.segment_length[new])
         heads = bounds[begin:-1] - start

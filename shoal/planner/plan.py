@@ -88,6 +88,11 @@ class Plan:
         """Prompt tokens of each sequence that its segments hold, int32 [Q]."""
         return np.append(self.segment_end, np.int32(0))[self.sequence_segment]
 
+    def shared_length_of(self, sequence: int) -> int:
+        """`shared_length` of one sequence."""
+        segment = int(self.sequence_segment[sequence])
+        return 0 if segment < 0 else int(self.segment_start[segment] + self.segment_length[segment])
+
     @property
     def groups(self) -> Int32Array:
         """Bounds of the prefix groups, int32 [G + 1]: group i is sequences [g[i], g[i + 1]).

@@ -28,8 +28,9 @@ def make_plan(
 ) -> Plan:
     """Plan a run of all requests of the table. Deterministic.
 
-    Requests whose prompts are scored share nothing (`RequestTable.scored`). Nor do those that fit
-    the pool by themselves but not behind their segments, which take whole blocks.
+    What is planned of a prompt is what the model must see of it (`RequestTable.computed_lengths`).
+    Requests that fit the pool by themselves, but not behind their segments, which take whole
+    blocks, share nothing.
 
     Args:
         machine: decides which segments are folded, bounds the memory, and weighs the work for
@@ -40,11 +41,11 @@ def make_plan(
         InternalError: a request does not fit the pool even alone. Callers refuse those first.
     """
     fold_cost = None if machine is None else FoldCost.of(machine.costs)
-    exclusive = table.scored
+    exclusive = np.zeros(len(table), dtype=np.bool_)
     while True:
         if forest is None:
             forest = forest_of(table, exclusive)
-        segments = choose_segments(forest, sharing, fold_cost, table.expected_new_tokens)
+        segments = choose_segments(forest, sharing, fold_cost, table.expected_output)
         if machine is None:
             break
         too_large = _blocks_needed(table, segments, machine.block_size) > machine.num_blocks
@@ -65,13 +66,15 @@ def make_plan(
 
 
 def forest_of(table: RequestTable, exclusive: BoolArray | None = None) -> Forest:
-    """The prefix forest of a table's prompts.
+    """The prefix forest of what a table's prompts have to compute.
 
     Args:
-        exclusive: bool [N], requests that share nothing; None: those that are scored.
+        exclusive: bool [N], requests that share nothing; None: none but those without a token.
     """
-    exclusive = table.scored if exclusive is None else exclusive
-    return build_forest(table.tokens, table.offsets, table.choices, exclusive)
+    lengths = table.computed_lengths
+    nothing = lengths == 0
+    exclusive = nothing if exclusive is None else exclusive | nothing
+    return build_forest(table.tokens, table.offsets, table.choices, exclusive, lengths)
 
 
 def _blocks_needed(table: RequestTable, segments: Segments, block_size: int) -> Int64Array:
@@ -82,7 +85,7 @@ def _blocks_needed(table: RequestTable, segments: Segments, block_size: int) -> 
     path_blocks = np.append(-(-(segments.end - segments.start) // block_size), 0)
     for level in split_by_level(segments.level)[1:]:
         path_blocks[level] += path_blocks[segments.parent[level]]
-    own = table.lengths - np.append(segments.end, 0)[segments.request_segment]
+    own = table.computed_lengths - np.append(segments.end, 0)[segments.request_segment]
     own_blocks = -(-(own + table.max_new_tokens - 1) // block_size)
     needed: Int64Array = path_blocks[segments.request_segment] + own_blocks
     return needed
@@ -106,7 +109,8 @@ def _assemble(
     choices = tree.choices[by_first]
     request = np.repeat(by_first, choices)
     choice = np.arange(len(request)) - np.repeat(arrangement.request_first[by_first], choices)
-    prompt_tokens = int((tree.prompt * tree.choices).sum())
+    prompt_tokens = int((table.lengths[tree.index] * tree.choices).sum())
+    computed = int((tree.prompt * tree.choices).sum())
     length = tree.length[arrangement.source]
     return Plan(
         segment_parent=_int32(arrangement.parent),
@@ -121,7 +125,7 @@ def _assemble(
         sharing=sharing,
         order=order,
         prompt_tokens=prompt_tokens,
-        computed_prompt_tokens=prompt_tokens
+        computed_prompt_tokens=computed
         - int((length * (arrangement.last - arrangement.first - 1)).sum()),
     )
 

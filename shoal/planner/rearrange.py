@@ -9,31 +9,29 @@ import numpy.typing as npt
 
 from shoal.planner.likeness import nearest_kept
 from shoal.planner.plan import Plan
-from shoal.types import BoolArray, Int64Array
+from shoal.types import BoolArray, Int64Array, RequestTable
 
 
-def with_first(plan: Plan, chosen: BoolArray, prompt_lengths: Int64Array) -> Plan:
+def with_first(plan: Plan, chosen: BoolArray, table: RequestTable) -> Plan:
     """The plan with some sequences in front, both parts in the plan's order.
 
     A segment that both parts use is computed for each.
 
     Args:
         chosen: bool [Q], whole requests only.
-        prompt_lengths: int64 [N].
     """
-    return _joined(
-        restricted(plan, chosen, prompt_lengths), restricted(plan, ~chosen, prompt_lengths)
-    )
+    return _joined(restricted(plan, chosen, table), restricted(plan, ~chosen, table))
 
 
-def restricted(plan: Plan, kept: BoolArray, prompt_lengths: Int64Array) -> Plan:
+def restricted(plan: Plan, kept: BoolArray, table: RequestTable) -> Plan:
     """The plan of some sequences. What only one of them would use is its own."""
     before = np.append(0, np.cumsum(kept))
     first, last = before[plan.segment_first], before[plan.segment_last]
     shared: BoolArray = last - first >= 2
     number = np.append(np.where(shared, np.cumsum(shared) - 1, -1), -1)
     deepest = nearest_kept(plan.segment_parent.astype(np.int64), shared)
-    prompt_tokens = int(prompt_lengths[plan.sequence_request[kept]].sum())
+    request = plan.sequence_request[kept]
+    computed = int(table.computed_lengths[request].sum())
     saved = plan.segment_length.astype(np.int64) * np.maximum(last - first - 1, 0)
     return replace(
         plan,
@@ -43,11 +41,11 @@ def restricted(plan: Plan, kept: BoolArray, prompt_lengths: Int64Array) -> Plan:
         segment_request=plan.segment_request[shared],
         segment_first=first[shared].astype(np.int32),
         segment_last=last[shared].astype(np.int32),
-        sequence_request=plan.sequence_request[kept],
+        sequence_request=request,
         sequence_choice=plan.sequence_choice[kept],
         sequence_segment=number[deepest[plan.sequence_segment[kept]]].astype(np.int32),
-        prompt_tokens=prompt_tokens,
-        computed_prompt_tokens=prompt_tokens - int(saved.sum()),
+        prompt_tokens=int(table.lengths[request].sum()),
+        computed_prompt_tokens=computed - int(saved.sum()),
     )
 
 

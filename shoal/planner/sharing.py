@@ -86,11 +86,21 @@ def choose_segments(
 
 
 def savings(
-    forest: Forest, fold_cost: FoldCost | None = None, output_tokens: Int32Array | None = None
+    forest: Forest,
+    fold_cost: FoldCost | None = None,
+    output_tokens: Int32Array | None = None,
+    never_computed: int = 0,
 ) -> Savings:
-    """What each mode would save on this forest; the arguments are those of `choose_segments`."""
-    saved = {s: choose_segments(forest, s, fold_cost, output_tokens).saved_tokens for s in Sharing}
-    everything = int(((forest.end - forest.start) * (forest.users - 1)).sum())
+    """What each mode would save on this forest; see `choose_segments`.
+
+    Args:
+        never_computed: prompt tokens that no mode computes: they are in none of the forest's paths.
+    """
+    saved = {
+        s: choose_segments(forest, s, fold_cost, output_tokens).saved_tokens + never_computed
+        for s in Sharing
+    }
+    everything = int(((forest.end - forest.start) * (forest.users - 1)).sum()) + never_computed
     return Savings(
         none=saved[Sharing.none],
         paper=saved[Sharing.paper],

@@ -25,7 +25,7 @@ class Tree:
         start, end: int64 [S], tokens before it and up to its end.
         users: int64 [S], sequences.
         leaf: int64 [N], each request's last segment, -1: none.
-        prompt: int64 [N], prompt tokens.
+        prompt: int64 [N], prompt tokens to compute.
         choices, output: int64 [N], sequences, and expected output tokens of each.
         index: int64 [N], indices in the input.
         tie: int64 [S + N], decides between children that are equal otherwise.
@@ -53,7 +53,7 @@ class Tree:
             end=segments.end,
             users=segments.users,
             leaf=segments.request_segment,
-            prompt=table.lengths,
+            prompt=table.computed_lengths,
             choices=forest.choices,
             output=table.expected_new_tokens.astype(np.int64),
             index=np.arange(len(table)),
@@ -73,7 +73,7 @@ class Tree:
             end=plan.segment_end.astype(np.int64),
             users=plan.segment_users.astype(np.int64),
             leaf=plan.sequence_segment[heads].astype(np.int64),
-            prompt=table.lengths[request],
+            prompt=table.computed_lengths[request],
             choices=np.diff(np.append(heads, plan.num_sequences)),
             output=table.expected_new_tokens[request].astype(np.int64),
             index=request,

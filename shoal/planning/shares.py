@@ -47,4 +47,4 @@ def plan_share(plan: Plan, requests: Int64Array, table: RequestTable) -> Plan:
     """The plan of some of a plan's requests."""
     kept: BoolArray = np.zeros(len(table), dtype=np.bool_)
     kept[requests] = True
-    return restricted(plan, kept[plan.sequence_request], table.lengths)
+    return restricted(plan, kept[plan.sequence_request], table)

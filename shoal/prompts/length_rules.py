@@ -14,7 +14,10 @@ UNSTATED_EXPECTED_TOKENS = 256
 
 @dataclass(frozen=True, slots=True)
 class OutputLength:
-    """Tokens of one choice: the hard limit and the expectation, both at least 1."""
+    """Tokens of one choice: the hard limit and the expectation, both at least 1.
+
+    A request that generates nothing has 1 as well: it takes no more KV than if it sampled once.
+    """
 
     limit: int
     expected: int
@@ -38,7 +41,7 @@ class LengthRules:
         """The output length of a request; without a stated limit, all that fits.
 
         Args:
-            params: its `token_limit` is the stated limit. 0 (echo only) still runs one step.
+            params: its `token_limit` is the stated limit.
             param: the field that errors name.
 
         Raises:
@@ -56,7 +59,7 @@ class LengthRules:
                 code="context_length_exceeded",
                 param=param,
             )
-        limit = max(1, self._largest(prompt_tokens) if stated is None else stated)
+        limit = max(1, self._largest(prompt_tokens)) if stated is None else stated
         if prompt_tokens + limit - 1 > self.capacity_tokens:
             raise InvalidRequestError(
                 f"{param}: {_described(prompt_tokens, stated)}, which needs "
@@ -66,7 +69,7 @@ class LengthRules:
                 param=param,
             )
         expected = min(limit, UNSTATED_EXPECTED_TOKENS) if stated is None else limit
-        return OutputLength(limit, expected)
+        return OutputLength(max(1, limit), max(1, expected))
 
     def _largest(self, prompt_tokens: int) -> int:
         by_pool = self.capacity_tokens - prompt_tokens + 1

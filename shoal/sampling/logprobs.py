@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from shoal.sampling.history import Float32Array
-from shoal.types import Int32Array, Int64Array, TokenLogprob
+from shoal.types import Int32Array, Int64Array, LogprobColumns, TokenLogprob
 
 NUM_PARTS = 4
 """What `best_logprobs` gives for some rows, in as many tensors."""
@@ -58,7 +58,13 @@ def best_logprobs(
         likelier, int64 [S]; the `num` largest of each row, float32 [S, num], and their ids,
         int64 [S, num], of equals those of the lowest ids.
     """
-    logprobs = torch.log_softmax(logits.float(), dim=-1)
+    return described(torch.log_softmax(logits.float(), dim=-1), token_ids, num)
+
+
+def described(
+    logprobs: torch.Tensor, token_ids: torch.Tensor, num: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What `best_logprobs` gives, from log-probabilities, float32 [S, vocab]."""
     own = logprobs.gather(1, token_ids[:, None])
     ranks = (logprobs >= own).sum(dim=-1)
     best = _best(logprobs, min(num, logprobs.shape[1]))
@@ -84,20 +90,28 @@ def listed(
     token_ids: Int32Array, nums: Int64Array, parts: Sequence[npt.NDArray[np.generic]]
 ) -> list[TokenLogprob]:
     """One entry per row from the parts that `best_logprobs` gave, largest first, ties by id."""
-    own, ranks, ids = parts[0], parts[1], parts[3]
-    values: Float32Array = parts[2].astype(np.float32, copy=False)
-    order = np.lexsort((ids, -values), axis=-1)
-    ranked = np.take_along_axis(values, order, axis=-1).tolist()
-    best = np.take_along_axis(ids, order, axis=-1).tolist()
+    found = columns_of(parts)
     return [
         TokenLogprob(token, logprob, tuple(zip(best[:num], scores[:num], strict=True)), rank)
         for token, logprob, rank, num, best, scores in zip(
             token_ids.tolist(),
-            own.tolist(),
-            ranks.tolist(),
+            found.logprob.tolist(),
+            found.rank.tolist(),
             nums.tolist(),
-            best,
-            ranked,
+            found.top_ids.tolist(),
+            found.top_logprobs.tolist(),
             strict=True,
         )
     ]
+
+
+def columns_of(parts: Sequence[npt.NDArray[np.generic]]) -> LogprobColumns:
+    """The parts that `best_logprobs` gave, the likeliest of each row first, ties by id."""
+    values: Float32Array = parts[2].astype(np.float32, copy=False)
+    order = np.lexsort((parts[3], -values), axis=-1)
+    return LogprobColumns(
+        logprob=parts[0].astype(np.float32, copy=False),
+        rank=parts[1].astype(np.int32),
+        top_ids=np.take_along_axis(parts[3], order, axis=-1).astype(np.int32),
+        top_logprobs=np.take_along_axis(values, order, axis=-1),
+    )

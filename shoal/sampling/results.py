@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shoal.types import BoolArray, Int32Array, TokenLogprob
+from shoal.sampling.history import Float32Array
+from shoal.types import BoolArray, Int32Array, LogprobColumns, TokenLogprob
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,22 @@ class Sampled:
 
 @dataclass(frozen=True)
 class PromptScores:
-    """Logprobs of the prompt tokens [first, ...) of a sequence."""
+    """What the rows of a `ScoredRange` said.
 
-    sequence: int
+    Attributes:
+        shared, owner, first: as there.
+        rows: a row for each; what the last one says of a token is void where it has children.
+        children: int32 [M], the tokens after the last row, ascending; child_logprob, float32 [M],
+            and child_rank, int32 [M], as in `LogprobColumns`.
+    """
+
+    shared: bool
+    owner: int
     first: int
-    logprobs: list[TokenLogprob]
+    rows: LogprobColumns
+    children: Int32Array
+    child_logprob: Float32Array
+    child_rank: Int32Array
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ Never imports torch: it drives a model or a clock alike.
 
 from shoal.costs import BLOCK_SIZE
 from shoal.scheduler.batch import Chunks, Feedback, Retain, ScoredRange, TokenBatch
-from shoal.scheduler.chunking import SCORED_ROWS
 from shoal.scheduler.forecast import forecast_peak_blocks
 from shoal.scheduler.generated import GeneratedTokens
 from shoal.scheduler.launches import Launched
@@ -15,7 +14,6 @@ from shoal.scheduler.stats import SchedulerStats
 
 __all__ = [
     "BLOCK_SIZE",
-    "SCORED_ROWS",
     "BlockPool",
     "Chunks",
     "Feedback",

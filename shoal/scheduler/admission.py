@@ -119,7 +119,8 @@ class Admission:
     def admit(self, tokens: int) -> list[int]:
         """Admit sequences in order until `tokens` more tokens of prefill wait or memory is full.
 
-        Each counts at least one token, so there are never more sequences than the budget has.
+        Each that generates counts at least one token, so there are never more to decode than the
+        budget has.
 
         Returns:
             Their slots.
@@ -140,7 +141,7 @@ class Admission:
                 break
             idle = (s for s in path if self._segments.running[s] == 0)
             tokens -= sum(map(self._segments.missing_tokens, idle))
-            tokens -= max(1, held)
+            tokens -= max(int(self._columns.generates[sequence]), held)
             admitted.append(self._enter(sequence, path))
         return admitted
 

@@ -52,19 +52,31 @@ class Chunks:
 
 @dataclass(frozen=True)
 class ScoredRange:
-    """Tokens of a prompt whose logprobs are wanted, and the logits that say them.
+    """Rows of a shared segment, or of a sequence's own, that say what the tokens after them score.
 
     Attributes:
-        sequence: whose prompt it is.
-        first: position of the first of the tokens.
-        row: row of the batch's logits that says the first; the others follow.
-        targets: int32, the tokens; at least one.
+        shared: whether they are a segment's.
+        owner: the segment, or the sequence in the plan's order.
+        first: the first of the rows, counted from the owner's first token.
+        row: the scored row of the batch that is the first; the others follow.
+        targets: int32, the token after each row, but for a last row that has `children`.
+        children: int32, ascending, the tokens after the last row of a segment: its users part
+            there, and all their tokens are scored. Empty elsewhere.
+        num_best: how many of the likeliest tokens are listed beside each row.
     """
 
-    sequence: int
+    shared: bool
+    owner: int
     first: int
     row: int
     targets: Int32Array
+    children: Int32Array
+    num_best: int
+
+    @property
+    def num_rows(self) -> int:
+        """Rows, at least one."""
+        return len(self.targets) + bool(len(self.children))
 
 
 class Retain(NamedTuple):
@@ -106,9 +118,10 @@ class TokenBatch:
         sample_retained: segments whose logits, retained by an earlier batch, are sampled from.
         retain: logits that later batches sample from: of segments that are somebody's whole prompt.
         release: segments whose retained logits nobody needs after this batch.
-        scored: what scores a prompt.
+        scored: what scores prompts: the last rows of `logit_rows`, as many as all these have.
         chunks: where the rows come from, in row order.
         num_decodes: rows that continue an answer.
+        ends: int32, sequences that generate nothing, and have all they need after this batch.
         sequences: int32, the sequences this batch is computed for.
         feedback: tokens that come from the batch before; `token_ids` has 0 for them.
     """
@@ -128,9 +141,20 @@ class TokenBatch:
     retain: tuple[Retain, ...] = ()
     release: tuple[int, ...] = ()
     scored: tuple[ScoredRange, ...] = ()
+    ends: Int32Array = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
     feedback: Feedback = field(default_factory=Feedback.none)
 
     @property
     def num_tokens(self) -> int:
         """Tokens the model runs."""
         return len(self.token_ids)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing comes of it."""
+        return not (self.num_tokens or len(self.sample_sequences) or len(self.ends))
+
+    @property
+    def first_scored(self) -> int:
+        """Where the scored rows begin in the batch's logits."""
+        return len(self.logit_rows) - sum(each.num_rows for each in self.scored)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from shoal.scheduler.batch import Chunks
 from shoal.scheduler.running import RunningSequences
+from shoal.scheduler.scoring import ScoredRows
 from shoal.scheduler.segments import SegmentTable
 from shoal.scheduler.state import RunState
-from shoal.types import BoolArray, Int64Array
+from shoal.types import Int64Array
 
-SCORED_ROWS = 256
-"""Most rows per batch that score a prompt: each takes logits over the whole vocabulary."""
 _TILE = 16
 """A prefill chunk that does not reach its end is cut to a multiple of this many tokens."""
 _BEHIND_ALL = np.int64(2**62)
@@ -36,11 +36,24 @@ class _Columns:
 
 
 class _Prefill:
-    """Takes chunks while tokens are left."""
+    """Takes chunks while tokens are left.
 
-    def __init__(self, tokens: int) -> None:
-        self.left = tokens
+    Attributes:
+        prefix_only: slots that sample without a token of their own to compute.
+        complete: slots that generate nothing, and have nothing left to compute.
+    """
+
+    def __init__(self, tokens: int, scored_rows: int) -> None:
+        self.left, self._scored_left = tokens, scored_rows
         self.shared, self.own = _Columns(), _Columns()
+        self.prefix_only, self.complete = list[int](), list[int]()
+
+    def scorable(self, rows: ScoredRows, owner: int, first: int, missing: int) -> int:
+        """How many of the missing tokens may be scheduled, for the logits that they take."""
+        begin, end = rows.part(owner, first, missing)
+        taken = min(end - begin, self._scored_left)
+        self._scored_left -= taken
+        return missing if begin + taken == end else begin + taken - first
 
     def take(self, columns: _Columns, owner: int, first: int, missing: int) -> bool:
         """Schedule what fits of the missing tokens; whether that was all."""
@@ -54,19 +67,29 @@ class _Prefill:
         return count == missing
 
 
+class ChosenChunks(NamedTuple):
+    """The chunks of a batch in row order, and slots that its rows alone do not tell.
+
+    Attributes:
+        prefix_only: they have nothing to compute, but are to sample: their prompt is all shared,
+            and will be computed after this batch.
+        complete: they generate nothing, and need nothing after this batch.
+    """
+
+    chunks: Chunks
+    prefix_only: list[int]
+    complete: list[int]
+
+
 def choose_chunks(
-    state: RunState, scored: BoolArray, decoding: Int64Array, prefilling: Int64Array, budget: int
-) -> tuple[Chunks, list[int]]:
+    state: RunState, decoding: Int64Array, prefilling: Int64Array, budget: int, scored_rows: int
+) -> ChosenChunks:
     """A token of each decoding slot, then of the prefilling ones in their order what fits.
 
     Args:
-        scored: bool [Q], sequences whose prompts are scored.
-
-    Returns:
-        The chunks in row order; and the slots that have nothing to compute, but are to sample:
-        their prompt is all shared, and will be computed after this batch.
+        scored_rows: most rows that score prompts.
     """
-    prefill, prefix_only = _prefill(state, scored, prefilling, budget - len(decoding))
+    prefill = _prefill(state, prefilling, budget - len(decoding), scored_rows)
     running, shared, own = state.running, prefill.shared, prefill.own
     num_segments, num_decodes = len(shared.owner), len(decoding)
     segments = np.array(shared.owner, dtype=np.int64)
@@ -80,13 +103,14 @@ def choose_chunks(
     )
     order = _row_order(segments, slots, state.segments, running)
     is_shared = order < num_segments
-    return Chunks(
+    chunks = Chunks(
         shared=is_shared,
         segments=segments[order[is_shared]],
         slots=slots[order[~is_shared] - num_segments],
         first=first[order],
         count=count[order],
-    ), prefix_only
+    )
+    return ChosenChunks(chunks, prefill.prefix_only, prefill.complete)
 
 
 def _row_order(
@@ -103,18 +127,16 @@ def _row_order(
     return np.lexsort((start, sequence))
 
 
-def _prefill(
-    state: RunState, scored: BoolArray, slots: Int64Array, tokens: int
-) -> tuple[_Prefill, list[int]]:
-    """Chunks for prefilling slots within so many tokens, and the slots without tokens to compute.
+def _prefill(state: RunState, slots: Int64Array, tokens: int, scored_rows: int) -> _Prefill:
+    """Chunks for prefilling slots within so many tokens, of which so many may score.
 
     A segment is scheduled with the first of its users. It need not be complete before theirs are:
     in each layer, all keys and values of a batch are written before anything attends to them. So
     what matters is that a slot gets nothing while a segment above it is cut short.
     """
-    running, segments = state.running, state.segments
-    prefill, prefix_only = _Prefill(tokens), list[int]()
-    scored_rows = SCORED_ROWS
+    running, segments, scoring = state.running, state.segments, state.scoring
+    generates = state.columns.generates
+    prefill = _Prefill(tokens, scored_rows)
     seen: set[int] = set()
     for slot in slots.tolist():
         for segment in segments.path(int(running.segment[slot])):
@@ -122,18 +144,22 @@ def _prefill(
             if missing == 0 or segment in seen:
                 continue
             seen.add(segment)
-            if not prefill.take(prefill.shared, segment, int(segments.computed[segment]), missing):
-                return prefill, prefix_only
-        done = int(running.computed[slot])
-        missing = int(running.own_total[slot]) - done
-        if missing == 0:
-            prefix_only.append(slot)
-            continue
-        if scored[running.sequence[slot]]:
-            missing = min(missing, scored_rows)
-            scored_rows -= missing
-            if missing == 0:
-                continue  # The batch has all the logits it may have; later slots may need none.
-        if not prefill.take(prefill.own, slot, done, missing):
+            done = int(segments.computed[segment])
+            most = missing
+            if scoring.any:
+                most = prefill.scorable(scoring.segments, segment, done, missing)
+            if not prefill.take(prefill.shared, segment, done, most) or most < missing:
+                return prefill
+        sequence, done = int(running.sequence[slot]), int(running.computed[slot])
+        missing = most = int(running.own_total[slot]) - done
+        if missing and scoring.any:
+            most = prefill.scorable(scoring.sequences, sequence, done, missing)
+        if missing and not prefill.take(prefill.own, slot, done, most):
             break
-    return prefill, prefix_only
+        if most < missing:
+            continue  # The batch has all the logits it may have; later slots may need none.
+        if not generates[sequence]:
+            prefill.complete.append(slot)
+        elif missing == 0:
+            prefill.prefix_only.append(slot)
+    return prefill

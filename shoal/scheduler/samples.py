@@ -57,12 +57,15 @@ class Samples:
 def choose_samples(chunks: Chunks, prefix_only: list[int], state: RunState) -> Samples:
     """Sequences whose known tokens are all computed after this batch get their next one.
 
+    Unless they generate nothing.
+
     Args:
         prefix_only: slots without a token of their own. They sample from the last row of their
             segment, computed in this batch or retained earlier.
     """
     running, retained = state.running, state.retained
     complete = _ends(chunks)[chunks.own] == running.own_total[chunks.slots]
+    complete &= state.columns.generates[running.sequence[chunks.slots]]
     samples = Samples(
         own_sequences=running.sequence[chunks.slots[complete]],
         own_rows=chunks.last_rows[chunks.own][complete],

@@ -23,6 +23,7 @@ from shoal.scheduler.launches import Launched, Launches
 from shoal.scheduler.pool import BlockPool
 from shoal.scheduler.retained import RetainedLogits
 from shoal.scheduler.running import RunningSequences
+from shoal.scheduler.scoring import PromptScoring
 from shoal.scheduler.segments import SegmentTable
 from shoal.scheduler.sequence_columns import SequenceColumns
 from shoal.scheduler.state import RunState
@@ -51,25 +52,23 @@ class Scheduler:
         plan: Plan,
         pool: BlockPool,
         token_budget: int,
-        scored: BoolArray | None = None,
         lengths: LengthModel | None = None,
         sequential: BoolArray | None = None,
+        scored_rows: int | None = None,
     ) -> None:
         """Begin a run of the plan.
 
         Args:
-            scored: bool [N], requests whose prompts are scored; see `ScoredRange`. The plan must
-                have them share nothing.
             lengths: learns from the answers that end, and memory is forecast by it; None: by
                 each request's expected length.
             sequential: bool [N], requests whose next token depends on their last by more than the
                 model (penalties count tokens): no batch is planned over one that samples them.
+            scored_rows: most rows of a batch that score prompts, at least 1; None: any number.
         """
         self.stats = SchedulerStats()
         self.pool = pool
         self.token_budget = token_budget
         nobody = np.zeros(len(table), dtype=np.bool_)
-        scored = nobody if scored is None else scored
         columns = SequenceColumns(table, plan, nobody if sequential is None else sequential)
         self._learnt = None if lengths is None else LearntGrowth(plan, lengths)
         self._growth = self._learnt or StatedGrowth(table, plan)
@@ -80,9 +79,11 @@ class Scheduler:
             retained=RetainedLogits(columns.prefix_only(plan.num_segments)),
             generated=GeneratedTokens(),
             pool=pool,
+            scoring=PromptScoring(table, plan),
         )
         self._suspects: list[int] = []
-        self._build = BatchBuilder(table, plan, state, scored)
+        most = token_budget if scored_rows is None else scored_rows
+        self._build = BatchBuilder(table, plan, state, most)
         self._admission = Admission(state, self._growth, self.stats)
         self._launches = Launches(state, self.stats)
 
@@ -93,6 +94,7 @@ class Scheduler:
         state.columns.replan(plan)
         state.segments.replan(plan, first)
         state.retained.replan(state.columns.prefix_only(plan.num_segments), first)
+        state.scoring.replan(plan, first)
         self._launches.replan(plan.num_segments, first)
         self._build.replan(plan)
         self._growth.replan(plan)
@@ -159,7 +161,7 @@ class Scheduler:
             prefilling = prefilling[np.argsort(running.sequence[prefilling])]
         awaited = None if launched is None else self._launches.awaited(launched)
         batch = self._build.batch(decoding, prefilling, self.token_budget, awaited)
-        if batch.num_tokens == 0 and len(batch.sample_sequences) == 0:
+        if batch.is_empty:
             if not ahead:
                 raise InternalError("the scheduler has work left but an empty batch")
             return None
@@ -181,6 +183,13 @@ class Scheduler:
         """
         return self._launches.wanted(launched)
 
+    def ended(self, launched: Launched) -> Int32Array:
+        """The sequences that a batch under way completes without a sample, int32.
+
+        Not those that were cancelled after it was planned. They leave when it is settled.
+        """
+        return self._launches.ended(launched)
+
     def settle(self, launched: Launched, token_ids: Int32Array, finished: BoolArray) -> None:
         """Take the tokens back that were sampled for the batch's `sample_sequences`.
 
@@ -197,6 +206,8 @@ class Scheduler:
         for sequence in ended.tolist():
             self._admission.finish(sequence)
             generated.forget(sequence)
+        for sequence in settled.ended.tolist():
+            self._admission.finish(sequence)
         if self._suspects:
             tried = set(launched.batch.sequences.tolist())
             self._suspects = [s for s in self._suspects if s not in tried]
@@ -247,7 +258,10 @@ class Scheduler:
 
     def _is_unsampled(self, sequence: int) -> bool:
         """Whether a prefix-only sequence has still to sample from its segment's logits."""
-        if self._state.columns.own_prompt[sequence] > 0 or sequence in self._state.generated:
+        columns = self._state.columns
+        if columns.own_prompt[sequence] > 0 or not columns.generates[sequence]:
+            return False
+        if sequence in self._state.generated:
             return False
         running = self._state.running
         if sequence not in running:

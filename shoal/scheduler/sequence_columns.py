@@ -15,7 +15,8 @@ class SequenceColumns:
         request: int32, the request it is a choice of.
         segment: int32, its deepest shared segment; -1 where it has none.
         shared: int64, prompt tokens held by its shared segments.
-        own_prompt: int64, prompt tokens of its own.
+        own_prompt: int64, prompt tokens of its own that are computed.
+        generates: bool, whether it samples at all.
         limit: int64, tokens after which it ends.
         sequential: bool, whether the host must know its last token before the next is sampled.
     """
@@ -23,6 +24,7 @@ class SequenceColumns:
     def __init__(self, table: RequestTable, plan: Plan, sequential: BoolArray) -> None:
         """`sequential`: bool [N], by request."""
         self._table, self._sequential = table, sequential
+        self._lengths, self._generates = table.computed_lengths, table.generates
         self.replan(plan)
 
     def replan(self, plan: Plan) -> None:
@@ -31,7 +33,8 @@ class SequenceColumns:
         self.request: Int32Array = plan.sequence_request
         self.segment: Int32Array = plan.sequence_segment
         self.shared: Int64Array = plan.shared_length.astype(np.int64)
-        self.own_prompt: Int64Array = table.lengths[self.request] - self.shared
+        self.own_prompt: Int64Array = self._lengths[self.request] - self.shared
+        self.generates: BoolArray = self._generates[self.request]
         self.limit: Int64Array = table.max_new_tokens[self.request].astype(np.int64)
         self.sequential: BoolArray = self._sequential[self.request]
 
@@ -39,6 +42,7 @@ class SequenceColumns:
         return len(self.request)
 
     def prefix_only(self, num_segments: int) -> Int64Array:
-        """Sequences without a prompt token of their own, by their segment: int64 [segments]."""
-        segment = self.segment[(self.own_prompt == 0) & (self.segment >= 0)]
+        """Sequences that sample without a prompt token of their own, by their segment: int64
+        [segments]."""
+        segment = self.segment[(self.own_prompt == 0) & (self.segment >= 0) & self.generates]
         return np.bincount(segment, minlength=num_segments).astype(np.int64)

@@ -8,6 +8,7 @@ from shoal.scheduler.generated import GeneratedTokens
 from shoal.scheduler.pool import BlockPool
 from shoal.scheduler.retained import RetainedLogits
 from shoal.scheduler.running import RunningSequences
+from shoal.scheduler.scoring import PromptScoring
 from shoal.scheduler.segments import SegmentTable
 from shoal.scheduler.sequence_columns import SequenceColumns
 
@@ -16,8 +17,8 @@ from shoal.scheduler.sequence_columns import SequenceColumns
 class RunState:
     """Sequences and segments of a run, each part changed by its own methods alone.
 
-    `Admission` says who runs, `Launches` what has been computed and sampled, and the scheduler what
-    was generated and who has left; `BatchBuilder` only reads.
+    `Admission` says who runs, `Launches` what has been computed, scored and sampled, and the
+    scheduler what was generated and who has left; `BatchBuilder` only reads.
     """
 
     columns: SequenceColumns
@@ -26,3 +27,4 @@ class RunState:
     retained: RetainedLogits
     generated: GeneratedTokens
     pool: BlockPool
+    scoring: PromptScoring

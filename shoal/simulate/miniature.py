@@ -22,7 +22,7 @@ from shoal.planner.forest import split_by_level
 from shoal.planner.likeness import nearest_kept
 from shoal.planner.rearrange import restricted
 from shoal.planner.tree import Tree
-from shoal.types import BoolArray, Int64Array, RequestTable
+from shoal.types import BoolArray, Int64Array, RequestParams, RequestTable
 
 _SEQUENCES = 1024
 """Most sequences, about."""
@@ -58,7 +58,7 @@ def miniature(setup: Setup, iterations: int, most_iterations: int) -> Setup:
     duration = min(1.0, most_iterations * divisor / iterations)
     if share < 1.0 or duration < 1.0:
         share = min(share, duration)
-        plan = restricted(plan, _sample(plan, share), table.lengths)
+        plan = restricted(plan, _sample(plan, share), table)
     slice_ = min(1.0, share / duration)
     table, plan = _shortened(table, plan, divisor)
     block_size = max(1, machine.block_size // divisor)
@@ -77,7 +77,9 @@ def miniature(setup: Setup, iterations: int, most_iterations: int) -> Setup:
 def _divisor(table: RequestTable, plan: Plan) -> int:
     """What lengths are divided by."""
     output = table.expected_new_tokens[plan.sequence_request].astype(np.float64)
-    weight = (output - 1) * (table.lengths[plan.sequence_request] - plan.shared_length + output / 2)
+    weight = (output - 1) * (
+        table.computed_lengths[plan.sequence_request] - plan.shared_length + output / 2
+    )
     mean = float((output * weight).sum() / max(float(weight.sum()), 1.0))
     return max(1, round(mean / _OUTPUT))
 
@@ -122,6 +124,7 @@ def _shortened(table: RequestTable, plan: Plan, divisor: int) -> tuple[RequestTa
         table,
         tokens=np.zeros(int(offsets[-1]), dtype=np.int32),
         offsets=offsets,
+        params=[_unscored(params) for params in table.params],
         params_index=table.params_index[kept],
         max_new_tokens=limit[by_index].astype(np.int32),
         expected_new_tokens=output[by_index].astype(np.int32),
@@ -141,6 +144,16 @@ def _shortened(table: RequestTable, plan: Plan, divisor: int) -> tuple[RequestTa
         prompt_tokens=total,
         computed_prompt_tokens=total - int((length * (tree.users - 1)).sum()),
     )
+
+
+def _unscored(params: RequestParams) -> RequestParams:
+    """The same without a score of the prompt, whose tokens are not the job's any more.
+
+    A request that generates nothing computes what it has to, and samples once.
+    """
+    nothing = {"echo": False, "prompt_logprobs": None, "prompt_logprob_start": None}
+    limit = {} if params.generates else {"max_tokens": 1, "max_completion_tokens": None}
+    return params.model_copy(update=nothing | limit)
 
 
 def _largest(table: RequestTable, plan: Plan, block_size: int) -> int:

@@ -2,6 +2,7 @@
 
 from shoal.types.arrays import BoolArray, Int32Array, Int64Array
 from shoal.types.completion import Choice, Completion, FinishReason, TokenLogprob
+from shoal.types.prompt_logprobs import LogprobColumns, PromptLogprobs
 from shoal.types.request_params import CHAT_URL, COMPLETIONS_URL, MAX_LOGPROBS, RequestParams
 from shoal.types.request_table import RequestTable
 from shoal.types.run_summary import (
@@ -24,8 +25,10 @@ __all__ = [
     "Int32Array",
     "Int64Array",
     "LengthCounts",
+    "LogprobColumns",
     "PhaseSeconds",
     "PlanFigures",
+    "PromptLogprobs",
     "RequestCounts",
     "RequestParams",
     "RequestTable",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +17,7 @@ class TokenLogprob:
 
     `top` holds the most likely (token id, logprob) pairs, most likely first. `rank` is how many
     tokens are as likely or likelier, itself included. `logprob` and `rank` are None for the first
-    prompt token, which nothing precedes.
+    prompt token, which nothing precedes, and for those before the first that is scored.
     """
 
     token_id: int
@@ -51,14 +52,15 @@ class Choice:
 class Completion:
     """A finished request: its choices, or the error that ended it.
 
-    `prompt_logprobs` has one entry per prompt token, where they are asked for.
+    `prompt_logprobs` has one entry per prompt token, where they are asked for: None as logprob of
+    those before the first that is scored.
     """
 
     request_index: int
     prompt_tokens: int
     choices: tuple[Choice, ...]
     error: InvalidRequestError | None = None
-    prompt_logprobs: tuple[TokenLogprob, ...] | None = None
+    prompt_logprobs: Sequence[TokenLogprob] | None = None
 
     @property
     def generated_tokens(self) -> int:

@@ -82,6 +82,8 @@ class RequestParams(BaseModel):
     """Alternatives per token; needs `logprobs`, unless it is 0."""
     prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     """Alternatives per prompt token; files ask for them by `echo` with `logprobs`."""
+    prompt_logprob_start: Annotated[int, Field(ge=0)] | None = None
+    """Position of the first prompt token whose logprob is wanted; None: of the second, as 1."""
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] = 1.0
@@ -104,6 +106,8 @@ class RequestParams(BaseModel):
             raise ValueError("top_logprobs: needs logprobs to be true")
         if self.token_limit is not None and self.min_tokens > self.token_limit:
             raise ValueError("min_tokens: exceeds the most tokens allowed")
+        if self.prompt_logprob_start is not None and self.num_prompt_logprobs is None:
+            raise ValueError("prompt_logprob_start: needs the logprobs of the prompt")
         return self
 
     @classmethod
@@ -141,6 +145,11 @@ class RequestParams(BaseModel):
         if self.prompt_logprobs is not None:
             return self.prompt_logprobs
         return self.num_logprobs if self.echo else None
+
+    @property
+    def generates(self) -> bool:
+        """Whether tokens are to be generated: not with a limit of 0."""
+        return self.token_limit != 0
 
     @property
     def greedy(self) -> bool:

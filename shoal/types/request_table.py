@@ -20,7 +20,8 @@ class RequestTable:
         offsets: int64 [N + 1]; prompt i is tokens[offsets[i]:offsets[i + 1]], never empty.
         params: the distinct sampling parameters (their `seed` is ignored, see `seeds`).
         params_index: int32 [N], each request's index in `params`.
-        max_new_tokens: int32 [N], hard limit on generated tokens per choice, at least 1.
+        max_new_tokens: int32 [N], hard limit on generated tokens per choice, at least 1; without
+            meaning where none is generated (`generates`).
         expected_new_tokens: int32 [N], what a choice is expected to generate, at least 1.
         seeds: int64 [N], and has_seed: bool [N]; a request without seed draws from `job_seed`.
         job_seed: seeds the streams of requests that have none.
@@ -68,10 +69,42 @@ class RequestTable:
         return self.per_request([p.n for p in self.params])
 
     @property
+    def generates(self) -> BoolArray:
+        """Requests that generate tokens, bool [N]; the others may ask what their prompt scores."""
+        return self.per_request([p.generates for p in self.params]).astype(np.bool_)
+
+    @property
+    def expected_output(self) -> Int32Array:
+        """`expected_new_tokens`, and 0 where none is generated, int32 [N]."""
+        return np.where(self.generates, self.expected_new_tokens, np.int32(0))
+
+    @property
     def scored(self) -> BoolArray:
-        """Requests whose prompt logprobs are asked for, bool [N]: they compute all of it."""
+        """Requests whose prompt logprobs are asked for, bool [N]."""
         wanted = [p.num_prompt_logprobs is not None for p in self.params]
         return self.per_request(wanted).astype(np.bool_)
+
+    @property
+    def score_start(self) -> Int64Array:
+        """Position of the first prompt token that is scored, int64 [N]; its length: none is.
+
+        At least 1: nothing says what the first token scores.
+        """
+        starts = [max(1, p.prompt_logprob_start or 0) for p in self.params]
+        given = np.minimum(self.per_request(starts), self.lengths)
+        return np.where(self.scored, given, self.lengths)
+
+    @property
+    def computed_lengths(self) -> Int64Array:
+        """Prompt tokens that the model must see, int64 [N].
+
+        All, where an answer follows. Else all but the last, which is only a target: its score is
+        read from the row before. None, where nothing is scored either.
+        """
+        if all(p.generates for p in self.params):
+            return self.lengths
+        shorter = np.where(self.score_start < self.lengths, self.lengths - 1, 0)
+        return np.where(self.generates, self.lengths, shorter)
 
     def prompt_index_of(self, request: int) -> int:
         """The request's index, from 0, among the prompts of its line."""

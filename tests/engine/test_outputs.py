@@ -206,18 +206,25 @@ def test_logprobs_and_echo():
 
 
 def test_echo_of_a_prompt_alone():
-    choice = generate([70], prompt=HELLO, echo=True, max_tokens=0, limit=1)
-    assert (choice.text, choice.token_ids) == ("naïve 🐟 fish", ())
-    assert choice.finish_reason == "length"
-    assert generate([EOS], max_tokens=0, limit=1).finish_reason == "length"
+    outputs = processor(one(HELLO, 1, echo=True, max_tokens=0), one(HELLO, 1, max_tokens=0))
+    outputs.add(0, 0, 0)
+    outputs.add(1, 1, 0)
+    outputs.complete(np.array([0, 1], dtype=np.int32))
+    echoed, silent = (completion.choices[0] for completion in outputs.take())
+    assert (echoed.text, echoed.token_ids) == ("naïve 🐟 fish", ())
+    assert (silent.text, silent.token_ids) == ("", ())
+    assert echoed.finish_reason == silent.finish_reason == "length"
 
 
 def test_a_prompt_alone_with_logprobs():
     outputs = processor(one([5], 1, echo=True, logprobs=0, max_tokens=0))
     outputs.add(0, 0, 0)
-    outputs.set_prompt_logprobs(0, [TokenLogprob(5, None)])
-    accept(outputs, {0: 70}, [logprob(70)])
-    assert outputs.take()[0].choices[0].logprobs == (TokenLogprob(5, None),)
+    outputs.set_prompt_logprobs(0, (TokenLogprob(5, None),))
+    assert outputs.has_prompt_logprobs(0)
+    outputs.complete(np.array([0], dtype=np.int32))
+    (completion,) = outputs.take()
+    assert completion.choices[0].logprobs == completion.prompt_logprobs
+    assert completion.prompt_logprobs == (TokenLogprob(5, None),)
 
 
 def test_a_failed_request_is_recorded_once_and_drops_its_choices():

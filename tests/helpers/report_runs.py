@@ -42,8 +42,7 @@ def run(job: Job, token_budget: int = 64, num_blocks: int = 1000) -> Ran:
     on = machine(budget=token_budget, blocks=num_blocks, block_size=BLOCK_SIZE)
     plan = make_plan(table, machine=on)
     pool, trace = BlockPool(on.num_blocks, on.block_size), IterationTrace()
-    scored = np.zeros(len(table), dtype=np.bool_)
-    scheduler = Scheduler(table, plan, pool, token_budget, scored)
+    scheduler = Scheduler(table, plan, pool, token_budget)
     while (batch := scheduler.step()) is not None:
         finished = batch.sample_positions + 1 == job.max_new
         scheduler.commit(batch, np.zeros(len(finished), dtype=np.int32), finished)

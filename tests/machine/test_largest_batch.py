@@ -14,8 +14,9 @@ from shoal.machine.largest_batch import (
     probe,
 )
 from shoal.model.load import LoadedModel
+from shoal.sampling.prompt_scoring import PromptScorer, ScoringTask
 from shoal.sampling.sampler import Sampler
-from shoal.scheduler import BLOCK_SIZE, SCORED_ROWS
+from shoal.scheduler import BLOCK_SIZE
 from tests.helpers.cuda_models import pool, tiny
 
 
@@ -42,7 +43,8 @@ def test_all_rows_are_sampled_with_everything_there_is(
     model, description = tiny()
     asked: list[tuple[int, ...]] = []
     sampled: list[int] = []
-    original, choose = LoadedModel.logits, Sampler.sample
+    scored: list[int] = []
+    original, choose, listed = LoadedModel.logits, Sampler.sample, PromptScorer.score
 
     def logits(self: LoadedModel, *arguments: torch.Tensor) -> torch.Tensor:
         found = original(self, *arguments)
@@ -53,9 +55,13 @@ def test_all_rows_are_sampled_with_everything_there_is(
         sampled.append(len(arguments[0]))  # type: ignore[arg-type]
         return choose(self, found, *arguments)  # type: ignore[arg-type]
 
+    def score(self: PromptScorer, task: ScoringTask, found: torch.Tensor) -> list[torch.Tensor]:
+        scored.append(sum(each.num_rows for each in task.ranges))
+        return listed(self, task, found)
+
+    monkeypatch.setattr(PromptScorer, "score", score)
     monkeypatch.setattr(LoadedModel, "logits", logits)
     monkeypatch.setattr(Sampler, "sample", sample)
     probe(model, pool(model, ReferenceAttention(), blocks_for_probe(rows)), description, rows)
-    scored = min(rows, SCORED_ROWS)
-    assert sampled == [rows]
-    assert asked in ([(rows, description.vocab_size)], [(rows + scored, description.vocab_size)])
+    assert sampled == scored == [rows]
+    assert asked == [(rows, description.vocab_size)]

@@ -157,15 +157,24 @@ def test_a_request_that_never_fits_is_a_bug_of_the_caller() -> None:
         make_plan(job.table, machine=machine(blocks=2, block_size=16))
 
 
-def test_scored_requests_compute_everything() -> None:
+def test_scored_requests_share_like_any_other() -> None:
     job = Job([[1] * 60] * 3, choices=[1, 1, 2])
     scored = RequestParams(n=2, echo=True, logprobs=0)
     table = dataclasses.replace(job.table, params=[job.table.params[0], scored])
+    assert make_plan(table) == make_plan(job.table)
+
+
+def test_what_is_only_a_target_is_not_computed() -> None:
+    """Four choices of one token behind one context, one of three, and a prompt of one token."""
+    context = [1] * 60
+    job = Job([*([*context, token] for token in range(2, 6)), [*context, 7, 8, 9], [3]])
+    params = RequestParams(max_tokens=0, prompt_logprobs=0)
+    table = dataclasses.replace(job.table, params=[params])
     plan = make_plan(table)
-    alone = plan.sequence_request == 2
-    assert plan.shared_length[alone].tolist() == [0, 0]
-    assert plan.shared_length[~alone].tolist() == [60, 60]
-    assert plan.saved_prompt_tokens == 60
+    assert plan.prompt_tokens == 4 * 61 + 63 + 1
+    assert plan.computed_prompt_tokens == 60 + 2
+    unscored = dataclasses.replace(table, params=[RequestParams(max_tokens=0)])
+    assert make_plan(unscored).computed_prompt_tokens == 0
 
 
 def test_a_forest_made_before_is_used() -> None:

@@ -48,7 +48,7 @@ def check(job: Job, plan: Plan) -> None:
 def test_some_requests_first(job: Job, sharing: Sharing, data: st.DataObject) -> None:
     plan = make_plan(job.table, sharing=sharing, order=Order.ratio)
     chosen = np.array([data.draw(st.booleans()) for _ in job.choices])[plan.sequence_request]
-    moved = with_first(plan, chosen, job.table.lengths)
+    moved = with_first(plan, chosen, job.table)
     check(job, moved)
     names = np.stack([plan.sequence_request, plan.sequence_choice])
     together = np.concatenate([names[:, chosen], names[:, ~chosen]], axis=1)
@@ -82,10 +82,10 @@ def test_what_both_parts_share_is_computed_for_each() -> None:
     job = Job([[1, 1, 2], [1, 1, 3], [1, 1, 4], [1, 1, 5]], run=50)
     plan = make_plan(job.table, order=Order.input)
     chosen = np.isin(plan.sequence_request, [1, 3])
-    moved = with_first(plan, chosen, job.table.lengths)
+    moved = with_first(plan, chosen, job.table)
     assert moved.computed_prompt_tokens == plan.computed_prompt_tokens + 100
     assert moved.sequence_request.tolist() == [1, 3, 0, 2]
-    alone = with_first(plan, plan.sequence_request == 1, job.table.lengths)
+    alone = with_first(plan, plan.sequence_request == 1, job.table)
     assert alone.num_segments == 1, "what one sequence alone uses is its own"
     assert replace(alone, order=plan.order) == alone
 

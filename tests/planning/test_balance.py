@@ -98,7 +98,7 @@ def test_one_family_is_cut_into_equal_parts(devices: int) -> None:
 
 def computed_tokens(plan: Plan, load: DeviceLoad, requests: int) -> int:
     kept = np.isin(plan.sequence_request, load.requests(plan))
-    return restricted(plan, kept, np.full(requests, 42)).computed_prompt_tokens
+    return restricted(plan, kept, Job(family(requests)).table).computed_prompt_tokens
 
 
 @pytest.mark.parametrize("devices", [2, 3, 4])

@@ -107,7 +107,7 @@ def test_a_whole_run_is_launched_without_data(
     executor = TorchExecutor(model, kv, description, table, plan, transfers=transfers)
     sequential = np.array([needs_history(params) for params in PARAMS])
     pool = BlockPool(BLOCKS, BLOCK_SIZE)
-    scheduler = Scheduler(table, plan, pool, 64, table.scored, sequential=sequential)
+    scheduler = Scheduler(table, plan, pool, 64, sequential=sequential)
     flights: list[tuple[Launched, PendingResult]] = []
     fed_back = 0
     while True:

@@ -1,4 +1,4 @@
-"""Scores of prompts do not depend on how many rows are worked on at once."""
+"""Scores of prompts: as log-softmax says, however many rows are worked on at once."""
 
 from __future__ import annotations
 
@@ -11,33 +11,67 @@ import torch
 
 import shoal.sampling.logprobs as logprobs_module
 from shoal.cuda.transfers import DirectStage
-from shoal.sampling.logprobs import token_logprobs
+from shoal.errors import InvalidLogitsError
 from shoal.sampling.prompt_scoring import PromptScorer
+from shoal.sampling.results import PromptScores
 from shoal.scheduler import ScoredRange
-from shoal.types import RequestParams
 
-VOCAB = 40
+VOCAB = 120
+NONE = np.zeros(0, dtype=np.int32)
+
+
+def scored(logits: torch.Tensor, ranges: list[ScoredRange]) -> list[PromptScores]:
+    rows = sum(each.num_rows for each in ranges)
+    batch: Any = SimpleNamespace(scored=tuple(ranges), first_scored=len(logits) - rows)
+    scorer = PromptScorer(VOCAB)
+    task = scorer.plan(batch, DirectStage())
+    return scorer.collect(task, [part.numpy() for part in scorer.score(task, logits)])
 
 
 @pytest.mark.parametrize("rows", [1, 3, 1000])
 def test_ranges_are_scored_in_pieces(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
-    logits = torch.randn(20, VOCAB, generator=torch.Generator().manual_seed(0))
-    tokens = np.random.default_rng(0).integers(0, VOCAB, 20).astype(np.int32)
-    params = RequestParams(prompt_logprobs=2)
-    table: Any = SimpleNamespace(sampling=lambda request: (params, RequestParams())[request])
-    plan: Any = SimpleNamespace(sequence_request=np.array([1, 0]))
-    # Sequence 1 is of the request that asks for two alternatives.
-    ranges = ScoredRange(1, 5, 2, tokens[2:9]), ScoredRange(0, 1, 12, tokens[12:16])
-    batch: Any = SimpleNamespace(scored=ranges)
-    expected = token_logprobs(logits, tokens, np.where(np.arange(20) < 10, 2, 0))
-
+    rng = np.random.default_rng(0)
+    logits = torch.randn(20, VOCAB, generator=torch.Generator().manual_seed(0)).round(decimals=1)
+    tokens = rng.integers(0, VOCAB, 20).astype(np.int32)
+    few, many = (np.sort(rng.permutation(VOCAB)[:n]).astype(np.int32) for n in (5, 60))
+    ranges = [
+        ScoredRange(False, 7, 4, 0, tokens[2:9], NONE, 3),
+        ScoredRange(True, 3, 0, 7, tokens[9:11], few, 1),
+        ScoredRange(True, 4, 8, 10, NONE, many, 0),
+        ScoredRange(True, 5, 0, 11, NONE, few[:1], 2),
+        ScoredRange(True, 6, 0, 12, tokens[14:17], few[1:4], 2),
+    ]
     monkeypatch.setattr(logprobs_module, "MAX_ELEMENTS", rows * VOCAB)
-    scorer = PromptScorer(table, VOCAB)
-    pieces = scorer.plan(batch, plan, DirectStage())
-    assert max(len(piece.targets) for piece in pieces) == min(rows, 7)
-    arrays = [part.numpy() for part in scorer.score(pieces, logits)]
-    found: dict[int, dict[int, Any]] = {0: {}, 1: {}}
-    for part in scorer.collect(pieces, arrays):
-        found[part.sequence].update(enumerate(part.logprobs, part.first))
-    assert found[1] == dict(enumerate(expected[2:9], 5))
-    assert found[0] == dict(enumerate(expected[12:16], 1))
+    found = scored(logits, ranges)
+    assert [(f.shared, f.owner, f.first) for f in found] == [
+        (r.shared, r.owner, r.first) for r in ranges
+    ]
+    oracle = torch.log_softmax(logits[-16:].double(), dim=-1).float()
+    for part, asked in zip(found, ranges, strict=True):
+        assert len(part.rows) == asked.num_rows
+        assert (part.children == asked.children).all()
+        for index in range(asked.num_rows):
+            row = oracle[asked.row + index]
+            best = sorted(range(VOCAB), key=lambda t: (-float(row[t]), t))[: asked.num_best]
+            assert part.rows.top_ids[index].tolist() == best
+            np.testing.assert_allclose(part.rows.top_logprobs[index], row[best], atol=1e-5)
+            pairs = (
+                [(part.rows.logprob[index], part.rows.rank[index], asked.targets[index])]
+                if (index < len(asked.targets))
+                else list(zip(part.child_logprob, part.child_rank, asked.children, strict=True))
+            )
+            for logprob, rank, token in pairs:
+                assert logprob == pytest.approx(float(row[token]), abs=1e-5)
+                assert rank == int((row >= row[token]).sum())
+
+
+def test_logits_that_are_not_numbers_score_nothing() -> None:
+    logits = torch.randn(4, VOCAB)
+    logits[2, 5] = float("nan")
+    ranges = [
+        ScoredRange(False, 8, 0, 0, np.array([1], dtype=np.int32), NONE, 0),
+        ScoredRange(False, 9, 0, 1, np.array([1, 2, 3], dtype=np.int32), NONE, 0),
+    ]
+    with pytest.raises(InvalidLogitsError) as caught:
+        scored(logits, ranges)
+    assert caught.value.sequences == (9,)

@@ -25,9 +25,9 @@ class LearningDriver(Driver):
     def __init__(self, job: Job, first: list[bool]) -> None:
         super().__init__(job)
         chosen = np.array(first)[self.plan.sequence_request]
-        self.plan = with_first(self.plan, chosen, self.table.lengths)
+        self.plan = with_first(self.plan, chosen, self.table)
         lengths = LengthModel(self.plan, self.table)
-        self.scheduler = Scheduler(self.table, self.plan, self.pool, job.budget, None, lengths)
+        self.scheduler = Scheduler(self.table, self.plan, self.pool, job.budget, lengths)
         num_slots = self.pool.num_blocks * job.block_size
         self.executor = CheckingExecutor(self.table, self.plan, num_slots, job.lengths)
 
@@ -103,7 +103,7 @@ def run_to_end(learns: bool, seed: int = 5) -> tuple[Scheduler, list[int]]:
         int
     )
     pilot = Pilot(table, lengths, count) if lengths else None
-    scheduler = Scheduler(table, plan, BlockPool(400, 16), 256, None, lengths)
+    scheduler = Scheduler(table, plan, BlockPool(400, 16), 256, lengths)
     ended: list[int] = []
     while (batch := scheduler.step()) is not None:
         sequences = batch.sample_sequences

@@ -96,6 +96,6 @@ def test_half_of_a_job_takes_half_its_seconds() -> None:
     plan, seconds = planned(job, Sharing.none)
     half = np.zeros(plan.num_sequences, dtype=np.bool_)
     half[: plan.num_sequences // 2] = True
-    part = restricted(plan, half, job.table.lengths)
+    part = restricted(plan, half, job.table)
     alone = part_seconds(job.table, part, MACHINE)
     assert alone.sequence.sum() == pytest.approx(seconds.sequence[half].sum())
