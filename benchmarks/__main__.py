@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         "--workload",
         type=_workloads,
         default="all",
-        help=f"all, which are {', '.join(SPECS)}; or of these, {', '.join(EVALUATIONS)}",
+        help=f"all, which are {', '.join(SPECS)}; or some of them and of {', '.join(EVALUATIONS)}",
     )
     add("--model", choices=list(MODELS), default=DEFAULT_MODEL)
     add("--rounds", type=positive, default=3, help="runs of each engine, in turn (default 3)")
@@ -88,7 +88,8 @@ def _parser() -> argparse.ArgumentParser:
         "--peers",
         type=_peers,
         help=f"none, or of {', '.join(PEERS)} (default "
-        f"{DEFAULT_PEERS}, of evaluations the harness's); transformers is far slower, give it a small scale",
+        f"{DEFAULT_PEERS}, for evaluations vLLM through the harness); transformers is far "
+        "slower, give it a small scale",
     )
     add("--scale", type=float, default=1.0, help="smaller counts and lengths, for smoke tests")
     add("--folder", type=Path, default=ROOT / ".bench", help="models, peers, logs, caches")

@@ -11,7 +11,7 @@ from shoal.errors import GenerationInterrupted, OptionError, ShoalError
 from shoal.integrations.lm_eval_command import MODEL, require_lm_eval
 from shoal.integrations.lm_eval_generation import Asked, Thinking, answer_of, asked_for
 from shoal.integrations.lm_eval_tokens import HarnessTokenizer
-from shoal.integrations.scoring import BEYOND, Continuation, Score, score, score_of
+from shoal.integrations.scoring import Continuation, Score, score, score_of
 from shoal.llm.llm import LLM
 from shoal.llm.request_output import RequestOutput
 
@@ -213,7 +213,7 @@ class ShoalLM(TemplateLM):
     @property
     def _most_scored(self) -> int:
         """Tokens of a context and its continuation. The last is only looked up, not read."""
-        return min(self.max_length + 1, self._llm.max_model_len - BEYOND)
+        return min(self.max_length + 1, self._llm.max_model_len)
 
     def _asked(self, arguments: Sequence[dict[str, Any]]) -> list[Asked]:
         """What each request asks for; one object for all that ask alike."""

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from shoal.llm.llm import LLM
 from shoal.llm.request_output import RequestOutput
 from shoal.llm.sampling_params import SamplingParams
-
-BEYOND = 1
-"""Tokens of the model's length that a scored prompt leaves free."""
 
 Score = tuple[float, bool]
 """The sum of a continuation's log-probabilities, and whether greedy decoding would write it."""
@@ -50,9 +48,12 @@ class Continuation:
         return cls(kept + continuation, len(kept))
 
 
-def scoring_params() -> SamplingParams:
-    """What is asked of the engine for each continuation."""
-    return SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=1, detokenize=False)
+@cache
+def scoring_params(start: int) -> SamplingParams:
+    """What is asked of the engine: the log-probabilities from `start` on, and no new tokens."""
+    return SamplingParams(
+        max_tokens=0, prompt_logprobs=1, prompt_logprob_start=start, detokenize=False
+    )
 
 
 def score_of(output: RequestOutput, asked: Continuation) -> Score:
@@ -80,5 +81,6 @@ def score(llm: LLM, continuations: Sequence[Continuation], use_tqdm: bool = Fals
         ShoalError: see `LLM.generate`.
     """
     prompts = [{"prompt_token_ids": each.tokens} for each in continuations]
-    outputs = llm.generate(prompts, scoring_params(), use_tqdm=use_tqdm)
+    params = [scoring_params(each.start) for each in continuations]
+    outputs = llm.generate(prompts, params, use_tqdm=use_tqdm)
     return [score_of(*pair) for pair in zip(outputs, continuations, strict=True)]
