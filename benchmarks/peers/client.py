@@ -62,8 +62,8 @@ class RunResult:
     """
 
     seconds: float
-    peak_rss_bytes: int
     token_ids: list[list[list[int]]] = field(default_factory=list)
+    peak_rss_bytes: int = 0
     scores: list[tuple[float, bool]] = field(default_factory=list)
 
     @property
