@@ -7,7 +7,6 @@ BIN := $(VENV)/bin
 OUT := out
 PEER_PYTHON ?= python3.11
 WORKERS ?= 2
-comma := ,
 
 .DEFAULT_GOAL := help
 .PHONY: help install kernels sanitize demo test test-fast test-kernels test-slow wheel test-package bench bench-attention bench-int8 bench-structured bench-gpu bench-planner bench-peers lint format types docs check clean
@@ -58,9 +57,9 @@ test-slow: install  ## Run the tests that take long or need gigabytes
 
 bench: install  ## Measure Shoal and its peers; WORKLOAD=shared-2k MODEL=.. ROUNDS=.. PEERS=..
 	$(BIN)/python -m benchmarks --workload $(or $(WORKLOAD),all) --model $(or $(MODEL),llama-100m) \
-		--rounds $(or $(ROUNDS),3) --peers $(or $(PEERS),vllm$(comma)vllm-sorted)
+		--rounds $(or $(ROUNDS),3) $(if $(PEERS),--peers $(PEERS))
 
-bench-peers:  ## Install vLLM's CPU build into .bench/peers (3.5 GB, a few minutes, Python 3.11)
+bench-peers:  ## Install vLLM's CPU build and lm-eval into .bench/peers (3.5 GB, a few minutes, Python 3.11)
 	$(PYTHON) benchmarks/peers/install_vllm.py .bench/peers/vllm $(PEER_PYTHON)
 
 bench-attention: install  ## Compare the attention kernel with torch's and with a matrix product

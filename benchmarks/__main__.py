@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.agreement import UnequalWorkError
+from benchmarks.evaluations import EVALUATIONS
+from benchmarks.evaluations import PEERS as EVALUATION_PEERS
 from benchmarks.models import MODELS
 from benchmarks.peers.client import PEERS, ROOT, PeerError
 from benchmarks.runner import Bench, cpu_name, records_name, say
@@ -24,18 +26,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = _parser().parse_args(arguments)
     results = chosen.results or (RESULTS if chosen.scale == 1 else None)
     try:
-        with Bench(chosen.model, chosen.peers, chosen.folder, chosen.rounds) as bench:
-            for name in chosen.workload:
-                line = json.dumps(bench.run(name, chosen.scale))
-                print(line, flush=True)
-                if results:
-                    append_record(results / records_name(cpu_name()), line)
+        for peers, names in by_peers(chosen.workload, chosen.peers).items():
+            with Bench(chosen.model, peers, chosen.folder, chosen.rounds) as bench:
+                for name in names:
+                    line = json.dumps(bench.run(name, chosen.scale))
+                    print(line, flush=True)
+                    if results:
+                        append_record(results / records_name(cpu_name()), line)
     except (PeerError, UnequalWorkError) as error:
         say(f"error: {error}")
         return 1
     if results:
         _report(results)
     return 0
+
+
+def by_peers(
+    workloads: Sequence[str], peers: Sequence[str] | None
+) -> dict[tuple[str, ...], list[str]]:
+    """The workloads that are measured beside the same peers.
+
+    Args:
+        peers: those asked for; None: each workload's own.
+    """
+    found: dict[tuple[str, ...], list[str]] = {}
+    for name in workloads:
+        own = EVALUATION_PEERS.get(name, tuple(DEFAULT_PEERS.split(",")))
+        found.setdefault(own if peers is None else tuple(peers), []).append(name)
+    return found
 
 
 def append_record(path: Path, line: str) -> None:
@@ -58,15 +76,20 @@ def _report(results: Path) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
     add = parser.add_argument
-    add("--workload", type=_workloads, default="all", help=f"all, or of {', '.join(SPECS)}")
+    add(
+        "--workload",
+        type=_workloads,
+        default="all",
+        help=f"all, which are {', '.join(SPECS)}; or some of them and of {', '.join(EVALUATIONS)}",
+    )
     add("--model", choices=list(MODELS), default=DEFAULT_MODEL)
     add("--rounds", type=positive, default=3, help="runs of each engine, in turn (default 3)")
     add(
         "--peers",
         type=_peers,
-        default=DEFAULT_PEERS,
         help=f"none, or of {', '.join(PEERS)} (default "
-        f"{DEFAULT_PEERS}); transformers is far slower, give it a small scale",
+        f"{DEFAULT_PEERS}, for evaluations vLLM through the harness); transformers is far "
+        "slower, give it a small scale",
     )
     add("--scale", type=float, default=1.0, help="smaller counts and lengths, for smoke tests")
     add("--folder", type=Path, default=ROOT / ".bench", help="models, peers, logs, caches")
@@ -79,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _workloads(text: str) -> list[str]:
-    return list(SPECS) if text == "all" else _names(text, list(SPECS))
+    return list(SPECS) if text == "all" else _names(text, [*SPECS, *EVALUATIONS])
 
 
 def _peers(text: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from benchmarks.peers.client import RunResult
@@ -25,12 +26,28 @@ class Agreement:
     common_prefix: float
 
 
+@dataclass(frozen=True)
+class ScoreAgreement:
+    """Between two engines' scores of the same questions.
+
+    Attributes:
+        same_choice: share of questions whose likeliest choice is the same.
+        difference: mean absolute difference of a choice's log-probability.
+    """
+
+    same_choice: float
+    difference: float
+
+
 def check_work(name: str, workload: Workload, result: RunResult) -> None:
-    """Check that every choice has exactly the tokens asked for.
+    """Check that every choice has exactly the tokens asked for, and every scored prompt a score.
 
     Raises:
         UnequalWorkError: names the engine and the first request that differs.
     """
+    if workload.starts is not None:
+        _check_scores(name, workload, result)
+        return
     if len(result.token_ids) != len(workload.prompts):
         raise UnequalWorkError(
             f"{name} on {workload.name}: {len(result.token_ids)} answers "
@@ -43,6 +60,15 @@ def check_work(name: str, workload: Workload, result: RunResult) -> None:
                 f"{name} on {workload.name}, request {i}: {lengths} tokens, "
                 f"not {workload.n} x {output}"
             )
+
+
+def _check_scores(name: str, workload: Workload, result: RunResult) -> None:
+    wrong = [i for i, (score, _) in enumerate(result.scores) if not -math.inf < score <= 0]
+    if wrong or len(result.scores) != len(workload.prompts):
+        raise UnequalWorkError(
+            f"{name} on {workload.name}: {len(result.scores)} scores of {len(workload.prompts)} "
+            f"prompts, no log-probabilities at {wrong[:3]}"
+        )
 
 
 def by_prompt(workload: Workload, result: RunResult) -> dict[tuple[int, ...], list[int]]:
@@ -62,3 +88,19 @@ def compare(
         equal=sum(share == 1 for share in shares) / len(shares),
         common_prefix=sum(shares) / len(shares),
     )
+
+
+def compare_scores(
+    workload: Workload, ours: list[tuple[float, bool]], theirs: list[tuple[float, bool]]
+) -> ScoreAgreement:
+    """Agreement over all questions: prompts that are scored behind the same tokens."""
+    assert workload.starts is not None
+    questions: dict[tuple[int, ...], list[int]] = {}
+    for i, (prompt, start) in enumerate(zip(workload.prompts, workload.starts, strict=True)):
+        questions.setdefault(tuple(prompt[:start]), []).append(i)
+    same = [
+        max(choices, key=lambda i: ours[i][0]) == max(choices, key=lambda i: theirs[i][0])
+        for choices in questions.values()
+    ]
+    differences = [abs(a - b) for (a, _), (b, _) in zip(ours, theirs, strict=True)]
+    return ScoreAgreement(sum(same) / len(same), sum(differences) / len(differences))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
+from benchmarks.evaluations import EVALUATIONS
 from benchmarks.peers.client import OURS
 from benchmarks.runner import Record
 from benchmarks.workloads import SPECS
@@ -27,7 +28,10 @@ def write_report(records: Path) -> list[Path]:
         return []
     table = records.with_suffix(".md")
     table.write_text(markdown(latest, records.name))
-    figure = ratios_figure(latest)
+    shown = [record for record in latest if record["workload"] in SPECS]
+    if not shown:
+        return [table]
+    figure = ratios_figure(shown)
     pictures = [records.with_suffix(suffix) for suffix in (".png", ".svg")]
     for path in pictures:
         metadata = {"Date": None} if path.suffix == ".svg" else None
@@ -47,7 +51,7 @@ def newest(records: list[Record]) -> list[Record]:
     return [
         chosen[model, workload]
         for model in models
-        for workload in SPECS
+        for workload in (*SPECS, *EVALUATIONS)
         if (model, workload) in chosen
     ]
 
@@ -58,7 +62,10 @@ def markdown(records: list[Record], file: str) -> str:
     text += [f"Made by `make bench`; the records are in `{file}`.", ""]
     text += [f"Machine: {records[-1]['cpu']}, {records[-1]['threads']} threads.", ""]
     for model in dict.fromkeys(record["model"] for record in records):
-        text += _model_table(model, [r for r in records if r["model"] == model])
+        of_model = [r for r in records if r["model"] == model]
+        for title, names in ((model, SPECS), (f"{model}: evaluations", EVALUATIONS)):
+            if chosen := [r for r in of_model if r["workload"] in names]:
+                text += _model_table(title, chosen)
     return "\n".join(text)
 
 
@@ -72,7 +79,7 @@ def _model_table(model: str, records: list[Record]) -> list[str]:
         times = [
             f"{r['peers'][p]:.1f} ({r['ratios'][p]:.2f})" if p in r["peers"] else "" for p in peers
         ]
-        agreement = [f"{r['agreement'][p]['common_prefix']:.0%}" for p in r["agreement"]]
+        agreement = [f"{_share(each):.0%}" for each in r["agreement"].values()]
         rows.append(
             [
                 r["workload"],
@@ -97,8 +104,9 @@ def _model_table(model: str, records: list[Record]) -> list[str]:
         "Medians in seconds; the ratio is the peer's time divided by Shoal's. Roofline: the share "
         "of Shoal's time that the necessary arithmetic takes at the rate of matrix products "
         "measured in the same run. Greedy agreement: mean share of a request's tokens before the "
-        "first that differs from Shoal's, per peer. Peak memory: "
-        f"{' / '.join(records[-1]['peak_rss_bytes'])}." + _among_peers(records),
+        "first that differs from Shoal's, per peer; of scores, share of questions with the same "
+        "likeliest choice. Tokens are those generated; of scores, those of the prompts. Peak "
+        f"memory: {' / '.join(records[-1]['peak_rss_bytes'])}." + _among_peers(records),
         "",
         f"{', '.join(versions)}; {' to '.join(dict.fromkeys([dates[0], dates[-1]]))}.",
         "",
@@ -111,9 +119,14 @@ def _among_peers(records: list[Record]) -> str:
     shares: dict[str, list[float]] = {}
     for record in records:
         for pair, agreement in record["peer_agreement"].items():
-            shares.setdefault(pair, []).append(agreement["common_prefix"])
+            shares.setdefault(pair, []).append(_share(agreement))
     means = [f"{' and '.join(p.split())} {sum(s) / len(s):.0%}" for p, s in shares.items()]
     return f" Among peers, mean over workloads: {', '.join(means)}." if means else ""
+
+
+def _share(agreement: dict[str, float]) -> float:
+    """What of an agreement the table shows."""
+    return agreement.get("common_prefix", agreement.get("same_choice", 0.0))
 
 
 def _peers(records: list[Record]) -> list[str]:

@@ -1,8 +1,9 @@
 """The arithmetic a workload cannot do without, counted exactly.
 
-Each distinct prompt prefix is computed once; each generated token but a choice's last is fed back;
-a token attends to itself and to all tokens before it. Norms, activations, softmax and sampling
-are not counted.
+Each distinct prompt prefix is computed once; each generated token but a choice's last is fed back.
+Of a prompt that is scored the last token is only looked up, and the others are computed. A token
+attends to itself and to all tokens before it. Norms, activations, softmax and sampling are not
+counted.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ class Work:
         prompt_tokens: prompt tokens as asked for, once for each request.
         distinct_prompt_tokens: those left when each distinct prefix is computed once.
         fed_tokens: generated tokens that are fed back.
-        head_positions: positions whose logits are needed; the choices of a prompt share the first.
+        head_positions: positions whose logits are needed; the choices of a prompt share the first,
+            and so do scored prompts as far as they are the same.
         attention_pairs: (query, key) pairs, over one layer and one head.
     """
 
@@ -48,6 +50,8 @@ class Flops:
 
 def count_work(workload: Workload) -> Work:
     """Count a workload's positions and attention pairs."""
+    if workload.starts is not None:
+        return _count_scores(workload, workload.starts)
     ordered = workload.sorted().prompts
     shared = [0, *common_prefixes(ordered)]
     distinct = sum(len(p) - s for p, s in zip(ordered, shared, strict=True))
@@ -63,6 +67,25 @@ def count_work(workload: Workload) -> Work:
         fed_tokens=fed,
         head_positions=ends + fed,
         attention_pairs=pairs,
+    )
+
+
+def _count_scores(workload: Workload, starts: list[int]) -> Work:
+    inputs = sorted(prompt[:-1] for prompt in workload.prompts)
+    shared = [0, *common_prefixes(inputs)]
+    rows = {
+        tuple(prompt[:end])
+        for prompt, start in zip(workload.prompts, starts, strict=True)
+        for end in range(start, len(prompt))
+    }
+    return Work(
+        prompt_tokens=sum(map(len, workload.prompts)),
+        distinct_prompt_tokens=sum(len(p) - s for p, s in zip(inputs, shared, strict=True)),
+        fed_tokens=0,
+        head_positions=len(rows),
+        attention_pairs=sum(
+            _triangle(len(p)) - _triangle(s) for p, s in zip(inputs, shared, strict=True)
+        ),
     )
 
 

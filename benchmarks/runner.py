@@ -17,9 +17,19 @@ from typing import Any
 
 import torch
 
-from benchmarks.agreement import by_prompt, check_work, compare
+from benchmarks.agreement import by_prompt, check_work, compare, compare_scores
+from benchmarks.evaluations import EVALUATIONS, make_evaluation
 from benchmarks.models import MAX_MODEL_LEN, MODELS, ensure_model
-from benchmarks.peers.client import CONTENDERS, OURS, ROOT, RunResult, Worker, python_of
+from benchmarks.peers.client import (
+    CONTENDERS,
+    OURS,
+    ROOT,
+    Contender,
+    PeerError,
+    RunResult,
+    Worker,
+    python_of,
+)
 from benchmarks.peers.preload import NO_TCMALLOC
 from benchmarks.rates import RateMeter
 from benchmarks.roofline import count_flops, count_work
@@ -49,6 +59,8 @@ class Timings:
     peak_rss_bytes: dict[str, int] = field(default_factory=dict)
     ids: dict[str, dict[tuple[int, ...], list[int]]] = field(default_factory=dict)
     """Greedy ids of the last round by prompt; empty for sampled workloads."""
+    scores: dict[str, list[tuple[float, bool]]] = field(default_factory=dict)
+    """Scores of the last round; empty where tokens are generated."""
 
     def add(self, name: str, workload: Workload, result: RunResult, stolen: float) -> None:
         """Check and keep one run."""
@@ -57,8 +69,17 @@ class Timings:
         self.stolen.setdefault(name, []).append(stolen)
         peak = max(self.peak_rss_bytes.get(name, 0), result.peak_rss_bytes)
         self.peak_rss_bytes[name] = peak
-        if workload.temperature == 0:
+        if workload.starts is not None:
+            self.scores[name] = result.scores
+        elif workload.temperature == 0:
             self.ids[name] = by_prompt(workload, result)
+
+    def agreement(self, workload: Workload, a: str, b: str) -> dict[str, float] | None:
+        """How far two contenders agree; None of a sampled workload."""
+        if a in self.scores:
+            found = compare_scores(workload, self.scores[a], self.scores[b])
+            return rounded(asdict(found))
+        return rounded(asdict(compare(self.ids[a], self.ids[b]))) if a in self.ids else None
 
     def median(self, name: str) -> float:
         """Median seconds of a contender."""
@@ -94,7 +115,9 @@ class Bench:
                 say(f"{model}: loading {engine}")
                 worker = self._stack.enter_context(Worker(engine, folder, self._threads))
                 self._workers[engine] = worker
-                if engine == "vllm" and not any("tcmalloc" in name for name in worker.preload):
+                if engine.startswith("vllm") and not any(
+                    "tcmalloc" in name for name in worker.preload
+                ):
                     say(f"note: {NO_TCMALLOC}")
                 self.versions[engine] = worker.load(path, KV_GIB, MAX_MODEL_LEN)
         except BaseException:
@@ -114,36 +137,48 @@ class Bench:
             PeerError: an engine failed.
             UnequalWorkError: an engine did not do the work.
         """
-        shuffled = make_workload(name, self.shape.vocabulary, scale)
-        orders = {False: shuffled, True: shuffled.sorted()}
-        warm_up = make_workload(name, self.shape.vocabulary, scale * WARM_UP_SCALE, seed=1)
-        for engine, worker in self._workers.items():
-            say(f"{name}: warming up {engine}")
-            worker.run(warm_up)
+        make = make_evaluation if name in EVALUATIONS else make_workload
+        as_asked = make(name, self.shape.vocabulary, scale)
+        self._check(as_asked)
+        orders = {False: as_asked, True: as_asked.sorted()}
+        warm_up = make(name, self.shape.vocabulary, scale * WARM_UP_SCALE, seed=1)
+        for contender in self.contenders:
+            how = CONTENDERS[contender]
+            if how.sorts:  # the same engine, which is warm
+                continue
+            say(f"{name}: warming up {contender}")
+            self._workers[how.engine].run(warm_up, how.expert)
         timings, meter = Timings(), RateMeter(self.shape)
         for number in range(1, self.rounds + 1):
             for contender in self.contenders:
                 meter.measure()
                 how = CONTENDERS[contender]
                 workload = orders[how.sorts]
-                result, stolen = self._undisturbed(self._workers[how.engine], workload)
+                result, stolen = self._undisturbed(how, workload)
                 timings.add(contender, workload, result, stolen)
                 say(
                     f"{name} round {number}/{self.rounds} {contender}: {result.seconds:.2f} s, "
-                    f"{workload.generated_tokens / result.seconds:.0f} tokens/s, "
+                    f"{workload.counted_tokens / result.seconds:.0f} tokens/s, "
                     f"{stolen:.1%} stolen"
                 )
         if scale == 1:
             meter.complete()
-        return self._record(shuffled, scale, timings, meter)
+        return self._record(as_asked, scale, timings, meter)
 
-    def _undisturbed(self, worker: Worker, workload: Workload) -> tuple[RunResult, float]:
+    def _check(self, workload: Workload) -> None:
+        for name in self.contenders:
+            how = CONTENDERS[name]
+            if not (how.generates if workload.starts is None else how.scores):
+                kind = "generates" if workload.starts is None else "scores"
+                raise PeerError(f"{workload.name} {kind}, which {name} is not measured on")
+
+    def _undisturbed(self, how: Contender, workload: Workload) -> tuple[RunResult, float]:
         """A run from which the host took little, or the best of several; and what it took."""
         best: tuple[RunResult, float] | None = None
         spent = 0.0
         for runs in range(1, 2 + MOST_REPEATS):
             with StolenTime() as time:
-                result = worker.run(workload)
+                result = self._workers[how.engine].run(workload, how.expert)
             spent += result.seconds
             if best is None or time.fraction < best[1]:
                 best = result, time.fraction
@@ -163,7 +198,7 @@ class Bench:
         ours = timings.median(OURS)
         peers = {name: timings.median(name) for name in self.contenders if name != OURS}
         floor = flops.total / meter.matmul_flops
-        tokens = workload.generated_tokens
+        tokens = workload.counted_tokens
         return {
             "workload": workload.name,
             "model": self.model,
@@ -181,13 +216,14 @@ class Bench:
             "rounds": rounded(timings.seconds),
             "stolen": rounded(timings.stolen),
             "agreement": {
-                name: rounded(asdict(compare(timings.ids[OURS], timings.ids[name])))
+                name: found
                 for name in peers
-                if name in timings.ids
+                if (found := timings.agreement(workload, OURS, name)) is not None
             },
             "peer_agreement": {
-                f"{a} {b}": rounded(asdict(compare(timings.ids[a], timings.ids[b])))
-                for a, b in combinations([name for name in peers if name in timings.ids], 2)
+                f"{a} {b}": found
+                for a, b in combinations(peers, 2)
+                if (found := timings.agreement(workload, a, b)) is not None
             },
             "peak_rss_bytes": timings.peak_rss_bytes,
             "matmul_gflops": rounded(meter.matmul_flops / 1e9),

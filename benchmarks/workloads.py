@@ -12,8 +12,8 @@ Tokens = list[int]
 Lengths = int | tuple[int, int]
 """A length in tokens, or the least and the most of uniformly random ones."""
 
-_SEED = 20_260
-_SPECIAL_IDS = 10
+SEED = 20_260
+SPECIAL_IDS = 10
 """Prompts keep clear of the lowest ids, where special tokens are."""
 
 
@@ -74,6 +74,7 @@ class Workload:
         outputs: tokens to generate for each choice of each request.
         n: choices per request.
         temperature: 0 is greedy.
+        starts: where nothing is generated: from which token on each prompt is scored.
     """
 
     name: str
@@ -81,11 +82,17 @@ class Workload:
     outputs: list[int]
     n: int = 1
     temperature: float = 0.0
+    starts: list[int] | None = None
 
     @property
     def generated_tokens(self) -> int:
         """Tokens of all choices."""
         return self.n * sum(self.outputs)
+
+    @property
+    def counted_tokens(self) -> int:
+        """Those generated; where prompts are scored, those of the prompts as asked for."""
+        return self.generated_tokens if self.starts is None else sum(map(len, self.prompts))
 
     def sorted(self) -> Workload:
         """The same requests in the order of their token ids, so that prefixes are neighbours."""
@@ -96,11 +103,12 @@ class Workload:
             [self.outputs[i] for i in order],
             self.n,
             self.temperature,
+            None if self.starts is None else [self.starts[i] for i in order],
         )
 
 
 def make_workload(
-    name: str, vocabulary: int, scale: float = 1.0, seed: int = _SEED, times: int = 1
+    name: str, vocabulary: int, scale: float = 1.0, seed: int = SEED, times: int = 1
 ) -> Workload:
     """A workload of `SPECS` or `GPU_SPECS`.
 
@@ -111,7 +119,13 @@ def make_workload(
         seed: another seed gives other tokens and another order.
         times: multiplies the groups, and so the requests; what they share stays as it is.
     """
-    spec = (SPECS | GPU_SPECS)[name]
+    return make_generation(name, (SPECS | GPU_SPECS)[name], vocabulary, scale, seed, times)
+
+
+def make_generation(
+    name: str, spec: Spec, vocabulary: int, scale: float, seed: int, times: int = 1
+) -> Workload:
+    """The requests of a `Spec`, shuffled; arguments as for `make_workload`."""
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
     prompts: list[Tokens] = []
     outputs: list[int] = []
@@ -134,7 +148,7 @@ def _requests(
     part: Group, vocabulary: int, scale: float, rng: np.random.Generator
 ) -> list[tuple[Tokens, int]]:
     def tokens(count: int) -> Tokens:
-        ids: Tokens = rng.integers(_SPECIAL_IDS, vocabulary, count).tolist()
+        ids: Tokens = rng.integers(SPECIAL_IDS, vocabulary, count).tolist()
         return ids
 
     def drawn(lengths: Lengths) -> int:

@@ -369,6 +369,26 @@ def _print_rejected(console: Console, rejected: list[tuple[int, InvalidRequestEr
         console.print(f"... and {len(rejected) - MOST_ERRORS:,} more invalid lines")
 
 
+@app.command(
+    "eval",
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+def evaluate(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="ARGUMENTS", help="Those of lm_eval; see `shoal eval run --help`."),
+    ] = None,
+) -> None:
+    """Run lm-evaluation-harness with this engine: its own command, to which all arguments go.
+
+    The model is `shoal`, unless --model names another.
+    """
+    from shoal.integrations.lm_eval_command import run_lm_eval
+
+    with errors_as_exit_codes():
+        run_lm_eval(arguments or [])
+
+
 def main() -> None:
     """The entry point."""
     app()

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +24,28 @@ class PeerError(Exception):
 
 @dataclass(frozen=True)
 class Contender:
-    """A name in the results: an engine, and whether it gets the requests sorted."""
+    """A name in the results: an engine, and how it is asked.
+
+    Attributes:
+        sorts: the requests come sorted.
+        expert: scores are asked for as an expert would, not as the harness does.
+        generates, scores: what kinds of workloads it is measured on.
+    """
 
     engine: str
     sorts: bool = False
+    expert: bool = False
+    generates: bool = True
+    scores: bool = False
 
 
 CONTENDERS = {
-    "shoal": Contender("shoal"),
+    "shoal": Contender("shoal", scores=True),
     "shoal-int8": Contender("shoal_int8"),
     "vllm": Contender("vllm"),
     "vllm-sorted": Contender("vllm", sorts=True),
+    "vllm-harness": Contender("vllm_harness", scores=True),
+    "vllm-expert": Contender("vllm_harness", expert=True, generates=False, scores=True),
     "transformers": Contender("transformers"),
 }
 OURS = "shoal"
@@ -44,11 +55,16 @@ PEERS = [name for name in CONTENDERS if name not in (OURS, INT8)]
 
 @dataclass(frozen=True)
 class RunResult:
-    """One timed run: seconds, ids per prompt and choice in the order sent, most memory held."""
+    """One timed run, in the order sent: of generation the ids per prompt and choice, else scores.
+
+    Attributes:
+        scores: the log-probability of each prompt's scored tokens, and whether they are greedy.
+    """
 
     seconds: float
-    token_ids: list[list[list[int]]]
-    peak_rss_bytes: int
+    token_ids: list[list[list[int]]] = field(default_factory=list)
+    peak_rss_bytes: int = 0
+    scores: list[tuple[float, bool]] = field(default_factory=list)
 
     @property
     def tokens(self) -> int:
@@ -65,7 +81,7 @@ def python_of(engine: str, folder: Path) -> Path:
     Raises:
         PeerError: it is not installed.
     """
-    if engine != "vllm":
+    if not engine.startswith("vllm"):
         return Path(sys.executable)
     environment = Path(os.environ.get("SHOAL_BENCH_VLLM") or folder / "peers" / "vllm")
     python = environment / "bin" / "python"
@@ -75,7 +91,16 @@ def python_of(engine: str, folder: Path) -> Path:
             "minutes), set SHOAL_BENCH_VLLM to an environment that has it, or leave it out with "
             "--peers none"
         )
+    if engine == "vllm_harness" and not harness_of(folder).exists():
+        raise PeerError(
+            f"lm-evaluation-harness is not in {harness_of(folder)}: run `make bench-peers`"
+        )
     return python
+
+
+def harness_of(folder: Path) -> Path:
+    """Where the harness that drives vLLM is, for its `PYTHONPATH`."""
+    return folder / "peers" / "lm-eval"
 
 
 class Worker:
@@ -103,7 +128,9 @@ class Worker:
             "OMP_NUM_THREADS": str(threads),
             "VLLM_CACHE_ROOT": str((folder / "cache" / "vllm").absolute()),
         }
-        self.preload = preload_of(python.parents[1]) if engine == "vllm" else []
+        if engine == "vllm_harness":
+            environment["PYTHONPATH"] = str(harness_of(folder).absolute())
+        self.preload = preload_of(python.parents[1]) if engine.startswith("vllm") else []
         if self.preload:
             environment["LD_PRELOAD"] = ":".join(self.preload)
         with self.log.open("w") as log:
@@ -138,12 +165,18 @@ class Worker:
         versions: dict[str, str] = answer["versions"]
         return versions
 
-    def run(self, workload: Workload) -> RunResult:
+    def run(self, workload: Workload, expert: bool = False) -> RunResult:
         """Run a workload in the order it has.
+
+        Args:
+            expert: see `Contender`.
 
         Raises:
             PeerError: the engine failed.
         """
+        if workload.starts is not None:
+            asked = {"prompts": workload.prompts, "starts": workload.starts, "expert": expert}
+            return RunResult(**self._ask(op="score", **asked))
         answer = self._ask(
             op="run",
             prompts=workload.prompts,

@@ -5,6 +5,10 @@ One JSON object per line on standard input, one answer per line on standard outp
     {"op": "load", "model": ..., "kv_gib": 1, "max_model_len": 8192}  ->  {"versions": {...}}
     {"op": "run", "prompts": [...], "outputs": [...], "n": 1, "temperature": 0.0}
         ->  {"seconds": ..., "token_ids": [per prompt [per choice [ids]]], "peak_rss_bytes": ...}
+    {"op": "score", "prompts": [...], "starts": [...], "expert": false}
+        ->  {"seconds": ..., "scores": [per prompt [logprob, greedy]], "peak_rss_bytes": ...}
+
+`score` is answered by the engines that evaluate (`Scorer`).
 
 Standard library only: it is imported in every engine's environment. Whatever else an engine prints
 goes to standard error.
@@ -24,6 +28,8 @@ from typing import Any, Protocol
 
 TokenIds = list[list[list[int]]]
 """Generated ids per prompt and choice."""
+Scores = list[tuple[float, bool]]
+"""Of each prompt the log-probability of its tokens from a start on, and whether they are greedy."""
 
 
 class Engine(Protocol):
@@ -41,6 +47,20 @@ class Engine(Protocol):
         """What the timed call generated, in the order of the prompts."""
 
 
+class Scorer(Engine, Protocol):
+    """An engine that can score prompts, too."""
+
+    def prepare_scores(
+        self, prompts: list[list[int]], starts: list[int], expert: bool
+    ) -> Callable[[], Scores]:
+        """Make ready to score, caches empty; calling the result is what is timed.
+
+        Args:
+            starts: from which token on each prompt is scored.
+            expert: ask as somebody would who knows the engine well, not as the harness does.
+        """
+
+
 def serve(engine: Engine) -> None:
     """Answer requests until standard input ends."""
     answers = os.fdopen(os.dup(1), "w")
@@ -48,6 +68,7 @@ def serve(engine: Engine) -> None:
     operations: dict[str, Callable[..., dict[str, Any]]] = {
         "load": lambda **model: {"versions": engine.load(**model)},
         "run": lambda **work: _run(engine, **work),
+        "score": lambda **work: _score(engine, **work),
     }
     for line in sys.stdin:
         request = json.loads(line)
@@ -62,14 +83,22 @@ def serve(engine: Engine) -> None:
 
 
 def _run(engine: Engine, **work: Any) -> dict[str, Any]:
-    call = engine.prepare(**work)
+    result, measured = _timed(engine.prepare(**work))
+    return measured | {"token_ids": engine.token_ids(result)}
+
+
+def _score(engine: Any, **work: Any) -> dict[str, Any]:
+    scores, measured = _timed(engine.prepare_scores(**work))
+    return measured | {"scores": scores}
+
+
+def _timed(call: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
     gc.collect()
     reset_peak_rss()
     began = time.perf_counter()
     result = call()
     seconds = time.perf_counter() - began
-    peak = peak_rss_bytes()
-    return {"seconds": seconds, "token_ids": engine.token_ids(result), "peak_rss_bytes": peak}
+    return result, {"seconds": seconds, "peak_rss_bytes": peak_rss_bytes()}
 
 
 def reset_peak_rss() -> None:

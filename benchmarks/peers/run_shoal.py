@@ -6,7 +6,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
-from benchmarks.peers.protocol import TokenIds, serve
+from benchmarks.peers.protocol import Scores, TokenIds, serve
 
 
 class ShoalEngine:
@@ -41,6 +41,17 @@ class ShoalEngine:
         }
         wanted = [params[output] for output in outputs]
         return lambda: self._llm.generate(prompts, wanted, use_tqdm=False)
+
+    def prepare_scores(
+        self, prompts: list[list[int]], starts: list[int], expert: bool
+    ) -> Callable[[], Scores]:
+        """See `protocol.Scorer`: through the harness, which is also the expert's way."""
+        from shoal.integrations.lm_eval import ShoalLM
+
+        model = ShoalLM(self._llm)
+        pairs = zip(prompts, starts, strict=True)
+        requests = [(None, prompt[:start], prompt[start:]) for prompt, start in pairs]
+        return lambda: model._loglikelihood_tokens(requests, disable_tqdm=True)
 
     def token_ids(self, result: Any) -> TokenIds:
         """See `protocol.Engine`."""

@@ -115,6 +115,11 @@ class LLM(PoolingCalls):
         """Most tokens in one iteration's batch: the one given, or measured for this machine."""
         return self._engine.machine.token_budget
 
+    @property
+    def max_model_len(self) -> int:
+        """Most tokens of prompt and output together: the one given, or the model's own."""
+        return self._description.max_model_len
+
     def get_tokenizer(self) -> Any:
         """The model's tokenizer, of transformers.
 

@@ -106,6 +106,36 @@ def test_a_missing_peer_is_named_before_anything_runs(
     assert done.stdout == ""
 
 
+def test_an_evaluation(folder: Path) -> None:
+    """Scored through the harness; it has a table of its own, and no bars in the plot."""
+    from benchmarks.report import write_report
+
+    done = bench(
+        *("--workload", "mmlu-shape", "--scale", "0.05", "--peers", "none"),
+        *("--rounds", "1", "--folder", folder),
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert record["workload"] == "mmlu-shape"
+    assert record["tokens"] == record["work"]["prompt_tokens"] == 4 * (1 + 3 + 13) * 35
+    assert record["work"]["fed_tokens"] == 0
+    agreement = {"vllm-harness": {"same_choice": 0.75, "difference": 0.01}}
+    peers = {"peers": {"vllm-harness": 9.0}, "ratios": {"vllm-harness": 4.5}}
+    path = folder / "evaluations.jsonl"
+    path.write_text(json.dumps(record | peers | {"scale": 1, "agreement": agreement}) + "\n")
+    (table,) = write_report(path)
+    assert "## smoke: evaluations" in table.read_text()
+    assert "9.0 (4.50)" in table.read_text()
+    assert "| 75% |" in table.read_text()
+
+
+def test_what_a_peer_is_not_measured_on_is_refused(folder: Path) -> None:
+    arguments = ("--peers", "transformers", "--scale", "0.05", "--folder", folder)
+    done = bench("--workload", "mmlu-shape", *arguments)
+    assert done.returncode == 1
+    assert "mmlu-shape scores, which transformers is not measured on" in done.stderr
+
+
 def test_wrong_names_are_refused() -> None:
     assert "'many' is none of" in bench("--workload", "many").stderr
     assert "'shoal' is none of" in bench("--peers", "shoal").stderr
