@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +31,9 @@ _log = logging.getLogger(__name__)
 
 Progress = Callable[[int], None]
 """Told now and then how many lines were read."""
+
+Note = Callable[[int, Mapping[str, Any]], None]
+"""Told a line's number from 0 and what it says, once it is known to be right."""
 
 Reject = Callable[[int, str | None, InvalidRequestError], None]
 """Takes a bad line: its number from 0, its custom_id if it has one, and what is wrong."""
@@ -93,6 +96,7 @@ def read_job(
     reject: Reject,
     schema: Structure | None = None,
     skip: Callable[[int], bool] = lambda line: False,
+    note: Note = lambda line, content: None,
     progress: Progress = lambda lines: None,
     job_seed: int = 0,
 ) -> JobInput:
@@ -107,6 +111,7 @@ def read_job(
         reject: called for each line that cannot run, not in line order.
         schema: what answers look like whose request asks for no form of its own.
         skip: whether a line, counted from 0, has its result already and is only counted.
+        note: called for each line that is right so far, those that are skipped among them.
         progress: called between batches.
         job_seed: goes into the table.
 
@@ -115,7 +120,7 @@ def read_job(
     """
     index = LineIndex(path)
     try:
-        reader = _Reader(index, description, capacity_tokens, names, schema, reject, skip)
+        reader = _Reader(index, description, capacity_tokens, names, schema, reject, skip, note)
         with open_input(path) as file:
             lines = LineReader(file)
             reader.read(lines, progress)
@@ -137,6 +142,7 @@ class _Reader:
         schema: Structure | None,
         reject: Reject,
         skip: Callable[[int], bool],
+        note: Note,
     ) -> None:
         all_names = {description.id, description.name, *names}
         vocab_size, defaults = description.vocab_size, description.generation_defaults
@@ -146,7 +152,7 @@ class _Reader:
         self._rules = LengthRules(description.max_model_len, capacity_tokens)
         self._index = index
         self._reject_line = reject
-        self._skip = skip
+        self._skip, self._note = skip, note
         self._table = TableBuilder()
         self._rejected = 0
 
@@ -190,8 +196,10 @@ class _Reader:
             content = decode_line(raw.data)
             custom_id = custom_id_of(content)
             if self._skip(line):
+                self._note(line, content)
                 return None
             request = self._validator.request(content)
+            self._note(line, content)
             texts = [self._renderer.text(prompt) for prompt in request.prompts]
         except Exception as error:  # whatever one line does, the others go on
             self._reject(line, custom_id, _refusal(error, line))

@@ -21,7 +21,7 @@ class JobSpec:
         table, template: one request per row of a table; see `shoal.tables`. The requests are
             written to OUTPUT.requests.jsonl, the same bytes in every run, and stay there.
         schema: a JSON schema of all answers whose request asks for no form of its own.
-        output: where results go.
+        output: where results go: JSON lines or, if its name ends in .parquet, a table.
         errors: where failed requests go; results.jsonl has results.errors.jsonl beside it if not
             given.
         model: a folder or a Hub id; None: the bundled model.

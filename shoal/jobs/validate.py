@@ -163,7 +163,7 @@ class Validator:
         given = {name: body[name] for name in _SAMPLING[url] if name in body and name != "seed"}
         if isinstance(ids := given.get("stop_token_ids"), list):
             given["stop_token_ids"] = [whole_number(token) for token in ids]
-        structure = _structure(body) or self._schema
+        structure = asked_structure(body, url) or self._schema
         if structure is not None:
             given["grammar"] = structure.grammar
         values = _defaults_beside(given, self._defaults) | given
@@ -183,8 +183,12 @@ class Validator:
         return key, params
 
 
-def _structure(body: Mapping[str, Any]) -> Structure | None:
-    """What the answer is to look like, under OpenAI's name or vLLM's."""
+def asked_structure(body: Mapping[str, Any], url: str) -> Structure | None:
+    """What the answer is to look like, under OpenAI's name or vLLM's; None: nothing is said.
+
+    Raises:
+        InvalidRequestError: it is wrong, or said under both names.
+    """
     openai, vllm = body.get("response_format"), body.get("structured_outputs")
     found = None if openai is None else of_response_format(openai, "body.response_format")
     if vllm is None:
