@@ -12,6 +12,7 @@ from shoal.arrow import require_pyarrow
 from shoal.errors import JobError
 from shoal.jobs.index import LineIndex
 from shoal.jobs.lines import LineReader, open_input
+from shoal.jobs.record_answers import token_counts
 from shoal.jobs.result_columns import (
     COMPLETION_TOKENS,
     CUSTOM_ID,
@@ -83,8 +84,9 @@ def _answer(path: Path, number: int, data: bytes | None) -> tuple[str, int]:
     try:
         record = orjson.loads(data or b"")
         body = record["response"]["body"]
-        tokens = int(body["usage"]["completion_tokens"])
-        return str(record["custom_id"]), -(-tokens // max(len(body["choices"]), 1))
+        choices = body["output"] if body["object"] == "response" else body["choices"]
+        tokens = token_counts(body)[1]
+        return str(record["custom_id"]), -(-tokens // max(len(choices), 1))
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
         raise JobError(
             f"line {number} of {path} is no result; give the output file of an earlier run."

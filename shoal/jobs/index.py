@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,10 +23,16 @@ _BLANK = -1
 
 @dataclass(frozen=True, slots=True)
 class LineName:
-    """What a record repeats of its line; `url` is the endpoint, empty if there is none such."""
+    """What a record repeats of its line.
+
+    Attributes:
+        url: the endpoint, empty if there is none such.
+        metadata: of the body, whatever it is.
+    """
 
     custom_id: str
     url: str
+    metadata: Any = None
 
 
 class LineIndex:
@@ -82,7 +89,9 @@ class LineIndex:
                 f"line {line + 1} of {self._path} changed while the job ran; restore the file and "
                 "run the command again, or start over with --restart."
             )
-        return LineName(custom_id, endpoint(content.get("url")) or "")
+        body = content.get("body")
+        metadata = body.get("metadata") if isinstance(body, dict) else None
+        return LineName(custom_id, endpoint(content.get("url")) or "", metadata)
 
     def lines_of(self, custom_ids: Iterable[str]) -> Int64Array:
         """The line that has each custom_id, the first one of several; -1: none."""

@@ -20,12 +20,17 @@ from shoal.model.description import ModelDescription
 from shoal.prompts.length_rules import LengthRules, OutputLength
 from shoal.prompts.render import Renderer, TokenIds
 from shoal.prompts.table_builder import TableBuilder
-from shoal.types import CHAT_URL, RequestTable
+from shoal.types import CHAT_URL, COMPLETIONS_URL, RESPONSES_URL, RequestTable
 
 _BATCH_REQUESTS = 512
 _BATCH_CHARACTERS = 2**19
 """A batch for the tokenizer: enough work for all cores, and a few tens of MB of its results."""
 _BATCHES_AHEAD = 2
+_PROMPT_FIELDS = {
+    CHAT_URL: "body.messages",
+    COMPLETIONS_URL: "body.prompt",
+    RESPONSES_URL: "body.input",
+}
 
 _log = logging.getLogger(__name__)
 
@@ -73,7 +78,7 @@ class _Pending:
 
 @dataclass
 class _Batch:
-    """Lines tokenised together, in input order. Chats and completions take separate calls."""
+    """Lines tokenised together, in input order. Completions take a call of their own."""
 
     lines: list[_Pending] = field(default_factory=list)
     characters: int = 0
@@ -200,7 +205,8 @@ class _Reader:
                 return None
             request = self._validator.request(content)
             self._note(line, content)
-            texts = [self._renderer.text(prompt) for prompt in request.prompts]
+            where = _PROMPT_FIELDS[request.url]
+            texts = [self._renderer.text(prompt, where) for prompt in request.prompts]
         except Exception as error:  # whatever one line does, the others go on
             self._reject(line, custom_id, _refusal(error, line))
             return None
@@ -212,7 +218,7 @@ class _Reader:
         """Token ids of the batch's texts: those of chats under True, in order."""
         texts: dict[bool, list[str]] = {True: [], False: []}
         for pending in batch.lines:
-            chat = pending.request.url == CHAT_URL
+            chat = pending.request.url != COMPLETIONS_URL
             texts[chat].extend(text for text in pending.texts if isinstance(text, str))
         return {chat: self._tokenize_texts(texts[chat], chat) for chat in texts}
 
@@ -229,7 +235,7 @@ class _Reader:
     ) -> None:
         results = {chat: iter(ids) for chat, ids in tokenized.result().items()}
         for pending in batch.lines:
-            chat = pending.request.url == CHAT_URL
+            chat = pending.request.url != COMPLETIONS_URL
             prompts = [
                 next(results[chat]) if isinstance(text, str) else text for text in pending.texts
             ]
@@ -244,7 +250,7 @@ class _Reader:
         request = pending.request
         checked: list[tuple[TokenIds, OutputLength]] = []
         for number, prompt in enumerate(prompts):
-            param = "body.messages" if request.url == CHAT_URL else "body.prompt"
+            param = _PROMPT_FIELDS[request.url]
             if len(prompts) > 1:
                 param = f"{param}[{number}]"
             if isinstance(prompt, InvalidRequestError):

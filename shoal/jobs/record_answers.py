@@ -36,6 +36,8 @@ class RecordAnswer:
 
 def answers_of(body: Mapping[str, Any]) -> list[RecordAnswer]:
     """The answers in a record's `response.body`, in order, at least one."""
+    if body["object"] == "response":
+        return [_of_response(body)]
     if body["object"] == "chat.completion":
         return [_of_chat(choice) for choice in body["choices"]]
     return [_of_completion(choice) for choice in body["choices"]]
@@ -44,18 +46,28 @@ def answers_of(body: Mapping[str, Any]) -> list[RecordAnswer]:
 def token_counts(body: Mapping[str, Any]) -> tuple[int, int]:
     """Tokens of the prompts, and tokens generated."""
     usage = body["usage"]
+    if body.get("object") == "response":
+        return int(usage["input_tokens"]), int(usage["output_tokens"])
     return int(usage["prompt_tokens"]), int(usage["completion_tokens"])
+
+
+def _of_response(body: Mapping[str, Any]) -> RecordAnswer:
+    (part,) = (part for item in body["output"] for part in item["content"])
+    reason = "stop" if body["status"] == "completed" else "length"
+    return _with_logprobs(part["text"], reason, part["logprobs"] or None)
 
 
 def _of_chat(choice: Mapping[str, Any]) -> RecordAnswer:
     logprobs = choice["logprobs"]
-    text, reason = choice["message"]["content"], choice["finish_reason"]
-    if logprobs is None:
+    entries = None if logprobs is None else logprobs["content"]
+    return _with_logprobs(choice["message"]["content"], choice["finish_reason"], entries)
+
+
+def _with_logprobs(
+    text: str | None, reason: str, entries: list[dict[str, Any]] | None
+) -> RecordAnswer:
+    if entries is None:
         return RecordAnswer(text, reason)
-    return _with_logprobs(text, reason, logprobs["content"])
-
-
-def _with_logprobs(text: str, reason: str, entries: list[dict[str, Any]]) -> RecordAnswer:
     return RecordAnswer(
         text,
         reason,

@@ -13,7 +13,8 @@ from shoal.answers.detokenize import Detokenizer
 from shoal.errors import InvalidRequestError
 from shoal.jobs.index import LineName
 from shoal.jobs.logprob_records import chat_logprobs, completion_logprobs
-from shoal.types import CHAT_URL, Choice, Completion, RequestTable
+from shoal.jobs.response_records import response_body
+from shoal.types import CHAT_URL, RESPONSES_URL, Choice, Completion, RequestTable
 
 RECORD_BEGINS = b'{"id":"batch_req_'
 """The first bytes of every record."""
@@ -44,8 +45,25 @@ class RecordWriter:
             prompts: the completion of each of its prompts, in order, none of them an error.
             table: the requests they are of.
         """
-        chat = name.url == CHAT_URL
         key = self._key(line)
+        if name.url == RESPONSES_URL:
+            body = self._response(key, prompts[0], table, name.metadata)
+        else:
+            body = self._choices(key, name.url == CHAT_URL, prompts, table)
+        return _record(key, name.custom_id, 200, body)
+
+    def _response(
+        self, key: str, completion: Completion, table: RequestTable, metadata: Any
+    ) -> dict[str, Any]:
+        created, params = int(time.time()), table.sampling(completion.request_index)
+        return response_body(
+            key, created, self._model, completion, params, metadata, self._detokenizer
+        )
+
+    def _choices(
+        self, key: str, chat: bool, prompts: Sequence[Completion], table: RequestTable
+    ) -> dict[str, Any]:
+        """The body of a chat's or a completions line's record."""
         choices = [
             self._chat_choice(choice)
             if chat
@@ -55,7 +73,7 @@ class RecordWriter:
         ]
         prompt_tokens = sum(prompt.prompt_tokens for prompt in prompts)
         generated = sum(prompt.generated_tokens for prompt in prompts)
-        body = {
+        return {
             "id": f"{'chatcmpl' if chat else 'cmpl'}-{key}",
             "object": "chat.completion" if chat else "text_completion",
             "created": int(time.time()),
@@ -67,7 +85,6 @@ class RecordWriter:
                 "total_tokens": prompt_tokens + generated,
             },
         }
-        return _record(key, name.custom_id, 200, body)
 
     def failure(self, line: int, custom_id: str | None, error: InvalidRequestError) -> bytes:
         """The error record of a line, counted from 0; what people read counts from 1."""

@@ -49,7 +49,7 @@ class Survey:
         prompts = body.get("prompt")
         several_prompts = isinstance(prompts, list) and isinstance(prompts[0], str | list)
         self.several |= (body.get("n") or 1) > 1 or (several_prompts and len(prompts) > 1)
-        self.logprobs |= body.get("logprobs") not in (None, False)
+        self.logprobs |= body.get("logprobs") not in (None, False) or bool(body.get("include"))
         number = "logprobs" if url == COMPLETIONS_URL else "top_logprobs"
         self.top_logprobs |= bool(body.get(number))
         structure = asked_structure(body, url) or self._default

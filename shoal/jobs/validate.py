@@ -17,9 +17,10 @@ from shoal.answers.structure import Structure, of_response_format, of_structured
 from shoal.errors import InvalidRequestError
 from shoal.fates import Honoured
 from shoal.jobs.body_fields import BODY_FIELDS, LINE_FIELDS, endpoint
+from shoal.jobs.response_input import chat_fields, response_format, response_messages
 from shoal.prompts.prompts import ChatPrompt, Prompt, parse_messages, parse_prompts, whole_number
 from shoal.prompts.refusals import check_fields, kind_of, missing, wrong_value
-from shoal.types import CHAT_URL, COMPLETIONS_URL, MAX_LOGPROBS, RequestParams
+from shoal.types import CHAT_URL, COMPLETIONS_URL, MAX_LOGPROBS, RESPONSES_URL, RequestParams
 
 ANY_MODEL = "*"
 """A served name that accepts every `body.model`."""
@@ -32,6 +33,7 @@ _SAMPLING = {
     url: [name for name in RequestParams.model_fields if isinstance(fates.get(name), Honoured)]
     for url, fates in BODY_FIELDS.items()
 }
+_SAMPLING[RESPONSES_URL] += ["max_completion_tokens", "logprobs"]  # as `chat_fields` names them
 _OF_TEMPLATE = ("add_generation_prompt", "continue_final_message", "reasoning_effort", "verbosity")
 """Fields that a chat template is given."""
 
@@ -118,6 +120,11 @@ class Validator:
             kwargs = given.get("chat_template_kwargs", {})
             arguments = _template_arguments(given, kwargs) | tools
             prompts = (ChatPrompt(parse_messages(given.get("messages")), kwargs, arguments),)
+        elif url == RESPONSES_URL:
+            messages, names = response_messages(given)
+            given = chat_fields(given)
+            kwargs = given.get("chat_template_kwargs", {})
+            prompts = (ChatPrompt(messages, kwargs, _template_arguments(given, kwargs), names),)
         else:
             prompts = parse_prompts(given.get("prompt"), self._vocab_size)
         key, params = self._sampling(given, url)
@@ -136,7 +143,8 @@ class Validator:
         url, body = endpoint(line["url"]), line["body"]
         if url is None:
             raise InvalidRequestError(
-                f"url must be {CHAT_URL} or {COMPLETIONS_URL}, not {_shown(line['url'])}.",
+                f"url must be {CHAT_URL}, {COMPLETIONS_URL} or {RESPONSES_URL}, not "
+                f"{_shown(line['url'])}.",
                 code="invalid_url",
                 param="url",
             )
@@ -190,11 +198,15 @@ def asked_structure(body: Mapping[str, Any], url: str) -> Structure | None:
         InvalidRequestError: it is wrong, or said under both names.
     """
     openai, vllm = body.get("response_format"), body.get("structured_outputs")
-    found = None if openai is None else of_response_format(openai, "body.response_format")
+    if url == RESPONSES_URL:
+        name, found = "text.format", response_format(body)
+    else:
+        name = "response_format"
+        found = None if openai is None else of_response_format(openai, f"body.{name}")
     if vllm is None:
         return found
     if found is not None:
-        raise wrong_value("body.structured_outputs", "does not go with response_format; give one")
+        raise wrong_value("body.structured_outputs", f"does not go with {name}; give one")
     return of_structured_outputs(vllm, "body.structured_outputs")
 
 

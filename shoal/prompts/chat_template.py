@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any, cast
 
@@ -80,7 +80,7 @@ class ChatTemplate:
                 param=where,
             ) from None
         if vanished is not None:
-            raise _dropped(vanished, where)
+            raise _dropped(vanished, where, prompt.names)
         return rendered
 
     def _kwargs_of(self, prompt: ChatPrompt) -> dict[str, Any]:
@@ -161,8 +161,8 @@ def _key(prompt: ChatPrompt) -> str:
     return "".join(keys)
 
 
-def _dropped(text: Text, where: str) -> InvalidRequestError:
-    param = f"{where}[{text.message}].content"
+def _dropped(text: Text, where: str, names: Sequence[str]) -> InvalidRequestError:
+    param = names[text.message] if names else f"{where}[{text.message}].content"
     if text.part is not None:
         param += f"[{text.part}]"
     return InvalidRequestError(

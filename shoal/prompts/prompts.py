@@ -23,11 +23,13 @@ class ChatPrompt:
         template_kwargs: what the request passes to the template, checked there.
         arguments: what else the template is given: transformers' own arguments, or the variables
             that fields of the request stand for.
+        names: what errors call each message's content, where not by its number.
     """
 
     messages: list[Message]
     template_kwargs: dict[str, Any]
     arguments: dict[str, Any] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
 
 
 Prompt = ChatPrompt | str | list[int]

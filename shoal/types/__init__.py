@@ -2,7 +2,13 @@
 
 from shoal.types.arrays import BoolArray, Int32Array, Int64Array
 from shoal.types.completion import Choice, Completion, FinishReason, TokenLogprob
-from shoal.types.request_params import CHAT_URL, COMPLETIONS_URL, MAX_LOGPROBS, RequestParams
+from shoal.types.request_params import (
+    CHAT_URL,
+    COMPLETIONS_URL,
+    MAX_LOGPROBS,
+    RESPONSES_URL,
+    RequestParams,
+)
 from shoal.types.request_table import RequestTable
 from shoal.types.run_summary import (
     LengthCounts,
@@ -17,6 +23,7 @@ __all__ = [
     "CHAT_URL",
     "COMPLETIONS_URL",
     "MAX_LOGPROBS",
+    "RESPONSES_URL",
     "BoolArray",
     "Choice",
     "Completion",

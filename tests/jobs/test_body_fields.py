@@ -12,19 +12,35 @@ from openai.types.chat import ChatCompletionMessageParam
 from openai.types.chat import completion_create_params as chats
 from openai.types.chat.chat_completion_assistant_message_param import ContentArrayOfContentPart
 from openai.types.chat.chat_completion_content_part_param import ChatCompletionContentPartParam
+from openai.types.responses import EasyInputMessageParam, ResponseTextConfigParam
+from openai.types.responses import response_create_params as responses
+from openai.types.responses.response_format_text_config_param import ResponseFormatTextConfigParam
+from openai.types.responses.response_input_content_param import ResponseInputContentParam
+from openai.types.responses.response_input_item_param import Message
+from openai.types.responses.response_output_message_param import ResponseOutputMessageParam
+from openai.types.responses.response_output_refusal_param import ResponseOutputRefusalParam
+from openai.types.responses.response_output_text_param import ResponseOutputTextParam
+from openai.types.shared_params import Reasoning
 
 from shoal import EngineOptions, JobSpec, run_job
 from shoal.errors import InvalidRequestError
 from shoal.fates import Fate, Honoured, NoEffect, Refused
 from shoal.jobs.body_fields import BODY_FIELDS, LINE_FIELDS, endpoint
+from shoal.jobs.response_fields import (
+    FORMAT_FIELDS,
+    ITEM_FIELDS,
+    ITEM_PART_FIELDS,
+    REASONING_FIELDS,
+    TEXT_FIELDS,
+)
 from shoal.jobs.validate import ParsedRequest, Validator, decode_line
 from shoal.prompts.message_fields import MESSAGE_FIELDS, PART_FIELDS
 from shoal.prompts.prompts import ChatPrompt
-from shoal.types import CHAT_URL, COMPLETIONS_URL, RequestParams
-from tests.helpers.job_files import chat, completion, read_records, write_lines
+from shoal.types import CHAT_URL, COMPLETIONS_URL, RESPONSES_URL, RequestParams
+from tests.helpers.job_files import chat, completion, read_records, response, write_lines
 
 VALIDATOR = Validator({"toy"}, vocab_size=100, defaults={})
-LINES = {CHAT_URL: chat, COMPLETIONS_URL: completion}
+LINES = {CHAT_URL: chat, COMPLETIONS_URL: completion, RESPONSES_URL: response}
 SAMPLES: dict[type | None, Any] = {str: "x", bool: True, int: 3, dict: {"a": 1}, None: "x"}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
@@ -55,6 +71,19 @@ def fields_of(*kinds: Any) -> set[str]:
     [
         (BODY_FIELDS[CHAT_URL], fields_of(*get_args(chats.CompletionCreateParams))),
         (BODY_FIELDS[COMPLETIONS_URL], fields_of(*get_args(completions.CompletionCreateParams))),
+        (BODY_FIELDS[RESPONSES_URL], fields_of(*get_args(responses.ResponseCreateParams))),
+        (TEXT_FIELDS, fields_of(ResponseTextConfigParam)),
+        (FORMAT_FIELDS, fields_of(*get_args(ResponseFormatTextConfigParam))),
+        (REASONING_FIELDS, fields_of(Reasoning)),
+        (ITEM_FIELDS, fields_of(EasyInputMessageParam, Message, ResponseOutputMessageParam)),
+        (
+            ITEM_PART_FIELDS,
+            fields_of(
+                *get_args(ResponseInputContentParam),
+                ResponseOutputTextParam,
+                ResponseOutputRefusalParam,
+            ),
+        ),
         (MESSAGE_FIELDS, fields_of(*get_args(ChatCompletionMessageParam))),
         (
             PART_FIELDS,
@@ -63,12 +92,15 @@ def fields_of(*kinds: Any) -> set[str]:
             ),
         ),
     ],
-    ids=["chat", "completions", "message", "part"],
+    ids=[
+        *("chat", "completions", "responses", "text", "format", "reasoning", "item", "item part"),
+        *("message", "part"),
+    ],
 )
 def test_a_new_field_of_openais_client_needs_a_decision(
     ours: dict[str, Fate], theirs: set[str]
 ) -> None:
-    assert len(theirs) > 3
+    assert len(theirs) > 1
     assert theirs - ours.keys() == set(), "say what becomes of these, then run `make docs`"
 
 
@@ -103,6 +135,10 @@ def test_honoured_fields_are_those_the_code_reads(url: str) -> None:
             *("response_format", "structured_outputs"),
         },
         COMPLETIONS_URL: {"model", "prompt", "response_format", "structured_outputs"},
+        RESPONSES_URL: {
+            *("model", "input", "instructions", "max_output_tokens", "text", "include"),
+            *("reasoning", "chat_template_kwargs", "metadata", "structured_outputs"),
+        },
     }
     assert honoured - RequestParams.model_fields.keys() == read_elsewhere[url]
 
@@ -127,14 +163,15 @@ def test_a_field_that_is_nearly_right_is_named() -> None:
         ("/v1/v1/completions", None),
         ("chat/completions", None),
         ("/v1/embeddings", None),
-        ("/v1/responses", None),
+        ("/v1/responses", RESPONSES_URL),
+        ("/responses/", RESPONSES_URL),
         ("", None),
         (3, None),
     ],
 )
 def test_urls(url: object, found: str | None) -> None:
     assert endpoint(url) == found
-    line = (completion if found == COMPLETIONS_URL else chat)("a") | {"url": url}
+    line = LINES.get(found, chat)("a") | {"url": url}
     if found is None:
         assert refusal(line).code == "invalid_url"
     else:
