@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import random
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -112,6 +114,26 @@ def test_wrong_commands(
     assert reviews("run", *arguments, "-o", "o.jsonl") == code
     assert message in reviews.text("stderr")
     assert "Traceback" not in reviews.text("stderr")
+
+
+def test_the_example_of_an_extraction(shoal: Shoal) -> None:
+    """Its prompts are those of the tickets, whose right answers are known."""
+    source = ("--table", EXAMPLES / "orders.csv", "--template", EXAMPLES / "orders.toml")
+    held = ("--schema", EXAMPLES / "order.json")
+    assert shoal("run", *source, *held, "-o", "orders.parquet", "--quiet") == 0
+    tickets = {
+        line["custom_id"]: line
+        for line in map(json.loads, (EXAMPLES / "tickets.jsonl").read_text().splitlines())
+    }
+    requests = shoal.read("orders.parquet.requests.jsonl")
+    assert len(requests) == 26
+    assert all(tickets[request["custom_id"]] == request for request in requests)
+    command = [sys.executable, EXAMPLES / "show_table.py", "orders.parquet"]
+    shown = subprocess.run(
+        [*command, EXAMPLES / "answers.jsonl"], cwd=shoal.folder, capture_output=True, text=True
+    )
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert "extract-06-012 | Askport | P-17014 | Zora Melland | Lumen Lamp\n" in shown.stdout
 
 
 def test_results_as_a_table_beside_the_rows_they_are_of(reviews: Shoal) -> None:
