@@ -35,12 +35,15 @@ sanitize:  ## Run the C++ kernels under the address and undefined behaviour sani
 	build/sanitize/test_sampling
 	build/sanitize/test_ops
 
-demo: install  ## Plan and run 320 support tickets on the bundled model, print the accuracy
+demo: install  ## Plan and run 320 support tickets on the bundled model, then 26 into a table
 	@mkdir -p $(OUT)
 	$(BIN)/shoal plan examples/tickets.jsonl
 	$(BIN)/shoal run examples/tickets.jsonl --output $(OUT)/tickets.results.jsonl \
 		--summary $(OUT)/tickets.summary.json --report $(OUT)/report --restart
 	$(BIN)/python examples/score.py $(OUT)/tickets.results.jsonl examples/answers.jsonl
+	$(BIN)/shoal run --table examples/orders.csv --template examples/orders.toml \
+		--schema examples/order.json --output $(OUT)/orders.parquet --restart --quiet
+	$(BIN)/python examples/show_table.py $(OUT)/orders.parquet examples/answers.jsonl
 
 test: install  ## Run the tests in two processes; WORKERS=..
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile

@@ -176,7 +176,13 @@ def _flag(name: str, kind: object) -> tuple[str, ...]:
 @with_engine_options
 def run(
     output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="OUTPUT.jsonl", help="Where results go.")
+        Path,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="OUTPUT.jsonl",
+            help="Where results go; a table with columns where it is named *.parquet.",
+        ),
     ],
     options: EngineOptions,
     input: BatchFile = None,
@@ -287,7 +293,7 @@ def plan(
     results: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE.jsonl",
+            metavar="FILE.jsonl|parquet",
             help="Results of an earlier run, to compare max_tokens with what was generated.",
         ),
     ] = None,

@@ -12,8 +12,15 @@ from fate_tables import asking_for_nothing, by_reason, cell, of_kind, write
 
 from shoal.fates import Fate, Honoured, NoEffect, Refused
 from shoal.jobs.body_fields import BODY_FIELDS, LINE_FIELDS
+from shoal.jobs.response_fields import (
+    FORMAT_FIELDS,
+    ITEM_FIELDS,
+    ITEM_PART_FIELDS,
+    REASONING_FIELDS,
+    TEXT_FIELDS,
+)
 from shoal.prompts.message_fields import MESSAGE_FIELDS, PART_FIELDS
-from shoal.types import CHAT_URL, COMPLETIONS_URL
+from shoal.types import CHAT_URL, COMPLETIONS_URL, RESPONSES_URL
 
 
 def tables() -> dict[str, str]:
@@ -22,6 +29,12 @@ def tables() -> dict[str, str]:
         "line": table(LINE_FIELDS),
         "chat": table(BODY_FIELDS[CHAT_URL]),
         "completions": table(BODY_FIELDS[COMPLETIONS_URL]),
+        "responses": table(BODY_FIELDS[RESPONSES_URL]),
+        "item": table(ITEM_FIELDS),
+        "item part": table(ITEM_PART_FIELDS),
+        "text": table(TEXT_FIELDS),
+        "format": table(FORMAT_FIELDS),
+        "reasoning": table(REASONING_FIELDS),
         "message": table(MESSAGE_FIELDS),
         "part": table(PART_FIELDS),
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -32,10 +32,11 @@ _END = '\n%llguidance {"no_forcing": true}\n'
 
 @dataclass(frozen=True)
 class Structure:
-    """A grammar's text, and the field that asks for it."""
+    """A grammar's text, and the field that asks for it; `schema` is the JSON schema behind it."""
 
     grammar: str
     param: str
+    schema: Mapping[str, Any] | None = field(default=None, compare=False)
 
 
 def of_response_format(given: Mapping[str, Any], param: str) -> Structure | None:
@@ -112,6 +113,7 @@ def of_schema(schema: object, param: str, options: Mapping[str, Any] | None = No
             raise wrong_value(param, f"is not JSON: {error}") from None
     if not isinstance(schema, Mapping):
         raise wrong_value(param, f"must be a JSON schema (an object), not {kind_of(schema)}")
+    asked = schema
     if options:
         own = schema.get("x-guidance")
         schema = {**schema, "x-guidance": {**(own if isinstance(own, dict) else {}), **options}}
@@ -119,7 +121,7 @@ def of_schema(schema: object, param: str, options: Mapping[str, Any] | None = No
         text = orjson.dumps(dict(schema)).decode()
     except TypeError as error:
         raise wrong_value(param, f"is nested too deeply, or no JSON ({error})") from None
-    return finished(f"start: %json {text}", param)
+    return finished(f"start: %json {text}", param, schema=asked)
 
 
 def _whitespace(asked: Mapping[str, Any], param: str) -> dict[str, Any]:
@@ -163,17 +165,20 @@ def _lark(value: str, param: str) -> str:
     return text
 
 
-def finished(text: str, param: str, *, directive: bool = True) -> Structure:
+def finished(
+    text: str, param: str, *, directive: bool = True, schema: Mapping[str, Any] | None = None
+) -> Structure:
     """The structure of a grammar's text.
 
     Args:
         directive: whether it needs the last one; a list of whole grammars does not.
+        schema: what the text says, if it is one.
 
     Raises:
         InvalidRequestError: it is too long, or no text.
     """
     _check_size(text, param)
-    return Structure(text + _END if directive else text, param)
+    return Structure(text + _END if directive else text, param, schema)
 
 
 def _check_size(text: str, param: str) -> None:

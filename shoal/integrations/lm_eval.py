@@ -87,8 +87,9 @@ class ShoalLM(TemplateLM):
         self.max_length = own if max_length is None else min(int(max_length), own)
         self.max_gen_toks = max_gen_toks
         self.enable_thinking = enable_thinking
-        digits = isinstance(think_end_token, str) and think_end_token.isdigit()
-        self._thinking = Thinking(int(think_end_token) if digits else think_end_token)
+        if isinstance(think_end_token, str) and think_end_token.isdigit():
+            think_end_token = int(think_end_token)
+        self._thinking = Thinking(think_end_token)
         self._template_args = dict(chat_template_args or {})
         if enable_thinking is not None:
             self._template_args["enable_thinking"] = enable_thinking

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from shoal.fates import Fate, Honoured, NoEffect, Refused, alike
 from shoal.jobs.pooled_fields import POOLED_FIELDS
-from shoal.types import CHAT_URL, COMPLETIONS_URL
+from shoal.types import CHAT_URL, COMPLETIONS_URL, RESPONSES_URL
 
 _BOOKS = NoEffect("A note of whoever asks.", kind=str)
 _CACHED = "What is shared is found in all requests of the file."
@@ -18,14 +18,16 @@ _ONE_SHAPE = Refused("Records have OpenAI's shape: ask for logprobs.", (None, Fa
 _NO_BEAMS = "There is no beam search; sample n choices instead."
 _CLIENTS = Refused("It is an argument of the client, not of the request; remove it.", (None, {}))
 _CHATS = "It is for /v1/chat/completions."
+_NO_TOOLS_HERE = "No tool is called here: describe tools in a message."
+_NOTHING_KEPT = Refused("Nothing is kept between requests: repeat what was said as items of input.")
 _PLUGINS = Refused("No plugin reads it; remove it.", (None, {}))
 
 LINE_FIELDS: dict[str, Fate] = {
     "custom_id": Honoured("Each line's own; its records carry it."),
     "method": Honoured('`"POST"`'),
     "url": Honoured(
-        "`/v1/chat/completions`, `/v1/completions`, `/v1/embeddings`, `/v1/score`, `/v1/rerank` or "
-        "`/v1/classify`; `/v1` may be left out, a `/` may follow."
+        "`/v1/chat/completions`, `/v1/completions`, `/v1/responses`, `/v1/embeddings`, `/v1/score`,"
+        " `/v1/rerank` or `/v1/classify`; `/v1` may be left out, a `/` may follow."
     ),
     "body": Honoured("The request."),
     "id": NoEffect("A note; records carry custom_id."),
@@ -162,6 +164,46 @@ BODY_FIELDS: dict[str, dict[str, Fate]] = {
         "tool_choice": Refused(_CHATS, (None, "none", "auto")),
         "parallel_tool_calls": NoEffect("No tool is called.", kind=bool),
         "include_reasoning": Refused("An answer is the model's whole text.", (None, True)),
+    },
+    RESPONSES_URL: {
+        "input": Honoured("A string, or items: messages of text, earlier answers among them."),
+        "instructions": Honoured("A system message before them.", kind=str),
+        **_BOTH,
+        "max_output_tokens": Honoured("Most tokens of an answer."),
+        "text": Honoured(
+            "Its `format`: what an answer must look like. Its `verbosity` goes to the template.",
+            kind=dict,
+        ),
+        "include": Honoured('`["message.output_text.logprobs"]` lists logprobs.'),
+        "top_logprobs": Honoured("Likeliest tokens listed per token, 0 to 20; needs include."),
+        "reasoning": Honoured(
+            "Its `effort` goes to the template, as `reasoning_effort` of a chat does.", kind=dict
+        ),
+        "chat_template_kwargs": Honoured("Given to the template.", kind=dict),
+        "metadata": Honoured("A note, which the response repeats.", kind=dict),
+        "max_tool_calls": NoEffect("No tool is called.", kind=int),
+        "tools": Refused(_NO_TOOLS_HERE, (None, [])),
+        "tool_choice": Refused(_NO_TOOLS_HERE, (None, "none", "auto")),
+        **alike("functions function_call", Refused(_CHATS)),
+        **alike("previous_response_id conversation", _NOTHING_KEPT),
+        "prompt": Refused("No prompt is stored: write it into instructions and input."),
+        "background": Refused("A batch is no background job; remove it.", (None, False)),
+        "background_options": Refused("A batch is no background job; remove it.", (None, {})),
+        "truncation": Refused("Cut inputs before the job.", (None, "disabled")),
+        "context_management": Refused("Cut inputs before the job.", (None, [])),
+        "image": _TEXT,
+        "access_programs": Refused("It is for OpenAI's own models; remove it."),
+        "n": Refused("A response is one answer: repeat the line under other names.", (None, 1)),
+        "max_tokens": Refused("Here its name is max_output_tokens."),
+        "max_completion_tokens": Refused("Here its name is max_output_tokens."),
+        "messages": Refused("Here its name is input."),
+        "response_format": Refused("Here its name is text.format."),
+        "logprobs": Refused("Here include asks for them.", (None, False)),
+        "reasoning_effort": Refused("Here its name is reasoning.effort."),
+        "verbosity": Refused("Here its name is text.verbosity."),
+        **alike("add_generation_prompt continue_final_message", Refused(_CHATS)),
+        "echo": Refused("Join what was said and the answer yourself.", (None, False)),
+        "add_special_tokens": Refused("The template writes them.", (None, False)),
     },
     **POOLED_FIELDS,
 }

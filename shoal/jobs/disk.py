@@ -92,6 +92,11 @@ class NewFile:
                 self._file.close()
         os.close(self.fd)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it may be written to: the block has not been left."""
+        return not self._file.closed
+
     def write(self, data: bytes) -> None:
         """Append."""
         self._hash.update(data)

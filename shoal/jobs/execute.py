@@ -19,11 +19,15 @@ from shoal.jobs.finish import finish_job
 from shoal.jobs.frames import FrameKind
 from shoal.jobs.header import JobHeader
 from shoal.jobs.journal import Journal
+from shoal.jobs.parquet_results import ParquetResults
 from shoal.jobs.paths import JobPaths
 from shoal.jobs.pooled_bodies import PooledBodies
 from shoal.jobs.reader import JobInput, read_job
 from shoal.jobs.records import RecordWriter
+from shoal.jobs.results_file import JsonLines, OpenResults, is_parquet
 from shoal.jobs.scored_choices import AskedChoices
+from shoal.jobs.sources import KeptTable
+from shoal.jobs.survey import Survey
 from shoal.machine.capacity import stated_blocks
 from shoal.model.description import ModelDescription
 from shoal.progress import ProgressState, Reporter
@@ -52,6 +56,9 @@ class JobRun:
     """One run of the job in an open journal.
 
     `run` may be called once. Whatever it raises, the journal can be resumed.
+
+    Attributes:
+        table: whose rows the requests were made from, line i from row i; None: from none.
     """
 
     paths: JobPaths
@@ -61,6 +68,7 @@ class JobRun:
     journal: Journal
     reporter: Reporter
     interruption: Interruption
+    table: KeptTable | None = None
     summary: RunSummary = field(default_factory=RunSummary)
     engine_run: RunProtocol | None = None
 
@@ -93,12 +101,14 @@ class JobRun:
         with self.reporter, closing(self):
             capacity = self._capacity_tokens(make_engine)
             reading = time.perf_counter()
-            job = self._read(names, schema, choices, capacity)
+            survey = Survey(schema)
+            job = self._read(names, schema, choices, capacity, survey)
             self.summary.seconds.plan = time.perf_counter() - reading
             try:
                 if len(job.table):
                     self._generate(job, make_engine)
-                self.summary.requests = finish_job(self.journal, job.index.requests(), self.paths)
+                lines, results = job.index.requests(), self._results(survey)
+                self.summary.requests = finish_job(self.journal, lines, self.paths, results)
             finally:
                 job.index.close()
         self.summary.seconds.total = time.perf_counter() - started
@@ -121,12 +131,20 @@ class JobRun:
             self.summary.seconds.load = time.perf_counter() - began
         return self._engine
 
+    def _results(self, survey: Survey) -> OpenResults:
+        """What the output is written as."""
+        if not is_parquet(self.paths.output):
+            return JsonLines
+        kept = None if self.table is None else self.table.rows()
+        return lambda file: ParquetResults(file, survey, kept)
+
     def _read(
         self,
         names: Collection[str],
         schema: Structure | None,
         choices: AskedChoices | None,
         capacity_tokens: int,
+        survey: Survey,
     ) -> JobInput:
         if self.journal.counts.total:
             self.reporter.message(
@@ -141,6 +159,7 @@ class JobRun:
             choices=choices,
             reject=self._reject,
             skip=self.journal.has_record,
+            **({"note": survey.note} if is_parquet(self.paths.output) else {}),
             progress=self.reporter.reading,
             job_seed=self.header.job_seed,
         )

@@ -12,16 +12,23 @@ from shoal.jobs.journal import FinishedJob, Journal
 from shoal.jobs.lines import ContentDigest, digest_input
 from shoal.jobs.paths import JobPaths
 from shoal.jobs.records import RECORD_BEGINS
+from shoal.jobs.results_file import JsonLines, OpenResults, results_begin
 from shoal.types import RequestCounts
 
 
-def finish_job(journal: Journal, lines: Iterable[int], paths: JobPaths) -> RequestCounts:
+def finish_job(
+    journal: Journal,
+    lines: Iterable[int],
+    paths: JobPaths,
+    open_results: OpenResults = JsonLines,
+) -> RequestCounts:
     """Write the output and errors files from the journal and mark the job as finished.
 
     A kill anywhere in here leaves a journal from which the same call succeeds.
 
     Args:
         lines: those that have a record, counted from 0, in order.
+        open_results: what the output is written as.
 
     Raises:
         OutputWriteError: the disk refused; nothing was put in place that is not whole.
@@ -33,11 +40,13 @@ def finish_job(journal: Journal, lines: Iterable[int], paths: JobPaths) -> Reque
     counts = journal.counts
     with (
         NewFile(paths.errors, RECORD_BEGINS) as failures,
-        NewFile(paths.output, RECORD_BEGINS) as successes,
+        NewFile(paths.output, results_begin(paths.output)) as successes,
     ):
+        good, bad = open_results(successes), JsonLines(failures)
         for frame in journal.records(lines):
-            file = successes if frame.kind is FrameKind.done else failures
-            file.write(frame.payload + b"\n")
+            results = good if frame.kind is FrameKind.done else bad
+            results.add(frame.line, frame.payload)
+        good.close()
         output, errors = successes.sync(), failures.sync() if counts.failed else None
         made = {paths.output: output} | ({} if errors is None else {paths.errors: errors})
         refuse_foreign(made, journal.replaceable)

@@ -23,7 +23,12 @@ _BLANK = -1
 
 @dataclass(frozen=True, slots=True)
 class LineName:
-    """What a record repeats of its line; `url` is the endpoint, empty if there is none such."""
+    """What a record repeats of its line.
+
+    Attributes:
+        url: the endpoint, empty if there is none such.
+        metadata: of the body, whatever it is.
+    """
 
     custom_id: str
     url: str

@@ -21,9 +21,10 @@ from shoal.jobs.journal import Journal
 from shoal.jobs.lines import ContentDigest, digest_input
 from shoal.jobs.paths import JobPaths
 from shoal.jobs.records import RECORD_BEGINS
+from shoal.jobs.results_file import check_format, is_parquet, results_begin
 from shoal.jobs.schema_file import read_schema
 from shoal.jobs.scored_choices import AskedChoices, read_choices
-from shoal.jobs.sources import STANDARD_INPUT, open_source, open_table
+from shoal.jobs.sources import STANDARD_INPUT, KeptTable, open_source, open_table
 from shoal.jobs.spec import JobSpec
 from shoal.jobs.spool import Spool, remove_spool
 from shoal.model.description import ModelDescription
@@ -84,7 +85,9 @@ def run_job(spec: JobSpec, *, engine: EngineFactory | None = None) -> JobResult:
         OutputWriteError: the disk is full, or refuses otherwise.
         Interrupted: SIGINT or SIGTERM.
     """
+    check_format(spec.output)
     reporter = make_reporter(quiet=spec.quiet)
+    kept = None
     reads = model_files(spec.model)
     if spec.schema is not None:
         reads["--schema"] = spec.schema
@@ -104,10 +107,11 @@ def run_job(spec: JobSpec, *, engine: EngineFactory | None = None) -> JobResult:
         interruption = Interruption("interrupted while rendering; run the same command again.")
         with interruption.installed():
             reporter.message(f"rendering {spec.table}")
+            kept = KeptTable.of(spec.table) if is_parquet(spec.output) else None
             spool, rendered = open_table(spec.table, spec.template)
         if rendered.order is not None:
             reporter.message(f"{rendered.rows:,} rows: {rendered.order}")
-    return _JobStart(spec, paths, spool, engine or _make_engine, reporter).run()
+    return _JobStart(spec, paths, spool, kept, engine or _make_engine, reporter).run()
 
 
 def _make_engine(description: ModelDescription, options: EngineOptions) -> EngineProtocol:
@@ -130,11 +134,13 @@ class _JobStart:
 
     Attributes:
         spool: what writes `paths.input` first; None when that is a file already.
+        kept: the table whose columns go into the results; None: none do.
     """
 
     spec: JobSpec
     paths: JobPaths
     spool: Spool | None
+    kept: KeptTable | None
     engine: EngineFactory
     reporter: Reporter
 
@@ -161,7 +167,9 @@ class _JobStart:
                     reporter.message(f"{paths.output} is already finished; nothing to do.")
                     summary = RunSummary(requests=journal.finished.counts)
                     return self._result(summary, journal, already_finished=True)
-                job = JobRun(paths, description, options, header, journal, reporter, interruption)
+                job = JobRun(
+                    paths, description, options, header, journal, reporter, interruption, self.kept
+                )
                 summary = job.run(self.spec.served_names, schema, choices, self.engine)
                 summary.seconds.total = time.perf_counter() - started
                 return self._result(summary, journal, already_finished=False, run=job.engine_run)
@@ -178,8 +186,11 @@ class _JobStart:
             what = f"{journal.dropped_bytes} bytes that were torn, damaged or not of this job"
             self.reporter.message(f"{journal.path}: dropped {what}; what they held runs again.")
         try:
-            for path in (self.paths.output, self.paths.errors):
-                with NewFile(path, RECORD_BEGINS):  # takes away what a kill left behind
+            for path, begins in (
+                (self.paths.output, results_begin(self.paths.output)),
+                (self.paths.errors, RECORD_BEGINS),
+            ):
+                with NewFile(path, begins):  # takes away what a kill left behind
                     pass
             if self.spool is None:
                 content = digest_input(self.paths.input)

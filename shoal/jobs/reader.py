@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from shoal.answers.answer_format import AnswerFormat
 from shoal.answers.choice_scores import requests_of
@@ -25,7 +26,7 @@ from shoal.prompts.choices import ChoiceTokenizer, ContextTokens, ContextToScore
 from shoal.prompts.length_rules import LengthRules, OutputLength
 from shoal.prompts.render import Renderer, TokenIds
 from shoal.prompts.table_builder import TableBuilder
-from shoal.types import CHAT_URL, RequestParams, RequestTable
+from shoal.types import RequestParams, RequestTable
 
 _BATCH_REQUESTS = 512
 _BATCH_CHARACTERS = 2**19
@@ -36,6 +37,9 @@ _log = logging.getLogger(__name__)
 
 Progress = Callable[[int], None]
 """Told now and then how many lines were read."""
+
+Note = Callable[[int, Mapping[str, Any]], None]
+"""Told a line's number from 0 and what it says, once it is known to be right."""
 
 Reject = Callable[[int, str | None, InvalidRequestError], None]
 """Takes a bad line: its number from 0, its custom_id if it has one, and what is wrong."""
@@ -123,6 +127,7 @@ def read_job(
     schema: Structure | None = None,
     choices: AskedChoices | None = None,
     skip: Callable[[int], bool] = lambda line: False,
+    note: Note = lambda line, content: None,
     progress: Progress = lambda lines: None,
     job_seed: int = 0,
 ) -> JobInput:
@@ -138,6 +143,7 @@ def read_job(
         schema: what answers look like whose request asks for no form of its own.
         choices: what is scored for such requests.
         skip: whether a line, counted from 0, has its result already and is only counted.
+        note: called for each line that is right so far, those that are skipped among them.
         progress: called between batches.
         job_seed: goes into the table.
 
@@ -146,7 +152,9 @@ def read_job(
     """
     index = LineIndex(path)
     try:
-        reader = _Reader(index, description, capacity_tokens, names, schema, choices, reject, skip)
+        reader = _Reader(
+            index, description, capacity_tokens, names, schema, choices, reject, skip, note
+        )
         with open_input(path) as file:
             lines = LineReader(file)
             reader.read(lines, progress)
@@ -169,6 +177,7 @@ class _Reader:
         choices: AskedChoices | None,
         reject: Reject,
         skip: Callable[[int], bool],
+        note: Note,
     ) -> None:
         all_names = {description.id, description.name, *names}
         vocab_size, defaults = description.vocab_size, description.generation_defaults
@@ -188,7 +197,7 @@ class _Reader:
         self._rules = LengthRules(description.max_model_len, capacity_tokens)
         self._index = index
         self._reject_line = reject
-        self._skip = skip
+        self._skip, self._note = skip, note
         pooling = description.pooling
         self._table = TableBuilder(None if pooling is None else pooling.padding)
         self._rejected = 0
@@ -233,10 +242,15 @@ class _Reader:
             content = decode_line(raw.data)
             custom_id = custom_id_of(content)
             if self._skip(line):
+                self._note(line, content)
                 return None
             request = self._validator.request(content)
-            texts = [self._renderer.text(prompt) for prompt in request.prompts]
-            if request.url == CHAT_URL and isinstance(texts[0], str):
+            self._note(line, content)
+            texts = [
+                self._renderer.text(prompt, place)
+                for prompt, place in zip(request.prompts, request.places, strict=True)
+            ]
+            if not request.special_tokens and isinstance(texts[0], str):
                 request = self._validator.after_reasoning(request, texts[0])
         except Exception as error:  # whatever one line does, the others go on
             self._reject(line, custom_id, _refusal(error, line))

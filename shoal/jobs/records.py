@@ -18,7 +18,8 @@ from shoal.jobs.index import LineName
 from shoal.jobs.logprob_records import chat_logprobs, completion_logprobs
 from shoal.jobs.pooled_bodies import PooledBodies
 from shoal.jobs.pooled_records import PooledRecords
-from shoal.types import CHAT_URL, Choice, Completion, RequestTable
+from shoal.jobs.response_records import response_body
+from shoal.types import CHAT_URL, RESPONSES_URL, Choice, Completion, RequestTable
 
 RECORD_BEGINS = b'{"id":"batch_req_'
 """The first bytes of every record."""
@@ -60,11 +61,29 @@ class RecordWriter:
             prompts: the completion of each of its prompts, in order, none of them an error.
             table: the requests they are of.
         """
-        chat = name.url == CHAT_URL
         key = self._key(line)
         if self._pooled is not None:
             body = self._pooled.body(key, name.url, name.body, prompts)
-            return _record(key, name.custom_id, 200, body)
+        elif name.url == RESPONSES_URL:
+            body = self._response(key, prompts[0], table, name.body.get("metadata"))
+        else:
+            body = self._choices(key, name.url == CHAT_URL, prompts, table)
+        return _record(key, name.custom_id, 200, body)
+
+    def _response(
+        self, key: str, completion: Completion, table: RequestTable, metadata: Any
+    ) -> dict[str, Any]:
+        created, params = int(time.time()), table.sampling(completion.request_index)
+        prompt = table.prompt(completion.request_index)
+        answer = self._reader.read(completion.choices[0], prompt, params)
+        return response_body(
+            key, created, self._model, completion, answer, params, metadata, self._detokenizer
+        )
+
+    def _choices(
+        self, key: str, chat: bool, prompts: Sequence[Completion], table: RequestTable
+    ) -> dict[str, Any]:
+        """The body of a chat's or a completions line's record."""
         usage = {
             "prompt_tokens": sum(prompt.prompt_tokens for prompt in prompts),
             "completion_tokens": sum(prompt.generated_tokens for prompt in prompts),
@@ -73,7 +92,7 @@ class RecordWriter:
         if table.sampling(prompts[0].request_index).choices is not None:
             scored = list(scored_answers(prompts, table, chat=chat))
             usage = {"prompt_tokens": sum(read for _, read in scored), "completion_tokens": 0}
-        body = {
+        body: dict[str, Any] = {
             "id": f"{'chatcmpl' if chat else 'cmpl'}-{key}",
             "object": "chat.completion" if chat else "text_completion",
             "created": int(time.time()),
@@ -92,7 +111,7 @@ class RecordWriter:
                 {"index": number} | self._text_choice(choice, prompt.request_index, table)
                 for number, (prompt, choice) in enumerate(_choices(prompts))
             ]
-        return _record(key, name.custom_id, 200, body)
+        return body
 
     def failure(self, line: int, custom_id: str | None, error: InvalidRequestError) -> bytes:
         """The error record of a line, counted from 0; what people read counts from 1."""

@@ -12,19 +12,20 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import orjson
 
 from shoal.arrow import require_pyarrow
-from shoal.errors import JobError
+from shoal.errors import JobChangedError, JobError
 from shoal.jobs.disk import NewFile
-from shoal.jobs.lines import BYTE_ORDER_MARK, open_input
+from shoal.jobs.lines import BYTE_ORDER_MARK, ContentDigest, digest_input, open_input
 from shoal.jobs.spec import check_input
 from shoal.jobs.spool import Spool
 from shoal.prompts.token_files import is_token_file
-from shoal.tables import FieldOrder, TableRequests, read_template
+from shoal.tables import FieldOrder, KeptRows, TableRequests, read_template
 
 STANDARD_INPUT = "-"
 """Given as INPUT, it means what is piped in."""
@@ -79,6 +80,36 @@ def open_table(table: Path, template: Path) -> tuple[Spool, TableRequests]:
     lines = (line + b"\n" for line in rendered.lines())
     origin = f"rendered from {table} and {template}"
     return Spool(lines, origin, begins=b'{"custom_id":"', kept=True), rendered
+
+
+@dataclass(frozen=True)
+class KeptTable:
+    """A table as it was when requests were made from it; its columns go into the results."""
+
+    path: Path
+    content: ContentDigest
+
+    @classmethod
+    def of(cls, path: Path) -> KeptTable:
+        """The table as it is now.
+
+        Raises:
+            JobError: it cannot be read.
+        """
+        return cls(path, digest_input(path))
+
+    def rows(self) -> KeptRows:
+        """Its rows.
+
+        Raises:
+            JobChangedError: they are not those of then.
+        """
+        if digest_input(self.path) != self.content:
+            raise JobChangedError(
+                f"{self.path} changed while the job ran. Restore it and run the same command "
+                "again; no result is lost."
+            )
+        return KeptRows(self.path)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ class JobSpec:
         schema: a JSON schema of all answers whose request asks for no form of its own.
         choices: texts to score for all requests that ask for no form of their own, or a file of
             them (see `read_choices`); the most probable one is the answer.
-        output: where results go.
+        output: where results go: JSON lines or, if its name ends in .parquet, a table.
         errors: where failed requests go; results.jsonl has results.errors.jsonl beside it if not
             given.
         model: a folder or a Hub id; None: the bundled model.

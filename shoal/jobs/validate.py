@@ -21,6 +21,7 @@ from shoal.fates import Honoured
 from shoal.jobs.asked_tools import AskedTools, asked_tools
 from shoal.jobs.body_fields import BODY_FIELDS, LINE_FIELDS, endpoint
 from shoal.jobs.pooled_bodies import PooledBodies
+from shoal.jobs.response_input import chat_fields, response_format, response_messages
 from shoal.jobs.scored_choices import AskedChoices, check_beside, does_not_go, parse_choices
 from shoal.prompts.prompts import ChatPrompt, Prompt, parse_messages, parse_prompts, whole_number
 from shoal.prompts.refusals import check_fields, kind_of, missing, wrong_value
@@ -30,6 +31,7 @@ from shoal.types import (
     MAX_LOGPROBS,
     POOLED,
     POOLED_URLS,
+    RESPONSES_URL,
     RequestParams,
 )
 
@@ -43,6 +45,12 @@ _ENVELOPE = ("custom_id", "method", "url", "body")
 _SAMPLING = {
     url: [name for name in RequestParams.model_fields if isinstance(fates.get(name), Honoured)]
     for url, fates in BODY_FIELDS.items()
+}
+_SAMPLING[RESPONSES_URL] += ["max_completion_tokens", "logprobs"]  # as `chat_fields` names them
+_PROMPT_FIELDS = {
+    CHAT_URL: "body.messages",
+    COMPLETIONS_URL: "body.prompt",
+    RESPONSES_URL: "body.input",
 }
 _OF_TEMPLATE = ("add_generation_prompt", "continue_final_message", "reasoning_effort", "verbosity")
 """Fields that a chat template is given."""
@@ -152,26 +160,35 @@ class Validator:
                 arguments["tools"] = tools.given
             messages = parse_messages(given.get("messages"))
             prompts = (ChatPrompt(messages, kwargs, arguments, calls_tools=not tools.idle),)
+        elif url == RESPONSES_URL:
+            messages, names = response_messages(given)
+            given = chat_fields(given)
+            kwargs = given.get("chat_template_kwargs", {})
+            arguments = _template_arguments(given, kwargs)
+            prompts = (ChatPrompt(messages, kwargs, arguments, names=names),)
         else:
             prompts = parse_prompts(given.get("prompt"), self._vocab_size)
         key, params = self._sampling(given, url, tools)
-        chat, several = url == CHAT_URL, len(prompts) > 1
-        field = "body.messages" if chat else "body.prompt"
-        places = [f"{field}[{i}]" if several else field for i in range(len(prompts))]
-        choices = self._scored(given, params)
-        seed, special = _seed(given), not chat
+        field = _PROMPT_FIELDS[url]
+        places = [f"{field}[{i}]" if len(prompts) > 1 else field for i in range(len(prompts))]
+        choices = self._scored(given, url, params)
+        seed, special = _seed(given), url == COMPLETIONS_URL
         return ParsedRequest(
             line["custom_id"], url, prompts, key, params, seed, special, tuple(places), choices
         )
 
-    def _scored(self, body: Mapping[str, Any], params: RequestParams) -> AskedChoices | None:
+    def _scored(
+        self, body: Mapping[str, Any], url: str, params: RequestParams
+    ) -> AskedChoices | None:
         """What a line wants scored: its own choices, or the job's if it asks for no form."""
         own = body.get("score_choices")
         if own is None and self._choices is None:
             return None
         choices = self._choices if own is None else parse_choices(own, "body.score_choices")
         assert choices is not None
-        if _structure(body) is not None:
+        if url == RESPONSES_URL:
+            raise does_not_go(choices, url)
+        if asked_structure(body, url) is not None:
             if own is None:
                 return None
             name = "structured_outputs" if "structured_outputs" in body else "response_format"
@@ -245,7 +262,7 @@ class Validator:
         for name in ("stop_token_ids", "logprob_token_ids"):
             if isinstance(ids := given.get(name), list):
                 given[name] = [whole_number(token) for token in ids]
-        own = _structure(body) or self._schema
+        own = asked_structure(body, url) or self._schema
         structure = tools.with_content(own)
         if structure is not None:
             given["grammar"] = structure.grammar
@@ -290,14 +307,22 @@ def _other_kind(url: str) -> InvalidRequestError:
     )
 
 
-def _structure(body: Mapping[str, Any]) -> Structure | None:
-    """What the answer is to look like, under OpenAI's name or vLLM's."""
+def asked_structure(body: Mapping[str, Any], url: str) -> Structure | None:
+    """What the answer is to look like, under OpenAI's name or vLLM's; None: nothing is said.
+
+    Raises:
+        InvalidRequestError: it is wrong, or said under both names.
+    """
     openai, vllm = body.get("response_format"), body.get("structured_outputs")
-    found = None if openai is None else of_response_format(openai, "body.response_format")
+    if url == RESPONSES_URL:
+        name, found = "text.format", response_format(body)
+    else:
+        name = "response_format"
+        found = None if openai is None else of_response_format(openai, f"body.{name}")
     if vllm is None:
         return found
     if found is not None:
-        raise wrong_value("body.structured_outputs", "does not go with response_format; give one")
+        raise wrong_value("body.structured_outputs", f"does not go with {name}; give one")
     return of_structured_outputs(vllm, "body.structured_outputs")
 
 

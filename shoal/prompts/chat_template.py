@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any, cast
 
@@ -83,7 +83,7 @@ class ChatTemplate:
                 param=where,
             ) from None
         if vanished is not None:
-            raise _dropped(vanished, where)
+            raise _dropped(vanished, where, prompt.names)
         if lost is not None:
             raise _drops(lost, "this call", "write it into the message's content")
         return rendered
@@ -189,8 +189,8 @@ def _drops(param: str, what: str, instead: str) -> InvalidRequestError:
     )
 
 
-def _dropped(text: Text, where: str) -> InvalidRequestError:
-    param = f"{where}[{text.message}].content"
+def _dropped(text: Text, where: str, names: Sequence[str]) -> InvalidRequestError:
+    param = names[text.message] if names else f"{where}[{text.message}].content"
     if text.part is not None:
         param += f"[{text.part}]"
     instead = "move it to a message of another role, or send a prompt to /v1/completions"

@@ -27,12 +27,14 @@ class ChatPrompt:
         arguments: what else the template is given: transformers' own arguments, or the variables
             that fields of the request stand for.
         calls_tools: whether the answer may call its tools, which must arrive then.
+        names: what errors call each message's content, where not by its number.
     """
 
     messages: list[Message]
     template_kwargs: dict[str, Any]
     arguments: dict[str, Any] = field(default_factory=dict)
     calls_tools: bool = True
+    names: tuple[str, ...] = ()
 
 
 Prompt = ChatPrompt | str | list[int]

@@ -16,6 +16,9 @@ from shoal.prompts.table_builder import TableBuilder
 from shoal.prompts.token_columns import TokenColumns
 from shoal.types import Completion, RequestParams, RequestTable
 
+_OF_TABLES = ("columns", "column_names")
+"""What tables of pandas, polars, Arrow and datasets have, and their columns have not."""
+
 CheckedPrompt = str | Sequence[int] | InvalidRequestError
 """What a prompt turned out to be: text, token ids, or wrong."""
 
@@ -26,8 +29,13 @@ def prompts_of(prompts: Any) -> TokenColumns | list[Any]:
     A text, a mapping or a list of whole numbers is one prompt.
 
     Raises:
-        OptionError: no prompts, or an Arrow column of neither text nor token ids.
+        OptionError: no prompts, a whole table, or an Arrow column of neither text nor token ids.
     """
+    if any(hasattr(type(prompts), name) for name in _OF_TABLES):
+        raise OptionError(
+            f"prompts are a whole {type(prompts).__name__}: give one of its columns, as in "
+            'llm.generate(df["prompt"]).'
+        )
     if isinstance(prompts, TokenColumns):
         return prompts
     if isinstance(prompts, str | Mapping) or _is_token_ids(prompts):
@@ -55,8 +63,12 @@ def text_of(prompt: Any) -> str | None:
 
 def _of_arrow(column: Any) -> TokenColumns | list[Any]:
     import pyarrow.types as types
+    from pyarrow import ArrowException
 
-    chunks = arrow_chunks(column)
+    try:
+        chunks = arrow_chunks(column)
+    except ArrowException:  # values of several kinds, which are Python's own
+        return list(column)
     kind = chunks.type.value_type if types.is_dictionary(chunks.type) else chunks.type
     if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
         values: list[Any] = chunks.to_pylist()

@@ -7,7 +7,7 @@ so `007` stays `007`; its first line names the columns, and it has no missing va
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from shoal.errors import JobError, OptionError
 from shoal.types import Int32Array
 
 SUFFIXES = (".parquet", ".csv")
+_ROWS_AT_A_TIME = 8192
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,29 @@ class TableFile:
             raise self._unreadable(error) from error
         return table.num_rows, {name: self._text(table[name], name, null) for name in names}
 
+    def arrow_schema(self) -> Any:
+        """The columns and their types, those of a CSV file text."""
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        if self._is_csv:
+            return pa.schema([(name, pa.string()) for name in self.columns])
+        return parquet.read_schema(self.path).remove_metadata()
+
+    def batches(self) -> Iterator[Any]:
+        """All columns, as record batches of some thousand rows, in order.
+
+        Raises:
+            JobError: the file is damaged.
+        """
+        import pyarrow as pa
+
+        try:
+            for batch in self._batches():
+                yield batch.replace_schema_metadata(None)
+        except (pa.ArrowException, OSError) as error:
+            raise self._unreadable(error) from error
+
     @property
     def _is_csv(self) -> bool:
         return self.path.suffix.lower() == ".csv"
@@ -87,19 +111,32 @@ class TableFile:
             raise self._unreadable(error) from error
 
     def _read(self, names: list[str]) -> Any:
-        import pyarrow as pa
         from pyarrow import csv, parquet
 
         if not self._is_csv:
             return parquet.read_table(self.path, columns=names)
+        return csv.read_csv(self.path, **self._csv_options()).select(names)
+
+    def _batches(self) -> Iterator[Any]:
+        from pyarrow import csv, parquet
+
+        if self._is_csv:
+            with csv.open_csv(self.path, **self._csv_options()) as reader:
+                yield from reader
+        else:
+            with parquet.ParquetFile(self.path) as file:
+                yield from file.iter_batches(batch_size=_ROWS_AT_A_TIME)
+
+    def _csv_options(self) -> dict[str, Any]:
+        import pyarrow as pa
+        from pyarrow import csv
+
         types = dict.fromkeys(self.columns, pa.string())
-        table = csv.read_csv(
-            self.path,
-            read_options=_in_order(),
-            parse_options=_csv_syntax(),
-            convert_options=csv.ConvertOptions(column_types=types),
-        )
-        return table.select(names)
+        return {
+            "read_options": _in_order(),
+            "parse_options": _csv_syntax(),
+            "convert_options": csv.ConvertOptions(column_types=types),
+        }
 
     def _text(self, column: Any, name: str, null: str) -> TextColumn:
         import pyarrow as pa

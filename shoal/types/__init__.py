@@ -19,6 +19,7 @@ from shoal.types.request_params import (
     COMPLETIONS_URL,
     MAX_LOGPROB_TOKEN_IDS,
     MAX_LOGPROBS,
+    RESPONSES_URL,
     RequestParams,
 )
 from shoal.types.request_table import RequestTable
@@ -41,6 +42,7 @@ __all__ = [
     "POOLED",
     "POOLED_URLS",
     "RERANK_URL",
+    "RESPONSES_URL",
     "SCORE_URL",
     "BoolArray",
     "Choice",

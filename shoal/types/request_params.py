@@ -12,6 +12,7 @@ from shoal.types.choice_score import ScoredChoices
 
 CHAT_URL = "/v1/chat/completions"
 COMPLETIONS_URL = "/v1/completions"
+RESPONSES_URL = "/v1/responses"
 """Endpoints of the Batch API that a request line may name."""
 
 MAX_LOGPROBS = 20

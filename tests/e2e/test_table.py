@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import random
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -112,3 +114,57 @@ def test_wrong_commands(
     assert reviews("run", *arguments, "-o", "o.jsonl") == code
     assert message in reviews.text("stderr")
     assert "Traceback" not in reviews.text("stderr")
+
+
+def test_the_example_of_an_extraction(shoal: Shoal) -> None:
+    """Its prompts are those of the tickets, whose right answers are known."""
+    source = ("--table", EXAMPLES / "orders.csv", "--template", EXAMPLES / "orders.toml")
+    held = ("--schema", EXAMPLES / "order.json")
+    assert shoal("run", *source, *held, "-o", "orders.parquet", "--quiet") == 0
+    tickets = {
+        line["custom_id"]: line
+        for line in map(json.loads, (EXAMPLES / "tickets.jsonl").read_text().splitlines())
+    }
+    requests = shoal.read("orders.parquet.requests.jsonl")
+    assert len(requests) == 26
+    assert all(tickets[request["custom_id"]] == request for request in requests)
+    command = [sys.executable, EXAMPLES / "show_table.py", "orders.parquet"]
+    shown = subprocess.run(
+        [*command, EXAMPLES / "answers.jsonl"], cwd=shoal.folder, capture_output=True, text=True
+    )
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert "extract-06-012 | Askport | P-17014 | Zora Melland | Lumen Lamp\n" in shown.stdout
+
+
+def test_results_as_a_table_beside_the_rows_they_are_of(reviews: Shoal) -> None:
+    """On the real model, held to a schema; every answer is in columns, and the rows are kept."""
+    schema = {
+        "type": "object",
+        "properties": {"content": {"type": "boolean"}, "stars": {"enum": [1, 2, 3]}},
+        "required": ["content", "stars"],
+        "x-guidance": {"whitespace_flexible": False},
+        "additionalProperties": False,
+    }
+    (reviews.folder / "s.json").write_text(json.dumps(schema))
+    template = TEMPLATE.replace("max_tokens = 4", "max_tokens = 24\nlogprobs = true")
+    (reviews.folder / "t.toml").write_text(template)
+    command = ("run", "--table", "t.csv", "--template", "t.toml", "--schema", "s.json", *FLOAT32)
+    assert reviews(*command, "-o", "r.parquet") == 0
+    assert reviews(*command, "-o", "r.jsonl") == 0
+    found = parquet.read_table(reviews.folder / "r.parquet").to_pylist()
+    records = reviews.read("r.jsonl")
+    assert len(found) == len(records) == len(rows())
+    for row, given, record in zip(found, rows(), records, strict=True):
+        (choice,) = record["response"]["body"]["choices"]
+        text = choice["message"]["content"]
+        assert {name: row[name] for name in given} == given
+        assert (row["custom_id"], row["text"]) == (record["custom_id"], text)
+        values = json.loads(text) if row["finish_reason"] == "stop" else {}
+        assert row["content"] == values.get("content")
+        assert row["answer_stars"] == values.get("stars")
+        logprobs = [entry["logprob"] for entry in choice["logprobs"]["content"]]
+        assert row["cumulative_logprob"] == pytest.approx(sum(logprobs), abs=1e-3)
+    assert {row["answer_stars"] for row in found} & {1, 2, 3}
+    assert (
+        reviews("plan", "--table", "t.csv", "--template", "t.toml", "--results", "r.parquet") == 0
+    )

@@ -91,6 +91,11 @@ def pooled(url: str, custom_id: str, **body: object) -> dict:
     return line | {"body": {"model": "toy"} | body}
 
 
+def response(custom_id: str, input: object = "hello", **body: object) -> dict:
+    body = {"model": "toy", "input": input, "max_output_tokens": 8} | body
+    return {"custom_id": custom_id, "method": "POST", "url": "/v1/responses", "body": body}
+
+
 def write_lines(path: Path, lines: list) -> Path:
     """Objects as JSON, bytes as they are."""
     encoded = [line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines]

@@ -14,6 +14,15 @@ from openai.types.chat import ChatCompletionMessageParam
 from openai.types.chat import completion_create_params as chats
 from openai.types.chat.chat_completion_assistant_message_param import ContentArrayOfContentPart
 from openai.types.chat.chat_completion_content_part_param import ChatCompletionContentPartParam
+from openai.types.responses import EasyInputMessageParam, ResponseTextConfigParam
+from openai.types.responses import response_create_params as responses
+from openai.types.responses.response_format_text_config_param import ResponseFormatTextConfigParam
+from openai.types.responses.response_input_content_param import ResponseInputContentParam
+from openai.types.responses.response_input_item_param import Message
+from openai.types.responses.response_output_message_param import ResponseOutputMessageParam
+from openai.types.responses.response_output_refusal_param import ResponseOutputRefusalParam
+from openai.types.responses.response_output_text_param import ResponseOutputTextParam
+from openai.types.shared_params import Reasoning
 
 from shoal import EngineOptions, JobSpec, run_job
 from shoal.config import PoolingType
@@ -21,6 +30,13 @@ from shoal.errors import InvalidRequestError
 from shoal.fates import Fate, Honoured, NoEffect, Refused
 from shoal.jobs.body_fields import BODY_FIELDS, LINE_FIELDS, endpoint
 from shoal.jobs.pooled_bodies import PooledBodies
+from shoal.jobs.response_fields import (
+    FORMAT_FIELDS,
+    ITEM_FIELDS,
+    ITEM_PART_FIELDS,
+    REASONING_FIELDS,
+    TEXT_FIELDS,
+)
 from shoal.jobs.validate import ParsedRequest, Validator, decode_line
 from shoal.model.pooling import Pooling, PoolingActivation, Task
 from shoal.prompts.message_fields import MESSAGE_FIELDS, PART_FIELDS
@@ -31,6 +47,7 @@ from shoal.types import (
     COMPLETIONS_URL,
     EMBEDDINGS_URL,
     RERANK_URL,
+    RESPONSES_URL,
     SCORE_URL,
     RequestParams,
 )
@@ -40,6 +57,7 @@ from tests.helpers.job_files import (
     completion,
     pooled,
     read_records,
+    response,
     write_lines,
 )
 
@@ -59,6 +77,7 @@ POOLED = {
 LINES = {
     CHAT_URL: chat,
     COMPLETIONS_URL: completion,
+    RESPONSES_URL: response,
     EMBEDDINGS_URL: partial(pooled, EMBEDDINGS_URL, input="a"),
     SCORE_URL: partial(pooled, SCORE_URL, queries="a", documents="b"),
     RERANK_URL: partial(pooled, RERANK_URL, query="a", documents=["b", "c"]),
@@ -95,6 +114,19 @@ def fields_of(*kinds: Any) -> set[str]:
         (BODY_FIELDS[CHAT_URL], fields_of(*get_args(chats.CompletionCreateParams))),
         (BODY_FIELDS[COMPLETIONS_URL], fields_of(*get_args(completions.CompletionCreateParams))),
         (BODY_FIELDS[EMBEDDINGS_URL], fields_of(EmbeddingCreateParams)),
+        (BODY_FIELDS[RESPONSES_URL], fields_of(*get_args(responses.ResponseCreateParams))),
+        (TEXT_FIELDS, fields_of(ResponseTextConfigParam)),
+        (FORMAT_FIELDS, fields_of(*get_args(ResponseFormatTextConfigParam))),
+        (REASONING_FIELDS, fields_of(Reasoning)),
+        (ITEM_FIELDS, fields_of(EasyInputMessageParam, Message, ResponseOutputMessageParam)),
+        (
+            ITEM_PART_FIELDS,
+            fields_of(
+                *get_args(ResponseInputContentParam),
+                ResponseOutputTextParam,
+                ResponseOutputRefusalParam,
+            ),
+        ),
         (MESSAGE_FIELDS, fields_of(*get_args(ChatCompletionMessageParam))),
         (
             PART_FIELDS,
@@ -103,12 +135,16 @@ def fields_of(*kinds: Any) -> set[str]:
             ),
         ),
     ],
-    ids=["chat", "completions", "embeddings", "message", "part"],
+    ids=[
+        *("chat", "completions", "embeddings"),
+        *("responses", "text", "format", "reasoning", "item", "item part"),
+        *("message", "part"),
+    ],
 )
 def test_a_new_field_of_openais_client_needs_a_decision(
     ours: dict[str, Fate], theirs: set[str]
 ) -> None:
-    assert len(theirs) > 3
+    assert len(theirs) > 1
     assert theirs - ours.keys() == set(), "say what becomes of these, then run `make docs`"
 
 
@@ -143,6 +179,10 @@ def test_honoured_fields_are_those_the_code_reads(url: str) -> None:
             *("response_format", "structured_outputs", "tool_choice"),
         },
         COMPLETIONS_URL: {"model", "prompt", "response_format", "structured_outputs"},
+        RESPONSES_URL: {
+            *("model", "input", "instructions", "max_output_tokens", "text", "include"),
+            *("reasoning", "chat_template_kwargs", "metadata", "structured_outputs"),
+        },
     }
     assert honoured - RequestParams.model_fields.keys() == read_elsewhere[url]
 
@@ -170,7 +210,8 @@ def test_a_field_that_is_nearly_right_is_named() -> None:
         ("/score", SCORE_URL),
         ("/v2/rerank", RERANK_URL),
         ("/v1/classify/", CLASSIFY_URL),
-        ("/v1/responses", None),
+        ("/v1/responses", RESPONSES_URL),
+        ("/responses/", RESPONSES_URL),
         ("", None),
         (3, None),
     ],
