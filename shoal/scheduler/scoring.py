@@ -86,7 +86,8 @@ class PromptScoring:
         self._children(plan, start, least, lengths)
         length = plan.segment_length.astype(np.int64)
         last = length - (np.diff(self.child_offsets) == 0)
-        first = np.clip(least - 1 - plan.segment_start, 0, length)
+        before: Int64Array = least - 1 - plan.segment_start.astype(np.int64)
+        first: Int64Array = np.minimum(np.maximum(before, 0), length)
         self.segments = ScoredRows.of(first, last, most)
 
     def _children(
@@ -101,13 +102,12 @@ class PromptScoring:
         """
         table, end = self._table, plan.segment_end.astype(np.int64)
         inner = np.flatnonzero(plan.segment_parent >= 0)
-        above = plan.segment_parent[inner]
-        inner, above = (each[least[inner] <= end[above]] for each in (inner, above))
+        inner = inner[least[inner] <= end[plan.segment_parent[inner]]]
         leaf = plan.sequence_segment
         direct = np.flatnonzero(leaf >= 0)
         reach = end[leaf[direct]]
         direct = direct[(start[direct] <= reach) & (lengths[direct] > reach)]
-        parent = np.concatenate([above, leaf[direct]]).astype(np.int64)
+        parent = np.concatenate([plan.segment_parent[inner], leaf[direct]]).astype(np.int64)
         request = np.concatenate([plan.segment_request[inner], plan.sequence_request[direct]])
         token = table.tokens[table.offsets[request] + end[parent]].astype(np.int64)
         pairs = np.unique(parent << 32 | token)
