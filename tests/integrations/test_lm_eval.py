@@ -18,6 +18,7 @@ from tests.helpers.models import greedy, save_model
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
+from lm_eval.api.model import CachingLM
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
@@ -264,21 +265,28 @@ def test_all_tasks_are_one_forest(tiny: LLM, monkeypatch: pytest.MonkeyPatch) ->
     assert calls == [2 * 2 * 4, 2]
 
 
-def test_what_was_done_goes_to_the_cache(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["loglikelihood", "generate_until"])
+def test_what_was_done_is_in_the_cache(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
+) -> None:
     """Of a run that is interrupted, when the harness was given `--use_cache`."""
     model = ShoalLM(llm)
-    kept: dict[Any, Any] = {}
-    monkeypatch.setattr(model, "_keep", lambda kind, key, value: kept.update({(kind, key): value}))
-    asked = instances("loglikelihood", PAIRS[:2])
-    whole = model.loglikelihood(asked, disable_tqdm=True)
-    assert kept == {}
-    generate = llm.generate
+    cached = CachingLM(model, str(tmp_path / "cache.db"))
+    short = {"max_gen_toks": 5, "until": ["zz"]}
+    pairs = PAIRS[:3] if kind == "loglikelihood" else [(c, short) for c in ("a", "b", "c")]
+    asked = instances(kind, pairs)
+    whole = getattr(model, kind)(asked, disable_tqdm=True)
+    generate, calls = llm.generate, []
 
-    def interrupted(*arguments: Any, **options: Any) -> Any:
-        outputs = generate(*arguments, **options)
-        raise GenerationInterrupted("", [None, *outputs[1:]])
+    def interrupted(prompts: list[Any], *arguments: Any, **options: Any) -> Any:
+        calls.append(len(prompts))
+        outputs = generate(prompts, *arguments, **options)
+        if len(prompts) == 3:
+            raise GenerationInterrupted("", [None, *outputs[1:]])
+        return outputs
 
     monkeypatch.setattr(llm, "generate", interrupted)
     with pytest.raises(GenerationInterrupted):
-        model.loglikelihood(asked, disable_tqdm=True)
-    assert kept == {("loglikelihood", PAIRS[1]): whole[1]}
+        getattr(cached, kind)(asked)
+    assert getattr(cached, kind)(asked) == whole
+    assert calls == [3, 1]
