@@ -13,6 +13,7 @@ from fate_tables import asking_for_nothing, by_reason, cell, of_kind, write
 from shoal.fates import Fate, Honoured, NoEffect, Refused
 from shoal.jobs.body_fields import BODY_FIELDS, LINE_FIELDS
 from shoal.prompts.message_fields import MESSAGE_FIELDS, PART_FIELDS
+from shoal.prompts.tool_fields import CALL_FIELDS, CALLED_FIELDS, FUNCTION_FIELDS, TOOL_FIELDS
 from shoal.types import CHAT_URL, COMPLETIONS_URL
 
 
@@ -24,6 +25,10 @@ def tables() -> dict[str, str]:
         "completions": table(BODY_FIELDS[COMPLETIONS_URL]),
         "message": table(MESSAGE_FIELDS),
         "part": table(PART_FIELDS),
+        "tool": table(TOOL_FIELDS),
+        "function": table(FUNCTION_FIELDS),
+        "call": table(CALL_FIELDS),
+        "called": table(CALLED_FIELDS),
     }
 
 

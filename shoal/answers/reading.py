@@ -86,7 +86,7 @@ class AnswerReader:
 
     def _parsed(self, text: str, prefix: str, tools: str | None) -> _Parsed | None:
         """The parts of a text; None where it does not fit the template, or a call is none."""
-        known = _tools(tools) if tools is not None else []
+        known: list[Any] = _tools(tools) if tools is not None else []
         try:
             template = self.form.template(calls=tools is not None)
             message = parse_response(text, template, prefix=prefix, tools=known)
