@@ -20,6 +20,7 @@ from shoal.jobs.response_fields import (
     TEXT_FIELDS,
 )
 from shoal.prompts.message_fields import MESSAGE_FIELDS, PART_FIELDS
+from shoal.prompts.tool_fields import CALL_FIELDS, CALLED_FIELDS, FUNCTION_FIELDS, TOOL_FIELDS
 from shoal.types import CHAT_URL, COMPLETIONS_URL, RESPONSES_URL
 
 
@@ -37,6 +38,10 @@ def tables() -> dict[str, str]:
         "reasoning": table(REASONING_FIELDS),
         "message": table(MESSAGE_FIELDS),
         "part": table(PART_FIELDS),
+        "tool": table(TOOL_FIELDS),
+        "function": table(FUNCTION_FIELDS),
+        "call": table(CALL_FIELDS),
+        "called": table(CALLED_FIELDS),
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from shoal.fates import Fate, Honoured, Refused
+from shoal.fates import Fate, Honoured, NoEffect, Refused
 from shoal.prompts.refusals import check_fields, kind_of, missing, wrong_value
 
 _FUNCTIONS = Refused("Only functions are called.", ("function",))
@@ -28,7 +28,7 @@ CALL_FIELDS: dict[str, Fate] = {
     "id": Honoured(_GIVEN, kind=str),
     "type": _FUNCTIONS,
     "function": Honoured("What was called.", kind=dict),
-    "index": Honoured("A note of clients that stream.", kind=int),
+    "index": NoEffect("Clients that stream copy it from answers.", kind=int),
 }
 CALLED_FIELDS: dict[str, Fate] = {
     "name": Honoured(_GIVEN, kind=str),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from transformers import AutoTokenizer
 
 from shoal.config import EngineOptions
 from shoal.jobs import JobSpec, run_job
+from shoal.model.description import bundled_model_path
 from tests.helpers.job_files import chat, read_records, write_lines
 from tests.helpers.tool_models import NOW, SCHEMAS, TEMPLATES, TOOLS, WEATHER, save_tool_model
 
@@ -249,3 +251,21 @@ def test_the_bundled_model_reads_no_tools(tool: dict[str, Any], tmp_path: Path) 
     code, param, message = refusal(record)
     assert (code, param) == ("unsupported_parameter", "body.tools")
     assert "reads no tools" in message
+
+
+def test_the_bundled_model_calls_with_a_template_that_reads_tools(tmp_path: Path) -> None:
+    """Its text is cut at a stop string, too, and every token has its logprob."""
+    model = tmp_path / "toy"
+    shutil.copytree(bundled_model_path(), model)
+    (model / "chat_template.jinja").write_text(TEMPLATES["qwen"])
+    line = asked(1, tool_choice=NAMED, temperature=0, logprobs=True, stop=["</tool_call>"])
+    plain = asked(2, tools=None, max_tokens=6, logprobs=True)
+    records = run(tmp_path, model, [line, plain], reasoning_parser="none")
+    called, said = map(answered, records)
+    assert checked_calls(called) == ["now"]
+    assert called.choices[0].finish_reason == "tool_calls"
+    assert said.choices[0].message.content
+    for completion in (called, said):
+        logprobs = completion.choices[0].logprobs
+        assert logprobs is not None
+        assert len(logprobs.content or []) == completion.usage.completion_tokens

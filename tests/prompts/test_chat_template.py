@@ -316,3 +316,50 @@ def test_a_template_that_always_hangs_is_tried_once(monkeypatch: pytest.MonkeyPa
     for i in range(20):
         assert refusal(of, said(f"request {i}")).code == "chat_template_timeout"
     assert time.thread_time() - began < 1.5
+
+
+CALLED = {"function": {"name": "now", "arguments": '{"zone": "UTC"}'}}
+
+
+@pytest.mark.parametrize(
+    ("shown", "vanishes"),
+    [
+        ("{{ call.function.name }}{{ call.function.arguments | tojson }}", False),
+        ("{{ call.function.name }}{% for k, v in call.function.arguments | items %}{{ k ~ v }}"
+         "{% endfor %}", False),
+        ("{{ call.function.name }}", True),
+        ("{{ call.function.arguments }}", True),
+        ("{% if loop.first %}{{ call }}{% endif %}", True),
+    ],
+)  # fmt: skip
+def test_calls_of_earlier_answers_must_arrive(shown: str, vanishes: bool) -> None:
+    template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% for call in m.tool_calls or [] %}"
+        + shown
+        + "{% endfor %}{% endfor %}"
+    )
+    called = {"role": "assistant", "content": None, "tool_calls": [CALLED, CALLED]}
+    messages = [*said("when?"), called, {"role": "tool", "content": "12", "tool_call_id": "c"}]
+    if vanishes:
+        error = refusal(renderer(template), messages)
+        first = 1 if "loop" in shown else 0
+        assert error.param == f"body.messages[1].tool_calls[{first}]"
+        assert "drops this call" in error.message
+    else:
+        assert "now" in text(renderer(template), messages)
+
+
+def test_tools_that_may_be_called_must_arrive() -> None:
+    messages = parse_messages(said("hi"))
+    tool = {"type": "function", "function": {"name": "f", "description": "Does it."}}
+    deaf = renderer(
+        "{{ tools[0].function.name }}{% for m in messages %}{{ m.content }}{% endfor %}"
+    )
+    for calls in (True, False):
+        prompt = ChatPrompt(messages, {}, {"tools": [tool]}, calls_tools=calls)
+        if not calls:
+            assert deaf.text(prompt) == "fhi"
+            continue
+        with pytest.raises(InvalidRequestError) as caught:
+            deaf.text(prompt)
+        assert caught.value.param == "body.tools[0].function.description"
