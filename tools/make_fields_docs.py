@@ -13,7 +13,14 @@ from fate_tables import asking_for_nothing, by_reason, cell, of_kind, write
 from shoal.fates import Fate, Honoured, NoEffect, Refused
 from shoal.jobs.body_fields import BODY_FIELDS, LINE_FIELDS
 from shoal.prompts.message_fields import MESSAGE_FIELDS, PART_FIELDS
-from shoal.types import CHAT_URL, COMPLETIONS_URL
+from shoal.types import (
+    CHAT_URL,
+    CLASSIFY_URL,
+    COMPLETIONS_URL,
+    EMBEDDINGS_URL,
+    RERANK_URL,
+    SCORE_URL,
+)
 
 
 def tables() -> dict[str, str]:
@@ -22,6 +29,10 @@ def tables() -> dict[str, str]:
         "line": table(LINE_FIELDS),
         "chat": table(BODY_FIELDS[CHAT_URL]),
         "completions": table(BODY_FIELDS[COMPLETIONS_URL]),
+        "embeddings": table(BODY_FIELDS[EMBEDDINGS_URL]),
+        "score": table(BODY_FIELDS[SCORE_URL]),
+        "rerank": table(BODY_FIELDS[RERANK_URL]),
+        "classify": table(BODY_FIELDS[CLASSIFY_URL]),
         "message": table(MESSAGE_FIELDS),
         "part": table(PART_FIELDS),
     }
