@@ -21,7 +21,15 @@ from shoal.jobs.response_fields import (
 )
 from shoal.prompts.message_fields import MESSAGE_FIELDS, PART_FIELDS
 from shoal.prompts.tool_fields import CALL_FIELDS, CALLED_FIELDS, FUNCTION_FIELDS, TOOL_FIELDS
-from shoal.types import CHAT_URL, COMPLETIONS_URL, RESPONSES_URL
+from shoal.types import (
+    CHAT_URL,
+    CLASSIFY_URL,
+    COMPLETIONS_URL,
+    EMBEDDINGS_URL,
+    RERANK_URL,
+    RESPONSES_URL,
+    SCORE_URL,
+)
 
 
 def tables() -> dict[str, str]:
@@ -36,6 +44,10 @@ def tables() -> dict[str, str]:
         "text": table(TEXT_FIELDS),
         "format": table(FORMAT_FIELDS),
         "reasoning": table(REASONING_FIELDS),
+        "embeddings": table(BODY_FIELDS[EMBEDDINGS_URL]),
+        "score": table(BODY_FIELDS[SCORE_URL]),
+        "rerank": table(BODY_FIELDS[RERANK_URL]),
+        "classify": table(BODY_FIELDS[CLASSIFY_URL]),
         "message": table(MESSAGE_FIELDS),
         "part": table(PART_FIELDS),
         "tool": table(TOOL_FIELDS),

@@ -14,16 +14,18 @@ from fate_tables import by_reason, cell, of_kind, write
 from shoal import SamplingParams
 from shoal.config import EngineOptions
 from shoal.fates import Fate, Honoured, NoEffect, Refused
-from shoal.llm.options import CALL_OPTIONS, LLM_OPTIONS
+from shoal.llm.options import CALL_OPTIONS, LLM_OPTIONS, POOLING_CALL_OPTIONS
 from shoal.llm.sampling_params import sampling_fates
 
 _DEFAULTS = {field.name: field.default for field in fields(EngineOptions)}
 _EMPTY = (None, [], (), {})
 _OF_LLM = {"model": None, "tokenizer": None, "seed": 0, "chat_template": None}
-_OF_LLM |= {"kv_cache_memory_bytes": None}
+_OF_LLM |= {"kv_cache_memory_bytes": None, "hf_overrides": None, "pooler_config": None}
+_OF_LLM |= {"runner": "auto", "convert": "auto", "task": None}
 _OF_CALLS: dict[str, Any] = {"sampling_params": None, "use_tqdm": True, "tools": None}
 _OF_CALLS |= {"chat_template": None, "chat_template_kwargs": None}
 _OF_CALLS |= {"add_generation_prompt": True, "continue_final_message": False}
+_OF_POOLING = {"pooling_params": None, "use_tqdm": True, "chat_template": None}
 
 
 def tables() -> dict[str, str]:
@@ -36,6 +38,7 @@ def tables() -> dict[str, str]:
     return {
         "sampling": table(sampling_fates(), sampling),
         "options": table(LLM_OPTIONS, options),
+        "pooling": table(POOLING_CALL_OPTIONS, _OF_POOLING),
         "calls": table(CALL_OPTIONS, _OF_CALLS),
     }
 

@@ -169,6 +169,7 @@ BODY_FIELDS: dict[str, dict[str, Fate]] = {
         "input": Honoured("A string, or items: messages of text, earlier answers among them."),
         "instructions": Honoured("A system message before them.", kind=str),
         **_BOTH,
+        **alike("score_choices logprob_token_ids", Refused(_CHATS)),
         "max_output_tokens": Honoured("Most tokens of an answer."),
         "text": Honoured(
             "Its `format`: what an answer must look like. Its `verbosity` goes to the template.",
