@@ -5,7 +5,8 @@ the engine) → the engine → `records` (JSON) → `journal` (safe) → `finish
 input order). `reader` leads the first half, `execute` the second, and `job` decides whether a job
 begins, resumes or is finished already. `planned_job` stops after the first half. `sources` tells
 what the input is. A compressed file, a pipe or a table becomes a batch file first (`spool`).
-Results are JSON lines or a table (`results_file`, `parquet_results`). `spec` says what a job is, `paths` knows all files of it.
+Results are JSON lines or a table (`results_file`, `parquet_results`). `spec` says what a job is,
+`paths` knows all files of it.
 """
 
 from shoal.jobs.execute import EngineFactory, kv_capacity_tokens
