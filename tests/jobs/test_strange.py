@@ -118,10 +118,10 @@ def test_what_nobody_foresaw_fails_one_line_and_is_logged(
 ) -> None:
     text, tokenize = Renderer.text, Renderer.tokenize
 
-    def failing_text(self: Renderer, prompt: object) -> object:
+    def failing_text(self: Renderer, prompt: object, where: str) -> object:
         if "no text" in str(prompt):
             raise ZeroDivisionError("text")
-        return text(self, prompt)  # type: ignore[arg-type]
+        return text(self, prompt, where)  # type: ignore[arg-type]
 
     def panicking(self: Renderer, texts: list[str], **options: bool) -> object:
         if any("no ids" in each for each in texts):
