@@ -195,6 +195,7 @@ def _read_config(source: str, trusted: bool) -> PreTrainedConfig:
     text: PreTrainedConfig = config.get_text_config()
     refuse_quantized_checkpoint(text, source)
     refuse_unsupported(text)
+    text.dtype = text.dtype or config.dtype
     _check_sizes(text, source)
     return text
 

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.distributed.configuration_utils import DistributedConfig
 from transformers.utils import logging as transformers_logging
 from transformers.utils.import_utils import is_accelerate_available
@@ -42,6 +42,7 @@ from shoal.model.fusion import (
 from shoal.model.hook import ATTENTION_NAME, AttentionProbe, attention_step
 from shoal.model.memory import enough_memory, out_of_memory
 from shoal.model.pieces import Pieces
+from shoal.model.text_part import text_part_class
 
 MOSTLY = 0.9
 """Share of a model's weights of which it is said to be quantized without a warning."""
@@ -158,7 +159,7 @@ def _read_weights(description: ModelDescription) -> torch.nn.Module:
     check_files(description.source)
     with quiet_transformers(), kept_report() as report:
         try:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = _class_of(description).from_pretrained(
                 description.source,
                 dtype=description.dtype,
                 attn_implementation=ATTENTION_NAME,
@@ -184,6 +185,14 @@ def _read_weights(description: ModelDescription) -> torch.nn.Module:
     module, info = loaded
     check_loaded(module, info, description.id)
     return module
+
+
+def _class_of(description: ModelDescription) -> Any:
+    """What loads a model: transformers' choice, for a checkpoint with towers without them."""
+    config = AutoConfig.from_pretrained(
+        description.source, trust_remote_code=description.trust_remote_code
+    )
+    return text_part_class(config) or AutoModelForCausalLM
 
 
 def loading_keywords(device: torch.device) -> dict[str, Any]:
