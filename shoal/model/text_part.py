@@ -16,6 +16,8 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MULTIMODAL_LM_MAPPING,
 )
 
+from shoal.errors import UnsupportedModelError
+
 _MAPPINGS: tuple[Any, ...] = (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
@@ -36,6 +38,17 @@ def text_part_class(config: PreTrainedConfig) -> type[Any] | None:
     if whole is None or whole.config_class is not type(config):
         return None
     return _without_towers(whole)
+
+
+def refuse_unknown_class(config: PreTrainedConfig) -> None:
+    """Raise `UnsupportedModelError` if transformers has no class that makes text of a config."""
+    if getattr(config, "auto_map", None) or any(type(config) in table for table in _MAPPINGS):
+        return
+    raise UnsupportedModelError(
+        "no language model",
+        f"models of type {config.model_type!r} make no text: transformers has no class with "
+        "logits over tokens for them. Use a language model.",
+    )
 
 
 def _without_towers(whole: type[Any]) -> type[Any]:
