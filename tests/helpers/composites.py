@@ -80,6 +80,13 @@ COMPOSITES: dict[str, tuple[str, dict[str, object]]] = {
         {"text_config": {"model_type": "llama", **_LLAMA}, "vision_config": _VIT,
          "scale_factor": 1, **_IMAGE},
     ),
+    "llama4": (
+        "Llama4Config",
+        {"text_config": KINDS["llama4"][1],
+         "vision_config": {**_VIT, "vision_output_dim": 16, "projector_input_dim": 16,
+                           "projector_output_dim": 16, "intermediate_size": 64}, **_IMAGE},
+    ),
+    "gemma4": ("Gemma4Config", {"text_config": KINDS["gemma4 shared"][1], "vision_config": _VIT}),
 }  # fmt: skip
 REFUSED_COMPOSITES: dict[str, tuple[str, dict[str, object]]] = {
     "paligemma": (
