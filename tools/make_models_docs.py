@@ -1,4 +1,4 @@
-"""Write the tables of `docs/models.md` by loading a tiny model of each family; takes a minute or two.
+"""Write the tables of `docs/models.md` by loading a tiny model of each family, in minutes.
 
 python tools/make_models_docs.py            writes them
 python tools/make_models_docs.py --check    exits with 1 when they are not up to date

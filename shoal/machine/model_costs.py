@@ -11,8 +11,8 @@ from shoal.config import Quantization
 from shoal.costs import BLOCK_SIZE, Costs, Machine, Rates, RatesSource
 from shoal.machine.calibration_cache import Calibration
 from shoal.machine.weight_counts import count_weights
-from shoal.model.layer_sizes import layer_sizes
 from shoal.model.description import ModelDescription
+from shoal.model.layer_sizes import layer_sizes
 
 CPU_CORE_FLOPS = 1e11
 """FLOP/s of one core where nothing was measured: AVX-512 in float32 reached 2.05e11, AMX-BF16 15

@@ -79,9 +79,9 @@ def _refuse_other_memory(config: PreTrainedConfig) -> None:
         raise UnsupportedModelError(
             "sparse attention by an indexer",
             f"models of type {kind!r} use sparse attention by an indexer{which}: a small attention "
-            "of its own chooses for each token which earlier ones it sees. Shoal would need the "
-            "indexer's keys in its KV pool, and kernels that read chosen tokens of shared segments. "
-            "Use another model.",
+            "of its own chooses for each token which earlier ones it sees. Shoal would need its "
+            "keys in the KV pool, and kernels that read chosen tokens of shared segments. Use "
+            "another model.",
         )
     other = sorted(layers - _KNOWN_LAYERS)
     if other:

@@ -52,12 +52,12 @@ def refuse_unknown_class(config: PreTrainedConfig) -> None:
 
 
 def _without_towers(whole: type[Any]) -> type[Any]:
-    def __init__(self: Any, config: PreTrainedConfig, *args: Any, **keywords: Any) -> None:
+    def make(self: Any, config: PreTrainedConfig, *args: Any, **keywords: Any) -> None:
         whole.__init__(self, config, *args, **keywords)
         remove_towers(self)
 
     # transformers finds the conversions of a checkpoint's names by the class's name and module.
-    own = {"__init__": __init__, "__module__": whole.__module__, "__qualname__": whole.__qualname__}
+    own = {"__init__": make, "__module__": whole.__module__, "__qualname__": whole.__qualname__}
     return type(whole.__name__, (whole,), own)
 
 

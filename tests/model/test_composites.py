@@ -85,7 +85,7 @@ def test_weights_of_towers_are_not_read(tmp_path: Path) -> None:
         file.truncate(8 + len(text) + size)
     (folder / "model.safetensors").rename(folder / "rest.safetensors")
     with safe_open(folder / "rest.safetensors", framework="pt") as file:
-        names = {key: "rest.safetensors" for key in file.keys() if not tower(key)}
+        names = {key: "rest.safetensors" for key in file.keys() if not tower(key)}  # noqa: SIM118
     index = {"metadata": {}, "weight_map": names | {name: "towers.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     prompts = forest_of_prompts(2)[:3]

@@ -1,6 +1,7 @@
 """docs/models.md says what becomes of each family: its rows are made anew and compared.
 
-That those which run are right, `test_architectures.py`, `test_kinds.py` and `test_composites.py` show.
+That those which run are right show `test_architectures.py`, `test_kinds.py` and
+`test_composites.py`.
 """
 
 from __future__ import annotations

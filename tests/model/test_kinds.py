@@ -127,7 +127,7 @@ def test_chunks_other_than_the_masks_are_refused(
             found if (found := own(module, kind)).chunk is None else replace(found, chunk=chunk)
         ),
     )
-    with pytest.raises(UnsupportedModelError, match="beyond the window or chunk|not see all"):
+    with pytest.raises(UnsupportedModelError, match=r"beyond the window or chunk|not see all"):
         prepared(folder, module)
 
 

@@ -1,4 +1,4 @@
-"""Windows, chunks, soft-capping and sinks under Triton's interpreter, against the definition in float64."""
+"""Windows, chunks, soft-capping and sinks under Triton's interpreter, against the definition."""
 
 from __future__ import annotations
 
