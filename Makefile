@@ -105,6 +105,7 @@ docs: install  ## Regenerate the generated documentation
 	$(BIN)/python tools/make_cli_docs.py
 	$(BIN)/python tools/make_python_docs.py
 	$(BIN)/python tools/make_fields_docs.py
+	$(BIN)/python tools/make_models_docs.py
 
 check: lint types  ## Everything CI checks before the tests
 	$(BIN)/python tools/make_cli_docs.py --check

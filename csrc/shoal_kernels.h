@@ -64,14 +64,14 @@ struct ShoalWork {
   const uint8_t* causal;                            // [items]
   const int64_t* block_offsets;                     // [items + 1]
   const int32_t* blocks;
-  const int64_t* positions;                         // [rows]; read only for a window
+  const int64_t* positions;                         // [rows], where a row's window ends: itself, or its chunk's end
 };
 
 struct ShoalShape {
   int32_t dtype, isa;
   int32_t heads, kv_heads, key_dim, value_dim;
   int32_t threads;
-  int32_t window;  // a row at position p sees keys above p - window only; 0: all before it
+  int32_t window;  // a row sees keys above positions[row] - window only; 0: all before it
 };
 
 struct ShoalAttention {

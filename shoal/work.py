@@ -11,6 +11,33 @@ from shoal.types import BoolArray, Int32Array, Int64Array
 
 
 @dataclass(frozen=True)
+class Window:
+    """What a row sees of the keys before it.
+
+    Attributes:
+        tokens: at least 1; how many at most, its own the last.
+        chunked: only those of its own chunk, of all the chunks of so many tokens from position 0.
+    """
+
+    tokens: int
+    chunked: bool = False
+
+    def last(self, positions: Int64Array) -> Int64Array:
+        """Where the `tokens` keys end of which a row sees the first: its position or its chunk's
+        end. Positions are -1 where nothing is hidden, and stay so."""
+        if not self.chunked:
+            return positions
+        ends: Int64Array = positions - positions % self.tokens + self.tokens - 1
+        return ends
+
+    def blind_from(self, limits: Int64Array) -> Int64Array:
+        """From which position on rows see no key at a position below each limit; limits >= 0."""
+        if self.chunked:
+            return -(-limits // self.tokens) * self.tokens
+        return limits + self.tokens - 1
+
+
+@dataclass(frozen=True)
 class SegmentWork:
     """I items: the rows [row_first, row_last) attend to `kv_tokens` tokens of a segment.
 
@@ -59,14 +86,15 @@ class SegmentWork:
     def _furthest(self) -> int:
         return int(self.positions.max(initial=-1))
 
-    def hides(self, window: int | None) -> bool:
+    def hides(self, window: Window | None) -> bool:
         """Whether a window is shorter than what some row has before it."""
-        return window is not None and self._furthest >= window
+        return window is not None and self._furthest >= window.tokens
 
-    def hidden(self, item: int, window: int) -> Int64Array:
+    def hidden(self, item: int, window: Window) -> Int64Array:
         """How many of an item's first tokens a window hides from each of its rows; int64."""
         rows = slice(int(self.row_first[item]), int(self.row_last[item]))
-        beyond = self.positions[rows] - window + 1 - int(self.starts[item])
+        last = window.last(self.positions[rows])
+        beyond = last - window.tokens + 1 - int(self.starts[item])
         return np.clip(beyond, 0, int(self.kv_tokens[item]))
 
     def slots(self, item: int, first: int = 0, last: int | None = None) -> Int64Array:

@@ -35,7 +35,7 @@ struct Plan {
   ShoalShape shape;
   int64_t rows;
   std::vector<int32_t> blocks;
-  std::vector<int64_t> positions;  // of the rows; none without a window
+  std::vector<int64_t> positions;  // where the rows' windows end; none without a window
   std::vector<Piece> pieces;
   std::vector<Tile> tiles;
   std::vector<Task> tasks;     // longest first; each is done once per KV head

@@ -106,7 +106,7 @@ float number(uint16_t x) {
 
 template <class T>
 bool check(const Batch& batch, int32_t dtype, int32_t isa, int heads, int kv_heads, int key_dim,
-           int value_dim, int threads, int window, float softcap, bool with_sinks) {
+           int value_dim, int threads, int window, bool chunked, float softcap, bool with_sinks) {
   std::normal_distribution<float> normal;
   auto random = [&](int64_t n) {
     std::vector<float> x(n);
@@ -133,6 +133,10 @@ bool check(const Batch& batch, int32_t dtype, int32_t isa, int heads, int kv_hea
   shoal_kv_store(&store);
 
   std::vector<int64_t> positions = batch.positions();
+  // A row of a chunk sees from the chunk's beginning on: as from its end a window back.
+  if (chunked && window > 0)
+    for (int64_t& position : positions)
+      if (position >= 0) position += window - 1 - position % window;
   std::vector<float> sinks = random(heads);
   ShoalWork work{batch.rows, int64_t(batch.row_first.size()), batch.row_first.data(),
                  batch.row_last.data(), batch.kv_tokens.data(), batch.starts.data(),
@@ -189,8 +193,8 @@ bool check(const Batch& batch, int32_t dtype, int32_t isa, int heads, int kv_hea
     }
   double allowed = dtype == SHOAL_BFLOAT16 ? 3e-2 : 2e-5;
   if (worst > allowed)
-    printf("isa %d dtype %d heads %d/%d dims %d/%d rows %ld window %d cap %g sinks %d: error %g\n", isa,
-           dtype, heads, kv_heads, key_dim, value_dim, long(batch.rows), window, softcap, with_sinks, worst);
+    printf("isa %d dtype %d heads %d/%d dims %d/%d rows %ld window %d/%d cap %g sinks %d: error %g\n", isa,
+           dtype, heads, kv_heads, key_dim, value_dim, long(batch.rows), window, chunked, softcap, with_sinks, worst);
   return worst <= allowed;
 }
 
@@ -205,12 +209,13 @@ int main(int argc, char** argv) {
       int group = pick({1, 3, 4}), kv_heads = pick({1, 2});
       int dim = pick({8, 32, 64, 80, 128}), threads = pick({1, 2, 3});
       int window = pick({0, 0, 1, 33, 128, 700});
+      bool chunked = pick({0, 1});
       float softcap = pick({0, 0, 3});
       bool sinks = pick({0, 1});
       failed += !check<float>(batch, SHOAL_FLOAT32, isa, group * kv_heads, kv_heads, dim, dim, threads, window,
-                              softcap, sinks);
+                              chunked, softcap, sinks);
       failed += !check<uint16_t>(batch, SHOAL_BFLOAT16, isa, group * kv_heads, kv_heads, dim,
-                                 pick({dim, 48}), threads, window, softcap, sinks);
+                                 pick({dim, 48}), threads, window, chunked, softcap, sinks);
       checks += 2;
     }
   }

@@ -11,7 +11,7 @@ from shoal.attention.contract import KVLayer, KVShape
 from shoal.attention.kind import PLAIN, AttentionKind
 from shoal.kernels import Isa, Kernels
 from shoal.kernels.interface import BLOCK, DTYPES, Attention, AttentionItems, Shape, Store
-from shoal.work import SegmentWork
+from shoal.work import SegmentWork, Window
 
 _SLACK = 64
 """Elements after the pool that the kernel may read (and ignores)."""
@@ -22,7 +22,7 @@ class _Prepared:
     most models)."""
 
     def __init__(self, work: SegmentWork, lib: ctypes.CDLL) -> None:
-        self.items, self._lib, self._plans = work, lib, dict[bytes, int]()
+        self.items, self._lib, self._plans = work, lib, dict[tuple[bytes, Window | None], int]()
         columns = work.row_first, work.row_last, work.kv_tokens, work.starts, work.causal
         self._columns = [
             np.ascontiguousarray(c) for c in (*columns, work.block_offsets, work.blocks)
@@ -30,13 +30,15 @@ class _Prepared:
         addresses = [column.ctypes.data for column in self._columns]
         self._work = AttentionItems(work.num_rows, len(work), *addresses)
 
-    def plan(self, shape: Shape) -> int:
-        """The tasks for heads of this shape; freed with this object."""
-        key = bytes(shape)
+    def plan(self, shape: Shape, window: Window | None) -> int:
+        """The tasks for heads of this shape, which lacks the window; freed with this object."""
+        key = bytes(shape), window
         plan = self._plans.get(key)
         if plan is None:
-            if shape.window:
-                self._work.positions = self.items.positions.ctypes.data
+            if window is not None:
+                # In a variable, so that its memory outlives the call.
+                last = np.ascontiguousarray(window.last(self.items.positions))
+                shape.window, self._work.positions = window.tokens, last.ctypes.data
             plan = self._lib.shoal_attention_plan(ctypes.byref(self._work), ctypes.byref(shape))
             self._plans[key] = plan
         return plan
@@ -148,8 +150,8 @@ class NativeAttention:
                 key_dim=shape.key_dim,
                 value_dim=shape.value_dim,
                 threads=torch.get_num_threads(),
-                window=(kind.window or 0) if prepared.items.hides(kind.window) else 0,
-            )
+            ),
+            kind.sight if prepared.items.hides(kind.sight) else None,
         )
         # In a variable, so that its memory outlives the call.
         sinks = None if kind.sinks is None else kind.sinks.float().contiguous()

@@ -11,7 +11,7 @@ import torch
 from shoal.attention.contract import KVLayer, PlainPool
 from shoal.attention.kind import PLAIN, AttentionKind
 from shoal.types import BoolArray
-from shoal.work import SegmentWork
+from shoal.work import SegmentWork, Window
 
 
 class ReferenceAttention(PlainPool):
@@ -50,7 +50,7 @@ def attend(
     lse = torch.full((heads, rows), -torch.inf, device=query.device)
     for item in range(len(work)):
         first, last = int(work.row_first[item]), int(work.row_last[item])
-        seen = _visible(work, item, kind.window)
+        seen = _visible(work, item, kind.sight)
         some = np.flatnonzero(seen.any(axis=0))
         if len(some) == 0:
             continue
@@ -72,7 +72,7 @@ def attend(
     return out.transpose(0, 1).to(query.dtype)
 
 
-def _visible(work: SegmentWork, item: int, window: int | None) -> BoolArray:
+def _visible(work: SegmentWork, item: int, window: Window | None) -> BoolArray:
     """Which of an item's tokens each of its rows sees: bool [rows, tokens]."""
     rows, tokens = int(work.row_last[item] - work.row_first[item]), int(work.kv_tokens[item])
     row, token = np.arange(rows)[:, None], np.arange(tokens)

@@ -97,7 +97,7 @@ class TorchCpuAttention(PlainPool):
         """Buckets of single rows, then chunks and whole segments, merged by log-sum-exp."""
         keys, values = layer.keys, layer.values
         assert isinstance(prepared, _Prepared)
-        if kind.softcap is not None or prepared.work.hides(kind.window):
+        if kind.softcap is not None or prepared.work.hides(kind.sight):
             return attend(query, layer, prepared.work, scale, kind)
         heads, _, dim = query.shape
         kv_heads = keys.shape[0]

@@ -12,6 +12,7 @@ from shoal.costs import BLOCK_SIZE, Costs, Machine, Rates, RatesSource
 from shoal.machine.calibration_cache import Calibration
 from shoal.machine.weight_counts import count_weights
 from shoal.model.description import ModelDescription
+from shoal.model.layer_sizes import layer_sizes
 
 CPU_CORE_FLOPS = 1e11
 """FLOP/s of one core where nothing was measured: AVX-512 in float32 reached 2.05e11, AMX-BF16 15
@@ -94,6 +95,4 @@ def model_costs(description: ModelDescription, rates: Rates) -> Costs:
 
 def _attention_flops(config: PreTrainedConfig) -> float:
     """FLOP of all layers for a query token and a KV token: a product with K, and one with V."""
-    heads = int(config.num_attention_heads)
-    head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
-    return 4.0 * int(config.num_hidden_layers) * heads * head_dim
+    return 4.0 * sum(layer.heads * layer.head_dim for layer in layer_sizes(config))

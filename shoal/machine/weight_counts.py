@@ -66,13 +66,10 @@ def _cache_path(config: PreTrainedConfig) -> Path | None:
 
 def _count(config: PreTrainedConfig) -> WeightCounts:
     """The model is built without memory for its weights."""
-    # Only here: with it come seconds of imports.
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        # transformers leaves this function without types.
-        model: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
-    head = model.get_output_embeddings()
+    model = _built(config)
+    head = model.get_output_embeddings() or nn.Linear(
+        config.hidden_size, config.vocab_size, bias=False, device="meta"
+    )
     experts, per_token = _experts(config)
     aside = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     aside |= {id(p) for p in head.parameters()}
@@ -84,7 +81,24 @@ def _count(config: PreTrainedConfig) -> WeightCounts:
         share = per_token / experts if ".experts." in name else 1.0
         active += parameter.numel() * share
     everything = sum(parameter.numel() for parameter in model.parameters())
+    if model.get_output_embeddings() is None and not config.tie_word_embeddings:
+        everything += head.weight.numel()
     return WeightCounts(layers, round(active), head.weight.numel(), everything)
+
+
+def _built(config: PreTrainedConfig) -> Any:
+    """The model; of a text part that has no class with a head in transformers, all but its head."""
+    # Only here: with it come seconds of imports.
+    from transformers import AutoModel, AutoModelForCausalLM
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_MAPPING,
+    )
+
+    headless = type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) in MODEL_MAPPING
+    built: Any = AutoModel if headless else AutoModelForCausalLM
+    with torch.device("meta"):
+        return built.from_config(config)
 
 
 def _experts(config: PreTrainedConfig) -> tuple[int, int]:

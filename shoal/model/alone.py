@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from transformers.cache_utils import Cache, DynamicLayer
@@ -31,9 +32,10 @@ from shoal.errors import UnsupportedModelError
 from shoal.model.alike import unlike_layers
 from shoal.model.fusion.trial import Call
 from shoal.model.hook import AttentionCall, attention_step, masks_are_made
+from shoal.model.packed_cache import packed_keywords
 from shoal.model.pieces import FIRST_TOKENS, Pieces
 from shoal.scheduler import BLOCK_SIZE
-from shoal.work import SegmentWork
+from shoal.work import SegmentWork, Window
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 """Largest relative distance |a - b| / |b| of a row that is taken for rounding."""
@@ -66,7 +68,12 @@ def prove_positions(
     try:
         packed = _Packed(pieces, shapes, layers, weight.dtype, weight.device)
         with attention_step(packed), _wrapped(layers, packed.enter), suppress(_Attended):
-            module(input_ids=ids[None], position_ids=positions[None], use_cache=False)
+            module(
+                input_ids=ids[None],
+                position_ids=positions[None],
+                use_cache=False,
+                **packed_keywords(module, positions),
+            )
         alone = _Alone(packed, tried)
         longest = int(pieces.positions.max())
         # All are run, whatever is found: of a model in several processes, each finds its own.
@@ -196,7 +203,7 @@ class _Alone:
         self._piece, self._rows, self._past = 0, slice(0), 0
         self._layers: list[nn.Module] = []
         self._known = True
-        self._masks: list[tuple[torch.Tensor, int | None]] = []
+        self._masks: list[tuple[torch.Tensor, Window | None]] = []
         self.found: list[tuple[int, int]] = []
         self.calls = 0
 
@@ -227,7 +234,7 @@ class _Alone:
                 mine[0].transpose(0, 1).flatten(1),
                 theirs[0].transpose(0, 1).flatten(1),
             )
-        mask, tokens, window = call.mask, query.shape[2], call.kind.window
+        mask, tokens, window = call.mask, query.shape[2], call.kind.sight
         if mask is None:
             self._see(torch.ones(tokens, tokens, dtype=torch.bool), window)
         else:
@@ -244,11 +251,14 @@ class _Alone:
         self.calls += 1
         raise _Attended
 
-    def _see(self, visible: torch.Tensor, window: int | None) -> None:
+    def _see(self, visible: torch.Tensor, window: Window | None) -> None:
         """visible: bool [k, tokens before + k], where a row sees a token."""
         before = visible.shape[1] - len(visible)
         earlier = torch.ones_like(visible).tril(before)
-        expected = earlier if window is None else earlier.triu(before - window + 1)
+        expected = earlier
+        if window is not None:
+            last = torch.from_numpy(window.last(before + np.arange(len(visible))))
+            expected = earlier & (torch.arange(visible.shape[1]) > last[:, None] - window.tokens)
         self._note("later tokens", (visible & ~earlier).any(dim=1))
         self._note("beyond", (visible & earlier & ~expected).any(dim=1))
         self._note("earlier tokens", (expected & ~visible).any(dim=1))
@@ -269,7 +279,7 @@ class _Alone:
 _WHAT = {
     "later tokens": "attention to later tokens",
     "earlier tokens": "attention that does not see all earlier tokens",
-    "beyond": "attention to tokens beyond the window it names",
+    "beyond": "attention to tokens beyond the window or chunk it names",
     "embeddings": "embeddings that depend on where a token stands in a batch",
     "positions": "positions other than those it is given, in its attention",
     "attention": "attention that differs from the softmax it asks for",

@@ -111,11 +111,14 @@ def _weight_files(source: str) -> list[Path]:
     return [path for path in paths.values() if path is not None]
 
 
-def check_loaded(module: torch.nn.Module, info: dict[str, Any], source: str) -> None:
+def check_loaded(
+    module: torch.nn.Module, info: dict[str, Any], source: str, without_towers: bool = False
+) -> None:
     """Refuse a model that is not made of its checkpoint alone; name what was not used.
 
     Args:
         info: transformers' loading info. Tied weights and buffers made anew are not in it.
+        without_towers: the model was to be its language model alone.
 
     Raises:
         ModelLoadError: tensors are missing or misshaped, or there are some that belong to modules
@@ -138,7 +141,12 @@ def check_loaded(module: torch.nn.Module, info: dict[str, Any], source: str) -> 
         wrong.append(f"{_count(homeless)} without a place ({_some(homeless)})")
     if wrong:
         raise misfit(source, "; ".join(wrong))
-    if unexpected:
+    if unexpected and without_towers:
+        _log.info(
+            "only text is read; tensors that do not belong to its language model: %s",
+            _parts(module, unexpected),
+        )
+    elif unexpected:
         _log.warning(
             "tensors of the checkpoint that the model does not use: %s", _parts(module, unexpected)
         )

@@ -30,6 +30,7 @@ from shoal.model.features import (
     refuse_unsupported_length,
 )
 from shoal.model.generation import read_generation, token_ids
+from shoal.model.layer_sizes import layer_sizes, stated
 from shoal.model.model_files import (
     check_source,
     fingerprint,
@@ -89,6 +90,7 @@ class ModelDescription:
         trust_remote_code: whether Python files of the model's folder may run.
         pooling: what it gives of a prompt instead of an answer; None: it generates.
         tool_call_parser, reasoning_parser: in which form it calls tools and reasons, as asked for.
+        whole_config: the checkpoint's config if `config` is only that of its text part.
     """
 
     id: str
@@ -109,6 +111,7 @@ class ModelDescription:
     pooling: Pooling | None = None
     tool_call_parser: ToolCallParser = ToolCallParser.auto
     reasoning_parser: ReasoningParser = ReasoningParser.auto
+    whole_config: PreTrainedConfig | None = None
 
     @classmethod
     def load(
@@ -136,7 +139,8 @@ class ModelDescription:
         """
         source = str(bundled_model_path()) if model is None else model
         trusted = options.trust_remote_code
-        config = _read_config(source, trusted)
+        whole = _read_config(source, trusted)
+        config = _text_config(whole, source)
         parts = options.tensor_parallel
         refuse_unsplittable(config, parts)
         max_model_len = _max_model_len(config, options.max_model_len)
@@ -152,6 +156,11 @@ class ModelDescription:
             raise OptionError(
                 f"tensor_parallel {parts}: vectors, scores and classes come of a model that is "
                 "whole; give devices, which each hold a copy."
+            )
+        if pooling is not None and config is not whole:
+            raise UnsupportedModelError(
+                f"{source} has towers beside its language model; vectors, scores and classes of "
+                "such checkpoints are not read. Its text can be generated."
             )
         return cls(
             id=model or BUNDLED_MODEL,
@@ -172,6 +181,7 @@ class ModelDescription:
             pooling=pooling,
             tool_call_parser=options.tool_call_parser,
             reasoning_parser=options.reasoning_parser,
+            whole_config=None if config is whole else whole,
         )
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -190,6 +200,16 @@ class ModelDescription:
                 f"{block_bytes} B, and enough for the longest request."
             )
         return kv_bytes // block_bytes
+
+    @property
+    def checkpoint_config(self) -> PreTrainedConfig:
+        """The config of all that the checkpoint holds, towers included."""
+        return self.config if self.whole_config is None else self.whole_config
+
+    @property
+    def model_type(self) -> str:
+        """transformers' name of the family, for messages."""
+        return str(self.checkpoint_config.model_type)
 
     @property
     def source(self) -> str:
@@ -211,14 +231,24 @@ def bundled_model_path() -> Path:
 
 
 def _read_config(source: str, trusted: bool) -> PreTrainedConfig:
-    """The config of the part that reads text."""
     check_source(source)
-    config = _read(AutoConfig, source, "config", trusted)
+    config: PreTrainedConfig = _read(AutoConfig, source, "config", trusted)
     refuse_adapter(source)
+    return config
+
+
+def _text_config(config: PreTrainedConfig, source: str) -> PreTrainedConfig:
+    """The config of the part that reads text, which a composite one holds among others."""
     refuse_quantized_checkpoint(config, source)
+    if config.is_encoder_decoder:
+        refuse_unsupported(config)
     text: PreTrainedConfig = config.get_text_config()
     refuse_quantized_checkpoint(text, source)
     refuse_unsupported(text)
+    if text is not config:
+        # What a composite says once, of all its parts.
+        text.dtype = text.dtype or config.dtype
+        text.tie_word_embeddings = getattr(config, "tie_word_embeddings", False)
     _check_sizes(text, source)
     return text
 
@@ -268,7 +298,7 @@ def _check_sizes(config: PreTrainedConfig, source: str) -> None:
     if not isinstance(config.dtype, torch.dtype | None):
         raise ModelLoadError(f"config.json of {source!r}: {config.dtype!r} is no dtype. Mend it.")
     for name, needed in _SIZES.items():
-        value = getattr(config, name, None)
+        value = stated(config, name)
         if value is None and not needed:
             continue
         if type(value) is not int or value < 1:
@@ -338,7 +368,5 @@ def _check_devices(device: torch.device, wanted: int) -> None:
 
 
 def _kv_bytes_per_token(config: PreTrainedConfig, dtype: torch.dtype) -> int:
-    heads = config.num_attention_heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return int(2 * config.num_hidden_layers * kv_heads * head_dim * dtype.itemsize)
+    sizes = layer_sizes(config)
+    return 2 * sum(layer.kv_heads * layer.head_dim for layer in sizes) * dtype.itemsize

@@ -17,6 +17,9 @@ from shoal.errors import UnsupportedModelError
 
 _ALIBI_MODELS = {"bloom", "mpt"}
 _KNOWN_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
+_SPARSE_LAYERS = {"indexed_attention", "compressed_sparse_attention", "minimax_m3_sparse"}
+_SPARSE_LAYERS |= {"heavily_compressed_attention"}
+_RECURRENT_LAYERS = {"linear_attention", "conv", "hybrid", "hybrid_sliding", "mamba", "recurrent"}
 _HONOURED: dict[str, Callable[[Any], bool]] = {
     "sliding_window": lambda value: type(value) is int and value > 0,
     "softcap": lambda value: isinstance(value, int | float) and value > 0,
@@ -59,19 +62,45 @@ def refuse_unsupported(config: PreTrainedConfig) -> None:
         raise _refusal(kind, "encoder-decoder attention")
     if not hasattr(config, "num_attention_heads"):
         raise _refusal(kind, "recurrent layers")
-    layer_types = set(getattr(config, "layer_types", None) or ())
-    other = layer_types - _KNOWN_LAYERS
-    if other:
-        raise _refusal(kind, f"recurrent layers ({', '.join(sorted(other))})")
+    _refuse_other_memory(config)
     if kind in _ALIBI_MODELS or getattr(config, "alibi", False):
         raise _refusal(kind, "ALiBi position biases")
     if getattr(config, "is_causal", True) is False:
         raise _refusal(kind, "bidirectional attention")
 
 
+def _refuse_other_memory(config: PreTrainedConfig) -> None:
+    """Refuse layers that keep something else of earlier tokens than their keys and values."""
+    kind = config.model_type
+    layers = set(getattr(config, "layer_types", None) or ())
+    sparse = sorted(layers & _SPARSE_LAYERS)
+    if sparse or getattr(config, "index_topk", None):
+        which = f" ({', '.join(sparse)})" if sparse else ""
+        raise UnsupportedModelError(
+            "sparse attention by an indexer",
+            f"models of type {kind!r} use sparse attention by an indexer{which}: a small attention "
+            "of its own chooses for each token which earlier ones it sees. Shoal would need its "
+            "keys in the KV pool, and kernels that read chosen tokens of shared segments. Use "
+            "another model.",
+        )
+    other = sorted(layers - _KNOWN_LAYERS)
+    if other:
+        recurrent = [layer for layer in other if layer in _RECURRENT_LAYERS]
+        feature = "recurrent layers" if recurrent else "layers of an unknown kind"
+        raise _refusal(kind, f"{feature} ({', '.join(recurrent or other)})")
+    if getattr(config, "kv_lora_rank", None):
+        raise UnsupportedModelError(
+            "multi-head latent attention",
+            f"models of type {kind!r} use multi-head latent attention (MLA). What it keeps of a "
+            "token is one latent vector, which Shoal's KV pool does not hold yet; keys and values "
+            "made of it would take many times the memory. Use another model.",
+        )
+    if getattr(config, "cross_attention_layers", None):
+        raise _refusal(kind, "cross-attention to images")
+
+
 def refuse_unsupported_length(config: PreTrainedConfig, max_model_len: int) -> None:
     """Raise `UnsupportedModelError` for features that set in below `max_model_len` tokens."""
-    _refuse_chunks(config, max_model_len)
     _refuse_length_dependent_rope(config, max_model_len)
 
 
@@ -85,14 +114,6 @@ def refuse_unknown_keyword(kind: str, keywords: dict[str, Any]) -> None:
                 raise _refusal(kind, "attention dropout")
         elif name not in _HONOURED or not _HONOURED[name](value):
             raise _refusal(kind, f"the attention keyword {name!r}")
-
-
-def _refuse_chunks(config: PreTrainedConfig, max_model_len: int) -> None:
-    layer_types = getattr(config, "layer_types", None)
-    chunk = getattr(config, "attention_chunk_size", None)
-    chunked = not layer_types or "chunked_attention" in layer_types
-    if chunked and chunk is not None and chunk < max_model_len:
-        raise _window(config.model_type, "chunked attention", int(chunk))
 
 
 def _refuse_length_dependent_rope(config: PreTrainedConfig, max_model_len: int) -> None:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -81,7 +81,7 @@ class AttentionCall:
     @property
     def kind(self) -> AttentionKind:
         """What its keywords ask for."""
-        return _kind(**self.keywords)
+        return _chunked(self.module, _kind(**self.keywords))
 
 
 class AttentionObserver(Protocol):
@@ -162,7 +162,8 @@ def _attention(
     step = current_step()
     backend, pool = step.kv.backend, step.kv[int(module.layer_idx)]
     backend.store(pool, step.slots, key[0], value[0])
-    return backend(query[0], pool, step.prepared, scale, _kind(**keywords))[None], None
+    kind = _chunked(module, _kind(**keywords))
+    return backend(query[0], pool, step.prepared, scale, kind)[None], None
 
 
 def _kind(
@@ -175,6 +176,14 @@ def _kind(
     if sliding_window is None and softcap is None and s_aux is None:
         return PLAIN
     return AttentionKind(sliding_window, softcap, s_aux)
+
+
+def _chunked(module: Any, kind: AttentionKind) -> AttentionKind:
+    """With the chunks of a module's layer, which transformers names in the config alone."""
+    layer_types = getattr(getattr(module, "config", None), "layer_types", None)
+    if not layer_types or layer_types[int(module.layer_idx)] != "chunked_attention":
+        return kind
+    return replace(kind, chunk=int(module.config.attention_chunk_size))
 
 
 # No mask function goes with it: for attention without one transformers builds no mask. One that

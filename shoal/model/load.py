@@ -41,7 +41,9 @@ from shoal.model.fusion import (
 from shoal.model.heads import auto_class, headed
 from shoal.model.hook import ATTENTION_NAME, AttentionProbe, attention_step
 from shoal.model.memory import enough_memory, out_of_memory
+from shoal.model.packed_cache import packed_keywords
 from shoal.model.pieces import Pieces
+from shoal.model.text_part import refuse_unknown_class, text_part_class
 
 MOSTLY = 0.9
 """Share of a model's weights of which it is said to be quantized without a warning."""
@@ -81,7 +83,8 @@ class LoadedModel:
             [R, vocabulary].
         """
         select = self.selects_logits and rows is not None
-        keywords: dict[str, Any] = {"logits_to_keep": rows} if select else {}
+        keywords = packed_keywords(self.module, positions)
+        keywords |= {"logits_to_keep": rows} if select else {}
         out = self.module(
             input_ids=token_ids[None], position_ids=positions[None], use_cache=False, **keywords
         )
@@ -156,9 +159,11 @@ def _read_weights(description: ModelDescription) -> torch.nn.Module:
     parts = description.tensor_parallel
     split = {"distributed_config": DistributedConfig(tp_size=parts)} if parts > 1 else {}
     check_files(description.source)
+    refuse_unknown_class(description.checkpoint_config)
+    text_part = text_part_class(description.checkpoint_config)
     with quiet_transformers(), kept_report() as report:
         try:
-            loaded: Any = auto_class(description.pooling).from_pretrained(
+            loaded: Any = (text_part or auto_class(description.pooling)).from_pretrained(
                 description.source,
                 dtype=description.dtype,
                 attn_implementation=ATTENTION_NAME,
@@ -174,7 +179,7 @@ def _read_weights(description: ModelDescription) -> torch.nn.Module:
             _log.debug("cannot load the weights", exc_info=True)
             if isinstance(error, KeyError) and error.args == (ATTENTION_NAME,):
                 # Models that look attention up in a table of their own know no name but theirs.
-                kind = description.config.model_type
+                kind = description.model_type
                 raise _own_attention(kind, "looks up only its own") from error
             if report.unconverted:
                 what = f"{', '.join(report.unconverted)} cannot be put together"
@@ -182,7 +187,7 @@ def _read_weights(description: ModelDescription) -> torch.nn.Module:
             raise load_error("weights", description.source, error) from error
     module: torch.nn.Module
     module, info = loaded
-    check_loaded(module, info, description.id)
+    check_loaded(module, info, description.id, without_towers=text_part is not None)
     return headed(module, description.pooling, description.config)
 
 
@@ -210,7 +215,7 @@ def prepare_model(module: torch.nn.Module, description: ModelDescription) -> Loa
     signature = inspect.signature(module.forward).parameters
     model = LoadedModel(module, [], "logits_to_keep" in signature)
     model = LoadedModel(module, _probe(model, description), model.selects_logits)
-    kind = description.config.model_type
+    kind = description.model_type
     prove_positions(module, model.layers, Pieces.of(description), kind)
     return model
 
@@ -249,7 +254,7 @@ def _fuse(model: LoadedModel, description: ModelDescription) -> LoadedModel | No
         reason = f"{type(error).__name__}: {error}"
     _log.warning(
         "models of type %r run without fused modules, slower: %s",
-        description.config.model_type,
+        description.model_type,
         reason,
     )
     return None
@@ -283,7 +288,7 @@ def _quantize(model: LoadedModel, description: ModelDescription) -> LoadedModel:
     assert kernels is not None  # the option was refused otherwise
     # transformers leaves this method without types.
     found = quantize(model.module, model.module.get_output_embeddings(), kernels)  # type: ignore[operator]
-    kind = description.config.model_type
+    kind = description.model_type
     if not found.products:
         raise UnsupportedModelError(
             "quantization int8",
@@ -345,7 +350,7 @@ def _probe(model: LoadedModel, description: ModelDescription) -> list[tuple[int,
     be silently wrong.
     """
     probe = AttentionProbe()
-    kind = description.config.model_type
+    kind = description.model_type
     two = torch.arange(2, device=description.device)
     try:
         with torch.inference_mode(), attention_step(probe):

@@ -1,4 +1,4 @@
-"""Windows, soft-capping and sinks: every kernel against the definition, in float64."""
+"""Windows, chunks, soft-capping and sinks: every kernel against the definition, in float64."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def random_sinks(heads: int) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("heads", [(4, 4), (6, 2), (8, 1)])
 @pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize("asks", ["window", "softcap", "sinks", "all"])
+@pytest.mark.parametrize("asks", ["window", "softcap", "sinks", "all", "chunk"])
 def test_equals_dense_attention(
     name: str, dtype: torch.dtype, heads: tuple[int, int], seed: int, asks: str
 ) -> None:
@@ -58,6 +58,8 @@ def test_equals_dense_attention(
     query, keys, values = random_inputs(case, heads, (dim, dim), dtype)
     every = AttentionKind(WINDOWS[seed], 2.0, random_sinks(heads[0]))
     kind = every if asks == "all" else AttentionKind(**{asks: getattr(every, asks)})
+    if asks == "chunk":
+        kind = replace(every, window=None, chunk=WINDOWS[seed])
     backend, scale = backend_named(name), 3 * dim**-0.5
     layer = filled(backend, case, keys, values)
     out = backend(query, layer, backend.prepare(case.work, CPU), scale, kind)
@@ -70,15 +72,22 @@ def test_equals_dense_attention(
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("rows", "tokens"), [(1, 5000), (257, 257), (300, 777), (40, 1100)])
 @pytest.mark.parametrize("window", [1, 128, 600, 1024])
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(("threads", "chunked"), [(1, False), (3, False), (3, True)])
 def test_long_segments(
-    name: str, dtype: torch.dtype, rows: int, tokens: int, window: int, threads: int
+    name: str,
+    dtype: torch.dtype,
+    rows: int,
+    tokens: int,
+    window: int,
+    threads: int,
+    chunked: bool,
 ) -> None:
     """Several chunks of keys, tiles split over threads, sinks added to the parts once."""
     torch.manual_seed(rows)
     case = one_segment(rows, tokens, causal=True)
     query, keys, values = random_inputs(case, (6, 2), (64, 64), dtype)
     backend, kind = backend_named(name), AttentionKind(window, 5.0, random_sinks(6))
+    kind = replace(kind, window=None, chunk=window) if chunked else kind
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)
@@ -92,11 +101,11 @@ def test_long_segments(
 
 
 @pytest.mark.parametrize("name", ["reference", "torch_cpu", *NATIVE])
-def test_what_a_window_hides_is_not_read(name: str) -> None:
+@pytest.mark.parametrize("kind", [AttentionKind(window=40), AttentionKind(chunk=90)])
+def test_what_a_window_hides_is_not_read(name: str, kind: AttentionKind) -> None:
     """Whole blocks outside it may hold anything."""
     case = one_segment(3, 500, causal=True)
     query, keys, values = random_inputs(case, (4, 2), (64, 64), torch.float32)
-    kind = AttentionKind(window=40)
     expected = dense_attention(case, query, keys, values, 0.125, kind)
     hidden = torch.from_numpy(case.work.slots(0, 0, 448))
     keys[:, hidden], values[:, hidden] = torch.nan, torch.nan
@@ -114,6 +123,7 @@ def test_a_batch_serves_layers_of_several_kinds(name: str) -> None:
     backend = backend_named(name)
     layer, prepared = filled(backend, case, keys, values), backend.prepare(case.work, CPU)
     kinds = AttentionKind(8), AttentionKind(), AttentionKind(30), AttentionKind(1000)
+    kinds += AttentionKind(chunk=30), AttentionKind(chunk=8)
     for kind in kinds * 2:
         out = backend(query, layer, prepared, 0.25, kind)
         expected = dense_attention(case, query, keys, values, 0.25, kind)

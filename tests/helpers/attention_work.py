@@ -99,7 +99,10 @@ def dense_attention(
     group = heads // keys.shape[0]
     out = torch.zeros(rows, heads, values.shape[2], dtype=torch.float64)
     for row, slots in enumerate(case.row_slots):
-        at = torch.from_numpy(slots[-(kind.window or len(slots)) :] if len(slots) else slots)
+        seen = kind.window or len(slots)
+        if kind.chunk is not None and len(slots):
+            seen = (len(slots) - 1) % kind.chunk + 1
+        at = torch.from_numpy(slots[-seen:] if len(slots) else slots)
         k = keys[:, at].double().repeat_interleave(group, dim=0)
         v = values[:, at].double().repeat_interleave(group, dim=0)
         scores = torch.einsum("hd,hsd->hs", query[:, row].double(), k) * scale

@@ -136,6 +136,13 @@ _MIXED: dict[str, object] = {
     **_WINDOW, "num_hidden_layers": 3,
     "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
 }  # fmt: skip
+_GEMMA4: dict[str, object] = {
+    **_LLAMA_LIKE, **_WINDOW, "head_dim": 16, "global_head_dim": 32,
+    "num_global_key_value_heads": 1, "num_hidden_layers": 4, "vocab_size_per_layer_input": 256,
+    "hidden_size_per_layer_input": 8, "num_kv_shared_layers": 0,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+}  # fmt: skip
+"""Layers of two head sizes."""
 KINDS: dict[str, tuple[str, dict[str, object]]] = {
     "mistral window": ("MistralConfig", {**_LLAMA_LIKE, **_WINDOW}),
     "mixtral window": ("MixtralConfig", {**_LLAMA_LIKE, **_WINDOW, "num_local_experts": 4}),
@@ -177,8 +184,19 @@ KINDS: dict[str, tuple[str, dict[str, object]]] = {
         {**_LLAMA_LIKE, **_MIXED, "moe_intermediate_size": 24, "n_routed_experts": 4,
          "n_shared_experts": 1, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
     ),
+    "llama4": (
+        "Llama4TextConfig",
+        {**_LLAMA_LIKE, **_HEADS, "num_hidden_layers": 4, "num_local_experts": 4,
+         "intermediate_size_mlp": 48, "attention_chunk_size": 16, "floor_scale": 32,
+         "attn_scale": 0.5},
+    ),
+    "gemma4": ("Gemma4TextConfig", _GEMMA4),
+    "gemma4 shared": (
+        "Gemma4TextConfig", {**_GEMMA4, "num_kv_shared_layers": 2, "num_hidden_layers": 6,
+                             "layer_types": ["sliding_attention", "full_attention"] * 3}
+    ),
 }  # fmt: skip
-"""Families whose layers ask for windows of 16 tokens, soft-capping or sinks."""
+"""Families whose layers ask for windows of 16 tokens, chunks, soft-capping or sinks."""
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

@@ -21,8 +21,10 @@ from tests.helpers.models import ARCHITECTURES, byte_tokenizer, greedy, save_mod
 LLAMA = ARCHITECTURES["llama"][1]
 SMALL = {"vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 2, "eos_token_id": 1}
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
-    ("Llama4TextConfig", {**LLAMA, "num_local_experts": 2, "attention_chunk_size": 64,
-                          "intermediate_size_mlp": 48}, "chunked attention"),
+    ("DeepseekV32Config", {**LLAMA}, "sparse attention by an indexer"),
+    ("GlmMoeDsaConfig", {**LLAMA}, "sparse attention by an indexer"),
+    ("DeepseekV3Config", {**LLAMA}, "latent attention"),
+    ("Glm4MoeLiteConfig", {**LLAMA}, "latent attention"),
     ("BloomConfig", {**SMALL, "n_head": 4, "n_layer": 2}, "ALiBi"),
     ("FalconConfig", {**SMALL, "num_attention_heads": 4, "alibi": True}, "ALiBi"),
     ("FalconConfig", {**SMALL, "num_attention_heads": 4, "alibi": False}, "own attention"),

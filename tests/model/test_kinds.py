@@ -1,4 +1,4 @@
-"""Windows, soft-capping and sinks in whole models: greedy tokens equal `generate`'s.
+"""Windows, chunks, soft-capping and sinks in whole models: greedy tokens equal `generate`'s.
 
 Windows are of 16 tokens, prompts of up to 90, answers of 24: both go past the window.
 """
@@ -6,6 +6,7 @@ Windows are of 16 tokens, prompts of up to 90, answers of 24: both go past the w
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,16 @@ from shoal import LLM, SamplingParams
 from shoal.attention import AttentionKind
 from shoal.config import EngineOptions, Sharing
 from shoal.errors import UnsupportedModelError
-from shoal.model import hook, load
+from shoal.model import alone, hook, load
 from shoal.model.description import ModelDescription
 from shoal.model.hook import ATTENTION_NAME
 from shoal.scheduler import BLOCK_SIZE
 from tests.helpers.models import KINDS, forest_of_prompts, greedy, save_model
 
 WINDOW, NEW_TOKENS = 16, 24
-THREE = ["mistral window", "gemma2", "gpt_oss"]
-"""A window alone; windows, full layers and a soft cap; windows, full layers and sinks."""
+FEW = ["mistral window", "gemma2", "gpt_oss", "llama4"]
+"""A window alone; windows, full layers and a soft cap; windows, full layers and sinks; chunks and
+full layers whose queries are scaled by their position."""
 SETTINGS: list[dict[str, Any]] = [
     {"sharing": "forest", "max_num_batched_tokens": 2048},
     {"sharing": "forest", "max_num_batched_tokens": 7},
@@ -56,7 +58,7 @@ def test_equals_generate(tmp_path: Path, family: str) -> None:
     assert found == expected_of(model, prompts)
 
 
-@pytest.mark.parametrize("family", THREE)
+@pytest.mark.parametrize("family", FEW)
 def test_equals_generate_however_it_is_shared(tmp_path: Path, family: str) -> None:
     model, prompts = save_model(tmp_path, family), forest_of_prompts(1)
     expected = expected_of(model, prompts)
@@ -64,7 +66,7 @@ def test_equals_generate_however_it_is_shared(tmp_path: Path, family: str) -> No
         assert answers(model, prompts, **settings) == expected, settings
 
 
-@pytest.mark.parametrize("family", THREE)
+@pytest.mark.parametrize("family", FEW)
 def test_equals_generate_in_any_kv_budget(tmp_path: Path, family: str) -> None:
     model, prompts = save_model(tmp_path, family), forest_of_prompts(2)
     expected = expected_of(model, prompts)
@@ -77,7 +79,7 @@ def test_equals_generate_in_any_kv_budget(tmp_path: Path, family: str) -> None:
             assert found == expected, (blocks, sharing)
 
 
-@pytest.mark.parametrize("family", [*THREE, "gemma3"])
+@pytest.mark.parametrize("family", [*FEW, "gemma3"])
 def test_equals_generate_unfused(
     tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,7 +88,7 @@ def test_equals_generate_unfused(
     assert answers(model, prompts) == expected_of(model, prompts)
 
 
-@pytest.mark.parametrize("family", THREE)
+@pytest.mark.parametrize("family", FEW)
 def test_equals_generate_without_the_cpp_kernels(
     tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,13 +103,43 @@ def test_equals_generate_on_two_devices(tmp_path: Path) -> None:
     assert answers(model, prompts, data_parallel_size=2) == expected_of(model, prompts)
 
 
-@pytest.mark.parametrize("family", THREE)
+@pytest.mark.parametrize("family", FEW[:3])
 def test_attention_is_fused(tmp_path: Path, family: str, caplog: pytest.LogCaptureFixture) -> None:
     model = save_model(tmp_path, family)
     with caplog.at_level(logging.INFO):
         LLM(str(model), dtype="float32", device="cpu", kv_memory="4MiB").close()
     layers = KINDS[family][1]["num_hidden_layers"]
     assert f"'attention': {layers}" in caplog.text
+
+
+@pytest.mark.parametrize("chunk", [15, 17])
+def test_chunks_other_than_the_masks_are_refused(
+    tmp_path: Path, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_model(tmp_path, "llama4")
+    module = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=ATTENTION_NAME)
+    prepared(folder, module)
+    own = hook._chunked
+    monkeypatch.setattr(
+        hook,
+        "_chunked",
+        lambda module, kind: (
+            found if (found := own(module, kind)).chunk is None else replace(found, chunk=chunk)
+        ),
+    )
+    with pytest.raises(UnsupportedModelError, match=r"beyond the window or chunk|not see all"):
+        prepared(folder, module)
+
+
+def test_queries_scaled_by_their_place_in_the_batch_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What Llama 4 does with positions it is only told, past the threshold its config names."""
+    folder = save_model(tmp_path, "llama4")
+    module = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=ATTENTION_NAME)
+    monkeypatch.setattr(alone, "packed_keywords", lambda module, positions: {})
+    with pytest.raises(UnsupportedModelError, match="positions other than those it is given"):
+        prepared(folder, module)
 
 
 def prepared(folder: Path, module: torch.nn.Module) -> None:

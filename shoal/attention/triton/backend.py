@@ -158,7 +158,7 @@ class TritonAttention:
             query.stride(1),
             scale,
             kind.softcap or 1.0,
-            launch.geometry.window or 0,
+            0 if launch.geometry.window is None else launch.geometry.window.tokens,
             WITH_LSE=lse is not None,
             WINDOW=launch.geometry.window is not None,
             SOFTCAP=kind.softcap is not None,
@@ -182,7 +182,7 @@ class TritonAttention:
     def _launch(self, shape: KVShape, heads: int, work: DeviceWork, kind: AttentionKind) -> Launch:
         pair = self._pair(shape)
         tiles = pair.choose(work.rows_per_key(heads // shape.kv_heads))
-        window = work.window(kind.window)
+        window = work.window(kind.sight)
         key = shape, heads, tiles, window
         found = self._launches.get(key)
         if found is None:

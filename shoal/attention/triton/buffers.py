@@ -22,7 +22,7 @@ from shoal.attention.triton.launch_plan import (
     rows_per_key,
 )
 from shoal.errors import InternalError
-from shoal.work import SegmentWork
+from shoal.work import SegmentWork, Window
 
 _ALIGNMENT = 4
 """Numbers of int32: sections begin on 16 bytes, as vector loads want it."""
@@ -74,10 +74,10 @@ class Tasks:
         self.counts, self.records, self.merge_rows = parts[:3]
         self.merge_offsets, self.merge_slots, self.positions, self.blocks = parts[3:]
 
-    def write(self, plan: TaskPlan, work: SegmentWork) -> None:
+    def write(self, plan: TaskPlan, work: SegmentWork, window: Window | None) -> None:
         """Copy a plan over what was there, in the order of the current stream."""
         blocks = work.blocks
-        positions = work.positions if self.sizes.positions else np.zeros(0, np.int64)
+        positions = np.zeros(0, np.int64) if window is None else window.last(work.positions)
         host = torch.empty(
             self._starts[-2] + len(blocks),
             dtype=torch.int32,
@@ -104,7 +104,7 @@ class Workspace:
 class DeviceWork(Protocol):
     """A work list that can be launched."""
 
-    def window(self, window: int | None) -> int | None:
+    def window(self, window: Window | None) -> Window | None:
         """The window to plan for: None if it hides nothing."""
 
     def rows_per_key(self, group: int) -> float:
@@ -125,7 +125,7 @@ class PreparedWork:
         self._tasks: dict[Geometry, Tasks] = {}
         self._rows_per_key: dict[int, float] = {}
 
-    def window(self, window: int | None) -> int | None:
+    def window(self, window: Window | None) -> Window | None:
         """See `DeviceWork`."""
         return window if self._work.hides(window) else None
 
@@ -141,7 +141,7 @@ class PreparedWork:
         if found is None:
             plan = plan_tasks(self._work, geometry)
             found = Tasks(_needed(plan, self._work, geometry), self._device)
-            found.write(plan, self._work)
+            found.write(plan, self._work, geometry.window)
             self._tasks[geometry] = found
         return found
 
@@ -199,11 +199,11 @@ class FixedWork:
         ):
             return False
         for geometry, plan in plans.items():
-            self._tasks[geometry].write(plan, work)
+            self._tasks[geometry].write(plan, work, geometry.window)
         self._work = work
         return True
 
-    def window(self, window: int | None) -> int | None:
+    def window(self, window: Window | None) -> Window | None:
         """As it is: a captured launch serves works that it hides something of."""
         return window
 
@@ -231,7 +231,7 @@ class FixedWork:
                     f"the first work list needs {needed}, more than fixed "
                     f"attention buffers of {tasks.sizes} hold; fill a smaller one first"
                 )
-            tasks.write(plan, self._work)
+            tasks.write(plan, self._work, geometry.window)
             self._tasks[geometry] = found = tasks
         return found
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from shoal.attention.contract import KVShape
 from shoal.attention.triton.launch_plan import SHORT, Field, Geometry
 from shoal.attention.triton.tiles import Tiles, halves
+from shoal.work import Window
 
 _MERGE_NUMBERS = 1024
 """Values a program of the merge launch holds."""
@@ -29,7 +30,7 @@ class Launch:
 
 
 def make_launch(
-    shape: KVShape, heads: int, tiles: Tiles, programs: int, window: int | None = None
+    shape: KVShape, heads: int, tiles: Tiles, programs: int, window: Window | None = None
 ) -> Launch:
     """The launch for `heads` query heads over a layer.
 

@@ -12,7 +12,7 @@ from enum import IntEnum
 import numpy as np
 
 from shoal.types import Int32Array, Int64Array
-from shoal.work import SegmentWork
+from shoal.work import SegmentWork, Window
 
 SHORT = 16
 """Folded rows of the low tile: the least a matrix instruction takes."""
@@ -58,7 +58,7 @@ class Geometry:
         group: query heads per KV head, folded into the rows.
         rows, keys: of a high tile; rows at least `SHORT`.
         programs: of the persistent grid.
-        window: a row sees so many keys at most, its own the last; None: all before it.
+        window: what a row sees of the keys before it; None: all.
     """
 
     kv_heads: int
@@ -66,7 +66,7 @@ class Geometry:
     rows: int
     keys: int
     programs: int
-    window: int | None = None
+    window: Window | None = None
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,8 @@ class _Items:
         hidden = np.zeros(len(work), dtype=np.int64)
         self._window, self._lowest = geometry.window, np.zeros(0, dtype=np.int64)
         if geometry.window is not None:
-            self._lowest = work.positions - geometry.window + 1
+            last = geometry.window.last(work.positions)
+            self._lowest = last - geometry.window.tokens + 1
             bounds = work.row_first[has_rows], work.row_last[has_rows]
             least = _least(self._lowest, *(bound.astype(np.int64) for bound in bounds))
             hidden[has_rows] = np.maximum(least - work.starts[has_rows], 0)
@@ -155,7 +156,7 @@ class _Items:
         self.tiles = -(-self.folds // self.height)
         self.mean_keys = self.keys - np.where(causal, (self.rows - 1) // 2, 0)
         if geometry.window is not None:
-            of_tile = geometry.window + self.height // geometry.group
+            of_tile = geometry.window.tokens + self.height // geometry.group
             self.mean_keys = np.minimum(self.mean_keys, of_tile)
 
     def hidden(self, item: Int64Array, row_first: Int64Array, row_last: Int64Array) -> Int64Array:
@@ -180,7 +181,9 @@ class _Items:
         diagonal = self.diagonal[item]
         if self._window is None:
             return rows
-        last = np.where(diagonal == _EVERYTHING, rows, key_last - diagonal + self._window)
+        starts = self.starts[item]
+        blind = self._window.blind_from(starts + key_last) - starts - diagonal + 1
+        last = np.where(diagonal == _EVERYTHING, rows, blind)
         seeing: Int64Array = np.clip(last, 0, rows)
         return seeing
 

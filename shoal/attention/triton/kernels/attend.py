@@ -63,7 +63,8 @@ def attend(
         counts: int32; the first is the number of tasks.
         tasks: int32 [counts[0], FIELDS], see `launch_plan.Field`; longest first.
         blocks: int32, the work's blocks.
-        positions: int32 [T], of the rows, and window: how many keys a row sees; only if WINDOW.
+        positions: int32 [T], where the rows' windows end, and window: how many keys long they are;
+            only if WINDOW.
         softcap: scores become softcap * tanh(score / softcap); only if SOFTCAP.
         sinks: [heads], one more score of each row; only if SINKS.
         SIDEWAYS: whether low tiles lie on their side, see `short_tile`.

@@ -1,0 +1,38 @@
+"""Heads of a model's layers by its config; some families have layers of several sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedConfig
+
+
+@dataclass(frozen=True)
+class LayerSizes:
+    """Heads of one layer's attention."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+
+def layer_sizes(config: PreTrainedConfig) -> list[LayerSizes]:
+    """The sizes of each layer, in order."""
+    layers = int(config.num_hidden_layers)
+    if not config.is_heterogeneous:
+        return [_sizes(config)] * layers
+    return [_sizes(config.per_layer_config[layer]) for layer in range(layers)]
+
+
+def stated(config: PreTrainedConfig, name: str) -> object:
+    """A config's field, None if it has none; of one that differs between layers the first's."""
+    if config.is_heterogeneous and name in (config.per_layer_attributes or ()):
+        config = config.per_layer_config[0]
+    return getattr(config, name, None)
+
+
+def _sizes(config: PreTrainedConfig) -> LayerSizes:
+    heads = int(config.num_attention_heads)
+    kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
+    head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
+    return LayerSizes(heads, kv_heads, head_dim)

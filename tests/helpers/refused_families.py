@@ -1,0 +1,73 @@
+"""Families that are refused: what their configs ask for is not honoured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM
+
+from tests.helpers.models import ARCHITECTURES, byte_tokenizer
+
+_LLAMA = ARCHITECTURES["llama"][1]
+_SMALL = {"vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 2, "eos_token_id": 1}
+_DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4,
+            "original_max_position_embeddings": 64}  # fmt: skip
+_LONG = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4,
+         "long_factor": [4.0] * 4, "original_max_position_embeddings": 64}  # fmt: skip
+REFUSED_FAMILIES: dict[str, tuple[str, dict[str, object]]] = {
+    "bert": ("BertConfig", {**_SMALL, "num_attention_heads": 4}),
+    "bloom": ("BloomConfig", {**_SMALL, "n_head": 4, "n_layer": 2}),
+    "mpt": ("MptConfig", {"vocab_size": 256, "d_model": 32, "n_layers": 2, "n_heads": 4}),
+    "falcon with ALiBi": ("FalconConfig", {**_SMALL, "num_attention_heads": 4, "alibi": True}),
+    "falcon 7b": ("FalconConfig", {**_SMALL, "num_attention_heads": 4, "alibi": False}),
+    "gptj": (
+        "GPTJConfig",
+        {"vocab_size": 256, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256,
+         "rotary_dim": 4},
+    ),
+    "t5": ("T5Config", {"vocab_size": 256, "d_model": 32, "num_layers": 2}),
+    "llama dynamic rope": ("LlamaConfig", {**_LLAMA, "rope_parameters": _DYNAMIC}),
+    "phi4-mini longrope": (
+        "Phi3Config",
+        {**_LLAMA, "rope_parameters": _LONG, "original_max_position_embeddings": 64},
+    ),
+    "deepseek_v2": ("DeepseekV2Config", {}),
+    "deepseek_v3, kimi k2": ("DeepseekV3Config", {}),
+    "glm4_moe_lite": ("Glm4MoeLiteConfig", {}),
+    "longcat_flash": ("LongcatFlashConfig", {}),
+    "minicpm3": ("MiniCPM3Config", {}),
+    "deepseek_v32": ("DeepseekV32Config", {}),
+    "deepseek_v4": ("DeepseekV4Config", {}),
+    "glm_moe_dsa": ("GlmMoeDsaConfig", {}),
+    "kimi_linear": ("KimiLinearConfig", {}),
+    "qwen3_next": ("Qwen3NextConfig", {}),
+    "qwen3_5": ("Qwen3_5Config", {}),
+    "olmo_hybrid": ("OlmoHybridConfig", {}),
+    "granitemoehybrid with mamba": ("GraniteMoeHybridConfig", {}),
+    "falcon_h1": ("FalconH1Config", {}),
+    "nemotron_h": ("NemotronHConfig", {}),
+    "lfm2": ("Lfm2Config", {**_LLAMA, "layer_types": ["conv", "full_attention"]}),
+    "lfm2_moe": ("Lfm2MoeConfig", {**_LLAMA, "layer_types": ["conv", "full_attention"]}),
+    "jamba": ("JambaConfig", {}),
+    "mamba": ("MambaConfig", {**_SMALL, "state_size": 4}),
+    "mamba2": ("Mamba2Config", {}),
+    "mllama": ("MllamaConfig", {}),
+}  # fmt: skip
+"""Most are refused by their config, before any weight is read."""
+
+WITH_WEIGHTS = ("bert", "falcon 7b", "gptj")
+"""Only what they do shows it."""
+
+
+def save_refused(folder: Path, family: str) -> Path:
+    """Write a config and a tokenizer into `folder`, and weights where they matter."""
+    config_class, fields = REFUSED_FAMILIES[family]
+    config = getattr(transformers, config_class)(**fields)
+    config.save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    if family in WITH_WEIGHTS:
+        torch.manual_seed(1)
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder

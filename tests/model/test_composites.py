@@ -1,0 +1,114 @@
+"""Checkpoints with towers run as text: tokens equal those of transformers' composite model.
+
+Every threshold their text parts name is at 16 or 64 tokens; prompts and answers go past it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+
+from shoal import LLM
+from shoal.config import EngineOptions
+from shoal.errors import UnsupportedModelError
+from shoal.model.description import ModelDescription
+from shoal.model.load import load_model
+from shoal.scheduler import BLOCK_SIZE
+from tests.helpers.composites import COMPOSITES, greedy_composite, save_composite
+from tests.helpers.models import forest_of_prompts
+from tests.model.test_kinds import NEW_TOKENS, SETTINGS, answers
+
+THREE = ["gemma3", "qwen3_vl", "mistral3 of ministral3"]
+"""Windows and tokens of images that attend both ways; positions in three sections; query scales
+that depend on the position."""
+OPTIONS = EngineOptions(dtype="float32", device="cpu")
+
+
+def expected_of(model: Path, prompts: list[list[int]]) -> list[list[int]]:
+    return [greedy_composite(model, prompt, NEW_TOKENS) for prompt in prompts]
+
+
+@pytest.mark.parametrize("family", COMPOSITES)
+def test_equals_the_composite(tmp_path: Path, family: str) -> None:
+    model, prompts = save_composite(tmp_path, family), forest_of_prompts(0)
+    assert max(map(len, prompts)) + NEW_TOKENS > 64
+    assert answers(model, prompts, max_num_batched_tokens=65) == expected_of(model, prompts)
+
+
+@pytest.mark.parametrize("family", THREE)
+def test_equals_the_composite_however_it_is_shared(tmp_path: Path, family: str) -> None:
+    model, prompts = save_composite(tmp_path, family), forest_of_prompts(1)
+    expected = expected_of(model, prompts)
+    block = ModelDescription.load(str(model), OPTIONS).kv_bytes_per_token * BLOCK_SIZE
+    largest = -(-(max(map(len, prompts)) + NEW_TOKENS - 1) // BLOCK_SIZE)
+    smallest: dict[str, Any] = {"kv_memory": f"{largest * block}B"}
+    for settings in [*SETTINGS, smallest, {**smallest, "sharing": "none"}]:
+        assert answers(model, prompts, **settings) == expected, settings
+
+
+def tower(name: str) -> bool:
+    return any(part in name for part in ("vision", "visual", "projector", "connector"))
+
+
+@pytest.mark.parametrize("family", COMPOSITES)
+def test_towers_are_not_loaded(
+    tmp_path: Path, family: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = save_composite(tmp_path, family)
+    with safe_open(folder / "model.safetensors", framework="pt") as file:
+        assert any(map(tower, file.keys()))
+    with caplog.at_level(logging.INFO):
+        model = load_model(ModelDescription.load(str(folder), OPTIONS))
+    assert not [name for name, _ in model.module.named_modules() if tower(name)]
+    assert "do not belong to its language model" in caplog.text
+
+
+def resident(field: str) -> int:
+    """Bytes of memory of this process: VmRSS now, VmHWM at most."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
+
+
+def test_weights_of_towers_are_not_read(tmp_path: Path) -> None:
+    """They are in a file of 4 GiB with nothing on the disk behind it, and memory stays small."""
+    folder, size = save_composite(tmp_path, "gemma3"), 4 << 30
+    name = "model.vision_tower.vision_model.embeddings.patch_embedding.weight"
+    header = {name: {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}}
+    text = json.dumps(header).encode()
+    with open(folder / "towers.safetensors", "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + size)
+    (folder / "model.safetensors").rename(folder / "rest.safetensors")
+    with safe_open(folder / "rest.safetensors", framework="pt") as file:
+        names = {key: "rest.safetensors" for key in file.keys() if not tower(key)}  # noqa: SIM118
+    index = {"metadata": {}, "weight_map": names | {name: "towers.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    prompts = forest_of_prompts(2)[:3]
+    expected = answers(save_composite(tmp_path / "whole", "gemma3"), prompts)
+    Path("/proc/self/clear_refs").write_text("5")  # peak memory is counted from now on
+    before = resident("VmRSS")
+    assert answers(folder, prompts) == expected
+    assert resident("VmHWM") - before < size // 4
+
+
+def test_positions_that_a_composite_counts_otherwise_are_refused(tmp_path: Path) -> None:
+    """PaliGemma's prompts do, text or not; it counts positions from 1, too, which shows first."""
+    folder = save_composite(tmp_path, "paligemma")
+    with pytest.raises(UnsupportedModelError, match="'paligemma' use positions"):
+        LLM(str(folder), dtype="float32", device="cpu")
+
+
+def test_numbers_are_in_the_format_the_composite_names(tmp_path: Path) -> None:
+    folder = save_composite(tmp_path, "mistral3")
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config["dtype"] = "bfloat16"
+    config["text_config"].pop("dtype", None)
+    path.write_text(json.dumps(config))
+    description = ModelDescription.load(str(folder), EngineOptions(device="cpu"))
+    assert str(description.dtype) == "torch.bfloat16"
