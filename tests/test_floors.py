@@ -45,8 +45,9 @@ FLOORS = {
     "jobs": 10,
     "report": 10,
     "llm": 10,
-    "cli": 11,
-    "__main__": 12,
+    "server": 11,
+    "cli": 12,
+    "__main__": 13,
 }
 WITHIN_FLOOR_0 = {
     ("types", "errors"),

@@ -21,6 +21,7 @@ from shoal.jobs.journal import Journal
 from shoal.jobs.paths import JobPaths
 from shoal.jobs.reader import JobInput, read_job
 from shoal.jobs.records import RecordWriter
+from shoal.jobs.unexecuted import Unexecuted
 from shoal.machine.capacity import stated_blocks
 from shoal.model.description import ModelDescription
 from shoal.progress import ProgressState, Reporter
@@ -49,6 +50,9 @@ class JobRun:
     """One run of the job in an open journal.
 
     `run` may be called once. Whatever it raises, the journal can be resumed.
+
+    Attributes:
+        unexecuted: what requests without a result end with; None: they are run.
     """
 
     paths: JobPaths
@@ -58,6 +62,7 @@ class JobRun:
     journal: Journal
     reporter: Reporter
     interruption: Interruption
+    unexecuted: Unexecuted | None = None
     summary: RunSummary = field(default_factory=RunSummary)
     engine_run: RunProtocol | None = None
 
@@ -84,7 +89,9 @@ class JobRun:
             job = self._read(names, schema, capacity)
             self.summary.seconds.plan = time.perf_counter() - reading
             try:
-                if len(job.table):
+                if self.unexecuted is not None:
+                    self._give_up(job, self.unexecuted)
+                elif len(job.table):
                     self._generate(job, make_engine)
                 self.summary.requests = finish_job(self.journal, job.index.requests(), self.paths)
             finally:
@@ -95,6 +102,10 @@ class JobRun:
     def _capacity_tokens(self, make_engine: EngineFactory) -> int:
         """See `kv_capacity_tokens`; here the engine is made if it takes that."""
         stated = kv_capacity_tokens(self.description, self.options)
+        if stated is None and self.unexecuted is not None:
+            return (
+                self.description.max_model_len
+            )  # nothing runs, so the model's limit is the only one
         return self._load(make_engine).machine.kv_tokens if stated is None else stated
 
     def close(self) -> None:
@@ -124,7 +135,7 @@ class JobRun:
             schema=schema,
             reject=self._reject,
             skip=self.journal.has_record,
-            progress=self.reporter.reading,
+            progress=self._reading,
             job_seed=self.header.job_seed,
         )
         if job.digest.hexdigest != self.header.input_digest:
@@ -134,6 +145,16 @@ class JobRun:
                 "with --restart."
             )
         return job
+
+    def _reading(self, lines: int) -> None:
+        self.reporter.reading(lines)
+        self.interruption.check()
+
+    def _give_up(self, job: JobInput, why: Unexecuted) -> None:
+        """Journal every request that has no result as one that is never executed."""
+        for line in dict.fromkeys(job.table.line.tolist()):
+            record = self._records.unexecuted(line, job.index.name(line).custom_id, why)
+            self.journal.append(FrameKind.failed, line, record)
 
     def _reject(self, line: int, custom_id: str | None, error: InvalidRequestError) -> None:
         record = self._records.failure(line, custom_id, error)
@@ -177,6 +198,7 @@ class JobRun:
                         remaining_tokens=collector.remaining_tokens(run.stats),
                         seconds=time.perf_counter() - began,
                         kv_bytes=run.stats.kv_bytes_in_use,
+                        failed=self.journal.counts.failed,
                     )
                 )
                 if self.interruption.requested:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from shoal.jobs.schema_file import read_schema
 from shoal.jobs.sources import STANDARD_INPUT, open_source, open_table
 from shoal.jobs.spec import JobSpec
 from shoal.jobs.spool import Spool, remove_spool
+from shoal.jobs.unexecuted import Unexecuted
 from shoal.model.description import ModelDescription
 from shoal.progress import Reporter, make_reporter
 from shoal.signals import Interruption
@@ -60,7 +62,14 @@ class JobResult:
         return EXIT_SOME_FAILED if self.summary.requests.failed else EXIT_SUCCEEDED
 
 
-def run_job(spec: JobSpec, *, engine: EngineFactory | None = None) -> JobResult:
+def run_job(
+    spec: JobSpec,
+    *,
+    engine: EngineFactory | None = None,
+    reporter: Reporter | None = None,
+    asked: Callable[[], bool] = lambda: False,
+    unexecuted: Unexecuted | None = None,
+) -> JobResult:
     """Run every request of a job and write its results, in input order.
 
     Each line that is not blank gives exactly one record, in `output` or in `errors`. Interrupted in
@@ -70,6 +79,10 @@ def run_job(spec: JobSpec, *, engine: EngineFactory | None = None) -> JobResult:
     Args:
         engine: makes the engine, by default `shoal.devices.make_engine`; called only when there
             is something to run.
+        reporter: shows how far it is; by default what `make_reporter` chooses.
+        asked: whether somebody wants the job interrupted, looked at in every iteration.
+        unexecuted: end the job now. Requests without a result are not run, and get an error record
+            that says this.
 
     Raises:
         OptionError: paths or options are wrong, or pyarrow is missing for a table.
@@ -80,9 +93,9 @@ def run_job(spec: JobSpec, *, engine: EngineFactory | None = None) -> JobResult:
         OutputChangedError: the job has finished, and its files were changed since.
         JobChangedError: input, model or options are not those the job began with.
         OutputWriteError: the disk is full, or refuses otherwise.
-        Interrupted: SIGINT or SIGTERM.
+        Interrupted: SIGINT or SIGTERM, or `asked`.
     """
-    reporter = make_reporter(quiet=spec.quiet)
+    reporter = reporter or make_reporter(quiet=spec.quiet)
     reads = model_files(spec.model)
     if spec.schema is not None:
         reads["--schema"] = spec.schema
@@ -103,7 +116,8 @@ def run_job(spec: JobSpec, *, engine: EngineFactory | None = None) -> JobResult:
             spool, rendered = open_table(spec.table, spec.template)
         if rendered.order is not None:
             reporter.message(f"{rendered.rows:,} rows: {rendered.order}")
-    return _JobStart(spec, paths, spool, engine or _make_engine, reporter).run()
+    make = engine or _make_engine
+    return _JobStart(spec, paths, spool, make, reporter, asked, unexecuted).run()
 
 
 def _make_engine(description: ModelDescription, options: EngineOptions) -> EngineProtocol:
@@ -126,6 +140,7 @@ class _JobStart:
 
     Attributes:
         spool: what writes `paths.input` first; None when that is a file already.
+        asked, unexecuted: as `run_job` is given them.
     """
 
     spec: JobSpec
@@ -133,6 +148,8 @@ class _JobStart:
     spool: Spool | None
     engine: EngineFactory
     reporter: Reporter
+    asked: Callable[[], bool]
+    unexecuted: Unexecuted | None
 
     def run(self) -> JobResult:
         """As `run_job`."""
@@ -140,7 +157,8 @@ class _JobStart:
         paths, options, reporter = self.paths, self.spec.options, self.reporter
         interruption = Interruption(
             f"interrupted. Finished requests are saved in {paths.journal}; run the same command "
-            "again to resume."
+            "again to resume.",
+            asked=self.asked,
         )
         with interruption.installed():
             description = ModelDescription.load(self.spec.model, options)
@@ -151,7 +169,16 @@ class _JobStart:
                     reporter.message(f"{paths.output} is already finished; nothing to do.")
                     summary = RunSummary(requests=journal.finished.counts)
                     return self._result(summary, journal, already_finished=True)
-                job = JobRun(paths, description, options, header, journal, reporter, interruption)
+                job = JobRun(
+                    paths,
+                    description,
+                    options,
+                    header,
+                    journal,
+                    reporter,
+                    interruption,
+                    self.unexecuted,
+                )
                 summary = job.run(self.spec.served_names, schema, self.engine)
                 summary.seconds.total = time.perf_counter() - started
                 return self._result(summary, journal, already_finished=False, run=job.engine_run)

@@ -125,6 +125,16 @@ def read_job(
         raise
 
 
+def validator(
+    description: ModelDescription, names: Collection[str], schema: Structure | None = None
+) -> Validator:
+    """What checks the lines of a job; arguments as `read_job` has them."""
+    all_names = {description.id, description.name, *names}
+    vocab_size, defaults = description.vocab_size, description.generation_defaults
+    compiler = grammar_compiler(description.tokenizer, vocab_size, description.eos_token_ids)
+    return Validator(all_names, vocab_size, defaults, compiler, schema)
+
+
 class _Reader:
     """One pass over the lines; a thread tokenises a batch while the next one is read."""
 
@@ -138,10 +148,7 @@ class _Reader:
         reject: Reject,
         skip: Callable[[int], bool],
     ) -> None:
-        all_names = {description.id, description.name, *names}
-        vocab_size, defaults = description.vocab_size, description.generation_defaults
-        compiler = grammar_compiler(description.tokenizer, vocab_size, description.eos_token_ids)
-        self._validator = Validator(all_names, vocab_size, defaults, compiler, schema)
+        self._validator = validator(description, names, schema)
         self._renderer = Renderer(description.tokenizer)
         self._rules = LengthRules(description.max_model_len, capacity_tokens)
         self._index = index
