@@ -29,7 +29,9 @@ def imported(*arguments: object) -> set[str]:
     return set(done.stderr.split())
 
 
-@pytest.mark.parametrize("command", [["--help"], ["run", "--help"], ["plan", "--help"]])
+@pytest.mark.parametrize(
+    "command", [["--help"], ["run", "--help"], ["plan", "--help"], ["serve", "--help"]]
+)
 def test_help_imports_no_library_that_computes(command: list[str]) -> None:
     assert imported(*command) & {"torch", "transformers", "tokenizers", "shoal.jobs"} == set()
 

@@ -37,7 +37,7 @@ def metrics_text(counts: dict[str, tuple[int, int, int, int]], figures: EngineFi
         if status in states.RUNNING
     )
     pool = figures.kv_pool_bytes
-    samples = [
+    samples: list[tuple[str, str, str, dict[str, float]]] = [
         ("vllm:num_requests_waiting", "gauge", "Requests without a result.", {"": waiting}),
         (
             "vllm:kv_cache_usage_perc",

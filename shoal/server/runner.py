@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -70,9 +71,12 @@ class Runner:
         self._thread = threading.Thread(target=self._work, name="runner", daemon=True)
         self._stopping = threading.Event()
         self._lock = threading.Lock()
+        self._inbox: deque[FromEngine | Exited] = deque()
+        """What is not settled yet: a database that refuses is asked again."""
         self._current: str | None = None
         self._stop_sent = False
         self._done_before = 0
+        self._told = ("", 0)
         self._not_before = 0.0
         self.figures = EngineFigures()
 
@@ -100,8 +104,10 @@ class Runner:
                 if self._current is None or time.monotonic() > deadline:
                     return
             try:
-                for _, message in self._processes.events(POLL_SECONDS):
-                    self._take(message)
+                self._inbox += [message for _, message in self._processes.events(POLL_SECONDS)]
+                while self._inbox:
+                    self._take(self._inbox[0])
+                    self._inbox.popleft()
                 self._look_after()
             except Exception:  # a database that is locked or full: later it may not be
                 _log.exception("the runner failed; it goes on")
@@ -163,9 +169,9 @@ class Runner:
             case Progress():
                 self._progress(message)
             case Done(id, completed, failed, usage):
+                self._batches.end(id, completed, failed, usage, expired=False)
                 self.figures.prompt_tokens += usage["input_tokens"]
                 self.figures.generated_tokens += usage["output_tokens"]
-                self._batches.end(id, completed, failed, usage, expired=False)
                 _log.info("batch %s is done", id, extra={"batch": id})
                 self._release()
             case Stopped(id):
@@ -185,6 +191,8 @@ class Runner:
     def _progress(self, told: Progress) -> None:
         figures = self.figures
         figures.tokens_per_second, figures.kv_bytes = told.tokens_per_second, told.kv_bytes
+        if (told.batch, told.done) == self._told:
+            return
         values = {"completed": told.done - told.failed, "failed": told.failed}
         if told.done > self._done_before:
             values["stalls"] = 0
@@ -193,16 +201,17 @@ class Runner:
         if told.done == batch.total and batch.status == states.IN_PROGRESS:
             changed = {"status": states.FINALIZING, "finalizing_at": now()}
             self._batches.change(told.batch, (states.IN_PROGRESS,), **changed)
+        self._told = (told.batch, told.done)
 
     def _engine_ended(self, reason: str) -> None:
-        _log.error("the engine's process %s; it is started again", reason)
-        self.figures.state, self.figures.restarts = "loading", self.figures.restarts + 1
-        id = self._current
+        self.figures.state, id = "loading", self._current
         if id is not None:
             stalls = self._batches.find(id).stalls + 1
             self._batches.change(id, states.RUNNING, stalls=stalls)
         else:
             self._not_before = time.monotonic() + RETRY_SECONDS
+        self.figures.restarts += 1
+        _log.error("the engine's process %s; it is started again", reason)
         self._release()
 
     def _release(self) -> None:

@@ -40,9 +40,9 @@ def serve(options: ServerOptions, served: Served) -> None:
     """
     _set_up_log(json=options.json_logs)
     with data_directory(options.data_dir) as root, _listening(options) as listener:
-        description = ModelDescription.load(served.model, served.options)
         database = Database(options.database_url)
         try:
+            description = ModelDescription.load(served.model, served.options)
             _serve(options, served, description, database, Files(database, root), listener)
         finally:
             database.close()

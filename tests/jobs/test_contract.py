@@ -17,7 +17,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("model"))
 
 
-def check(model: Path, folder: Path, lines: list[Any], url: str = CHAT_URL, **more: Any) -> FileCheck:
+def check(
+    model: Path, folder: Path, lines: list[Any], url: str = CHAT_URL, **more: Any
+) -> FileCheck:
     path = write_lines(folder / "in.jsonl", lines)
     given = {"names": (), "most_lines": 1000} | more
     return check_file(path, url, describe(str(model)), **given)

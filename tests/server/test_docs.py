@@ -12,8 +12,6 @@ import pytest
 
 from tests.server.server_process import Server
 
-pytestmark = pytest.mark.long
-
 ROOT = Path(__file__).parents[2]
 
 

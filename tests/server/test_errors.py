@@ -10,8 +10,6 @@ import pytest
 
 from tests.server.server_process import CHAT_URL, Server, chat, chats
 
-pytestmark = pytest.mark.long
-
 GOOD = chat("good")
 
 
@@ -28,7 +26,10 @@ TABLE: dict[str, tuple[list[Any], list[tuple[str, int | None, str | None]]]] = {
     "no object": ([b"[1, 2]"], [("invalid_json_line", 1, None)]),
     "no UTF-8": ([GOOD, b"\xff\xfe\x00{"], [("invalid_json_line", 2, None)]),
     "deep JSON": ([b"[" * 100_000], [("invalid_json_line", 1, None)]),
-    "no custom_id": ([without(GOOD, "custom_id")], [("missing_required_parameter", 1, "custom_id")]),
+    "no custom_id": (
+        [without(GOOD, "custom_id")],
+        [("missing_required_parameter", 1, "custom_id")],
+    ),
     "no method": ([without(GOOD, "method")], [("missing_required_parameter", 1, "method")]),
     "no url": ([without(GOOD, "url")], [("missing_required_parameter", 1, "url")]),
     "no body": ([without(GOOD, "body")], [("missing_required_parameter", 1, "body")]),
@@ -207,7 +208,7 @@ def test_an_upload_that_is_too_large(server: Server) -> None:
         ({"content": b"hello"}, None, "invalid_multipart"),
         (
             {
-                "content": b"--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a\"\r\n",
+                "content": b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n',
                 "headers": {"content-type": "multipart/form-data; boundary=b"},
             },
             None,

@@ -10,8 +10,6 @@ from openai.types import Batch, FileObject
 
 from tests.server.server_process import CHAT_URL, Server, chat, chats
 
-pytestmark = pytest.mark.long
-
 
 def strictly(kind: type, value: Any) -> None:
     """What the server sent is what the client's type says: no field more, none of another type."""

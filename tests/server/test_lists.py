@@ -10,8 +10,6 @@ import pytest
 
 from tests.server.server_process import CHAT_URL, Server, chat, serving
 
-pytestmark = pytest.mark.long
-
 
 @pytest.fixture(scope="module")
 def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:

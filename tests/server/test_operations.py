@@ -18,7 +18,6 @@ from tests.server.server_process import Server, chat, chats, serving
 UPLOAD_BYTES = 60_000_000
 
 
-@pytest.mark.long
 def test_health_and_metrics(server: Server) -> None:
     server.ended(server.submit(chats(2)).id)
     assert server.raw("GET", "/healthz")[:2] == (200, {"status": "ok", "engine": "ready"})
@@ -46,7 +45,6 @@ def forget_peak(pid: int) -> None:
     Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
-@pytest.mark.long
 def test_uploads_and_downloads_stream(tmp_path: Path) -> None:
     """Three at a time, each far larger than what the process may grow by; JSON logs on the way."""
     with serving(tmp_path, "--json-logs") as server:
@@ -73,7 +71,6 @@ def test_uploads_and_downloads_stream(tmp_path: Path) -> None:
         assert any("batch" in line for line in lines)
 
 
-@pytest.mark.long
 def test_one_server_per_directory_and_port(server: Server, tmp_path: Path) -> None:
     for arguments, said in (
         (["--data-dir", str(server.folder / "data"), "--port", "0"], "another server uses it"),
