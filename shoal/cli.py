@@ -16,14 +16,17 @@ from rich.console import Console
 
 from shoal.config import EngineOptions, option_help
 from shoal.errors import Interrupted, InvalidRequestError, OptionError, ShoalError
+from shoal.server.options import Served, ServerOptions
 
 if TYPE_CHECKING:
     from shoal.jobs import PlannedJob
     from shoal.report.explain import PlanReport
 
-METAVARS = {"kv_memory": "SIZE"} | dict.fromkeys(
+METAVARS = {"kv_memory": "SIZE", "max_file_size": "SIZE", "host": "ADDRESS", "database": "URL"}
+METAVARS |= {"data_dir": "DIR"} | dict.fromkeys(
     ("token_budget", "max_model_len", "devices", "tensor_parallel"), "N"
 )
+METAVARS |= dict.fromkeys(("port", "max_requests", "max_batches"), "N")
 MOST_ERRORS = 5
 """Invalid lines that `shoal plan` shows."""
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -133,10 +136,37 @@ def _in_words(error: OSError) -> str:
 
 def with_engine_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command one option per field of `EngineOptions`, passed on as `options`."""
+    return _with_options(command, options=EngineOptions)
+
+
+def _with_options(command: Callable[..., None], **classes: Any) -> Callable[..., None]:
+    """Give a command one option per field of each of these classes, whose objects it is given."""
     signature = inspect.signature(command)
-    hints, helps = get_type_hints(EngineOptions), option_help(EngineOptions)
-    own = [p for name, p in signature.parameters.items() if name != "options"]
-    engine = [
+    own = [p for name, p in signature.parameters.items() if name not in classes]
+    further = {name: _parameters(cls) for name, cls in classes.items()}
+
+    def wrapper(**values: Any) -> None:
+        with errors_as_exit_codes():
+            made = {
+                name: cls(**{p.name: values.pop(p.name) for p in further[name]})
+                for name, cls in classes.items()
+            }
+            command(**values, **made)
+
+    resolved = get_type_hints(command, include_extras=True)
+    own = [p.replace(annotation=resolved[p.name], kind=p.KEYWORD_ONLY) for p in own]
+    parameters = [*own, *(p for group in further.values() for p in group)]
+    # typer reads the signature; mypy knows no such attribute of a function.
+    wrapper.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
+    wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
+    return wrapper
+
+
+def _parameters(cls: Any) -> list[inspect.Parameter]:
+    """The fields of an options class, as typer takes them."""
+    hints, helps = get_type_hints(cls), option_help(cls)
+    return [
         inspect.Parameter(
             field.name,
             inspect.Parameter.KEYWORD_ONLY,
@@ -150,21 +180,8 @@ def with_engine_options(command: Callable[..., None]) -> Callable[..., None]:
                 ),
             ],
         )
-        for field in fields(EngineOptions)
+        for field in fields(cls)
     ]
-
-    def wrapper(**values: Any) -> None:
-        with errors_as_exit_codes():
-            options = EngineOptions.create(**{p.name: values.pop(p.name) for p in engine})
-            command(**values, options=options)
-
-    resolved = get_type_hints(command, include_extras=True)
-    own = [p.replace(annotation=resolved[p.name], kind=p.KEYWORD_ONLY) for p in own]
-    # typer reads the signature; mypy knows no such attribute of a function.
-    wrapper.__signature__ = signature.replace(parameters=[*own, *engine])  # type: ignore[attr-defined]
-    wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
-    wrapper.__annotations__ = {p.name: p.annotation for p in [*own, *engine]}
-    return wrapper
 
 
 def _flag(name: str, kind: object) -> tuple[str, ...]:
@@ -393,6 +410,33 @@ def evaluate(
 
     with errors_as_exit_codes():
         run_lm_eval(arguments or [])
+
+
+def _serve(
+    server: ServerOptions,
+    options: EngineOptions,
+    model: Model = None,
+    served_model_name: Names = None,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY",
+            envvar="SHOAL_API_KEY",
+            help="A key that requests must carry; repeatable. Each sees its own files only.",
+        ),
+    ] = None,
+) -> None:
+    """Serve OpenAI's Files and Batches API. Stopped in any way, it goes on when started again."""
+    from shoal.server.packages import require_packages
+
+    require_packages()
+    from shoal.server.serve import serve
+
+    names, keys = tuple(served_model_name or ()), tuple(api_key or ())
+    serve(server, Served(model=model, options=options, names=names, api_keys=keys))
+
+
+app.command("serve")(_with_options(_serve, server=ServerOptions, options=EngineOptions))
 
 
 def main() -> None:

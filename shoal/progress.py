@@ -24,6 +24,7 @@ class ProgressState:
         remaining_tokens: the same, still to come, as far as expected.
         seconds: since the run phase began.
         kv_bytes: KV memory in use.
+        failed: those of `done` that failed.
     """
 
     done: int
@@ -32,6 +33,7 @@ class ProgressState:
     remaining_tokens: int
     seconds: float
     kv_bytes: int
+    failed: int = 0
 
     @property
     def tokens_per_second(self) -> float:

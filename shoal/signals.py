@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -17,13 +17,29 @@ class Interruption:
     """Turns signals, SIGINT and SIGTERM if not said, into `Interrupted`.
 
     At once, except while `deferred`: there the first signal only sets `requested`, and the second
-    one raises. In a thread other than the main one, which Python gives no signals, it does nothing.
+    one raises. In a thread other than the main one, which Python gives no signals, only `asked`
+    interrupts.
+
+    Args:
+        asked: a further way to ask, looked at whenever `requested` is.
     """
 
-    def __init__(self, message: str, signals: Sequence[signal.Signals] = _SIGNALS) -> None:
-        self._message, self._signals = message, signals
+    def __init__(
+        self,
+        message: str,
+        signals: Sequence[signal.Signals] = _SIGNALS,
+        asked: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._message, self._signals, self._asked = message, signals, asked
         self._deferring = False
-        self.requested = False
+        self._requested = False
+
+    @property
+    def requested(self) -> bool:
+        """Whether a signal has come, or somebody asked otherwise."""
+        if not self._requested and self._asked():
+            self._requested = True
+        return self._requested
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -48,11 +64,11 @@ class Interruption:
             self._deferring = False
 
     def check(self) -> None:
-        """Raise `Interrupted` if a signal has come."""
+        """Raise `Interrupted` if it is requested."""
         if self.requested:
             raise Interrupted(self._message)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        again, self.requested = self.requested, True
+        again, self._requested = self._requested, True
         if again or not self._deferring:
             raise Interrupted(self._message)

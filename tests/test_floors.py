@@ -47,6 +47,7 @@ FLOORS = {
     "report": 10,
     "llm": 10,
     "integrations": 11,
+    "server": 11,
     "cli": 12,
     "__main__": 13,
 }

@@ -30,7 +30,8 @@ def imported(*arguments: object) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "command", [["--help"], ["run", "--help"], ["plan", "--help"], ["eval", "--help"]]
+    "command",
+    [["--help"], ["run", "--help"], ["plan", "--help"], ["eval", "--help"], ["serve", "--help"]],
 )
 def test_help_imports_no_library_that_computes(command: list[str]) -> None:
     libraries = {"torch", "transformers", "tokenizers", "shoal.jobs", "lm_eval"}

@@ -28,6 +28,7 @@ from shoal.jobs.results_file import JsonLines, OpenResults, is_parquet
 from shoal.jobs.scored_choices import AskedChoices
 from shoal.jobs.sources import KeptTable
 from shoal.jobs.survey import Survey
+from shoal.jobs.unexecuted import Unexecuted
 from shoal.machine.capacity import stated_blocks
 from shoal.model.description import ModelDescription
 from shoal.progress import ProgressState, Reporter
@@ -59,6 +60,7 @@ class JobRun:
 
     Attributes:
         table: whose rows the requests were made from, line i from row i; None: from none.
+        unexecuted: what requests without a result end with; None: they are run.
     """
 
     paths: JobPaths
@@ -69,6 +71,7 @@ class JobRun:
     reporter: Reporter
     interruption: Interruption
     table: KeptTable | None = None
+    unexecuted: Unexecuted | None = None
     summary: RunSummary = field(default_factory=RunSummary)
     engine_run: RunProtocol | None = None
 
@@ -105,7 +108,9 @@ class JobRun:
             job = self._read(names, schema, choices, capacity, survey)
             self.summary.seconds.plan = time.perf_counter() - reading
             try:
-                if len(job.table):
+                if self.unexecuted is not None:
+                    self._give_up(job, self.unexecuted)
+                elif len(job.table):
                     self._generate(job, make_engine)
                 lines, results = job.index.requests(), self._results(survey)
                 self.summary.requests = finish_job(self.journal, lines, self.paths, results)
@@ -117,6 +122,10 @@ class JobRun:
     def _capacity_tokens(self, make_engine: EngineFactory) -> int:
         """See `kv_capacity_tokens`; here the engine is made if it takes that."""
         stated = kv_capacity_tokens(self.description, self.options)
+        if stated is None and self.unexecuted is not None:
+            return (
+                self.description.max_model_len
+            )  # nothing runs, so the model's limit is the only one
         return self._load(make_engine).machine.kv_tokens if stated is None else stated
 
     def close(self) -> None:
@@ -160,7 +169,7 @@ class JobRun:
             reject=self._reject,
             skip=self.journal.has_record,
             **({"note": survey.note} if is_parquet(self.paths.output) else {}),
-            progress=self.reporter.reading,
+            progress=self._reading,
             job_seed=self.header.job_seed,
         )
         if job.digest.hexdigest != self.header.input_digest:
@@ -170,6 +179,16 @@ class JobRun:
                 "with --restart."
             )
         return job
+
+    def _reading(self, lines: int) -> None:
+        self.reporter.reading(lines)
+        self.interruption.check()
+
+    def _give_up(self, job: JobInput, why: Unexecuted) -> None:
+        """Journal every request that has no result as one that is never executed."""
+        for line in dict.fromkeys(job.table.line.tolist()):
+            record = self._records.unexecuted(line, job.index.name(line).custom_id, why)
+            self.journal.append(FrameKind.failed, line, record)
 
     def _reject(self, line: int, custom_id: str | None, error: InvalidRequestError) -> None:
         record = self._records.failure(line, custom_id, error)
@@ -213,6 +232,7 @@ class JobRun:
                         remaining_tokens=collector.remaining_tokens(run.stats),
                         seconds=time.perf_counter() - began,
                         kv_bytes=run.stats.kv_bytes_in_use,
+                        failed=self.journal.counts.failed,
                     )
                 )
                 if self.interruption.requested:

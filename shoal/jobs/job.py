@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from shoal.jobs.scored_choices import AskedChoices, read_choices
 from shoal.jobs.sources import STANDARD_INPUT, KeptTable, open_source, open_table
 from shoal.jobs.spec import JobSpec
 from shoal.jobs.spool import Spool, remove_spool
+from shoal.jobs.unexecuted import Unexecuted
 from shoal.model.description import ModelDescription
 from shoal.progress import Reporter, make_reporter
 from shoal.signals import Interruption
@@ -63,7 +65,14 @@ class JobResult:
         return EXIT_SOME_FAILED if self.summary.requests.failed else EXIT_SUCCEEDED
 
 
-def run_job(spec: JobSpec, *, engine: EngineFactory | None = None) -> JobResult:
+def run_job(
+    spec: JobSpec,
+    *,
+    engine: EngineFactory | None = None,
+    reporter: Reporter | None = None,
+    asked: Callable[[], bool] = lambda: False,
+    unexecuted: Unexecuted | None = None,
+) -> JobResult:
     """Run every request of a job and write its results, in input order.
 
     Each line that is not blank gives exactly one record, in `output` or in `errors`. Interrupted in
@@ -73,6 +82,10 @@ def run_job(spec: JobSpec, *, engine: EngineFactory | None = None) -> JobResult:
     Args:
         engine: makes the engine, by default `shoal.devices.make_engine`; called only when there
             is something to run.
+        reporter: shows how far it is; by default what `make_reporter` chooses.
+        asked: whether somebody wants the job interrupted, looked at in every iteration.
+        unexecuted: end the job now. Requests without a result are not run, and get an error record
+            that says this.
 
     Raises:
         OptionError: paths or options are wrong, or pyarrow is missing for a table.
@@ -83,10 +96,10 @@ def run_job(spec: JobSpec, *, engine: EngineFactory | None = None) -> JobResult:
         OutputChangedError: the job has finished, and its files were changed since.
         JobChangedError: input, model or options are not those the job began with.
         OutputWriteError: the disk is full, or refuses otherwise.
-        Interrupted: SIGINT or SIGTERM.
+        Interrupted: SIGINT or SIGTERM, or `asked`.
     """
     check_format(spec.output)
-    reporter = make_reporter(quiet=spec.quiet)
+    reporter = reporter or make_reporter(quiet=spec.quiet)
     kept = None
     reads = model_files(spec.model)
     if spec.schema is not None:
@@ -111,7 +124,8 @@ def run_job(spec: JobSpec, *, engine: EngineFactory | None = None) -> JobResult:
             spool, rendered = open_table(spec.table, spec.template)
         if rendered.order is not None:
             reporter.message(f"{rendered.rows:,} rows: {rendered.order}")
-    return _JobStart(spec, paths, spool, kept, engine or _make_engine, reporter).run()
+    make = engine or _make_engine
+    return _JobStart(spec, paths, spool, kept, make, reporter, asked, unexecuted).run()
 
 
 def _make_engine(description: ModelDescription, options: EngineOptions) -> EngineProtocol:
@@ -135,6 +149,7 @@ class _JobStart:
     Attributes:
         spool: what writes `paths.input` first; None when that is a file already.
         kept: the table whose columns go into the results; None: none do.
+        asked, unexecuted: as `run_job` is given them.
     """
 
     spec: JobSpec
@@ -143,6 +158,8 @@ class _JobStart:
     kept: KeptTable | None
     engine: EngineFactory
     reporter: Reporter
+    asked: Callable[[], bool]
+    unexecuted: Unexecuted | None
 
     def run(self) -> JobResult:
         """As `run_job`."""
@@ -150,7 +167,8 @@ class _JobStart:
         paths, options, reporter = self.paths, self.spec.options, self.reporter
         interruption = Interruption(
             f"interrupted. Finished requests are saved in {paths.journal}; run the same command "
-            "again to resume."
+            "again to resume.",
+            asked=self.asked,
         )
         with interruption.installed():
             if self.spool is None:
@@ -168,7 +186,15 @@ class _JobStart:
                     summary = RunSummary(requests=journal.finished.counts)
                     return self._result(summary, journal, already_finished=True)
                 job = JobRun(
-                    paths, description, options, header, journal, reporter, interruption, self.kept
+                    paths,
+                    description,
+                    options,
+                    header,
+                    journal,
+                    reporter,
+                    interruption,
+                    self.kept,
+                    self.unexecuted,
                 )
                 summary = job.run(self.spec.served_names, schema, choices, self.engine)
                 summary.seconds.total = time.perf_counter() - started

@@ -164,6 +164,25 @@ def read_job(
         raise
 
 
+def validator(
+    description: ModelDescription,
+    names: Collection[str],
+    schema: Structure | None = None,
+    choices: AskedChoices | None = None,
+) -> Validator:
+    """What checks the lines of a job; arguments as `read_job` has them."""
+    all_names = {description.id, description.name, *names}
+    vocab_size, defaults = description.vocab_size, description.generation_defaults
+    compiler = grammar_compiler(description.tokenizer, vocab_size, description.eos_token_ids)
+    pooled = None
+    if description.pooling is not None:
+        pooled = PooledBodies(description.pooling, description.tokenizer, vocab_size)
+    form = AnswerFormat.find(
+        description.tokenizer, description.tool_call_parser, description.reasoning_parser
+    )
+    return Validator(all_names, vocab_size, defaults, compiler, schema, pooled, choices, form)
+
+
 class _Reader:
     """One pass over the lines; a thread tokenises a batch while the next one is read."""
 
@@ -179,18 +198,7 @@ class _Reader:
         skip: Callable[[int], bool],
         note: Note,
     ) -> None:
-        all_names = {description.id, description.name, *names}
-        vocab_size, defaults = description.vocab_size, description.generation_defaults
-        compiler = grammar_compiler(description.tokenizer, vocab_size, description.eos_token_ids)
-        pooled = None
-        if description.pooling is not None:
-            pooled = PooledBodies(description.pooling, description.tokenizer, vocab_size)
-        form = AnswerFormat.find(
-            description.tokenizer, description.tool_call_parser, description.reasoning_parser
-        )
-        self._validator = Validator(
-            all_names, vocab_size, defaults, compiler, schema, pooled, choices, form
-        )
+        self._validator = validator(description, names, schema, choices)
         self._renderer = Renderer(description.tokenizer)
         self._choices = ChoiceTokenizer(self._renderer)
         self._scored_keys: dict[RequestParams, bytes] = {}

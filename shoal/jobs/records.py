@@ -19,6 +19,7 @@ from shoal.jobs.logprob_records import chat_logprobs, completion_logprobs
 from shoal.jobs.pooled_bodies import PooledBodies
 from shoal.jobs.pooled_records import PooledRecords
 from shoal.jobs.response_records import response_body
+from shoal.jobs.unexecuted import Unexecuted
 from shoal.types import CHAT_URL, RESPONSES_URL, Choice, Completion, RequestTable
 
 RECORD_BEGINS = b'{"id":"batch_req_'
@@ -127,6 +128,17 @@ class RecordWriter:
             }
         }
         return _record(self._key(line), custom_id, status, body)
+
+    def unexecuted(self, line: int, custom_id: str, why: Unexecuted) -> bytes:
+        """The error record of a line, counted from 0, whose request is never executed."""
+        return orjson.dumps(
+            {
+                "id": f"batch_req_{self._key(line)}",
+                "custom_id": custom_id,
+                "response": None,
+                "error": {"code": why.code, "message": why.message},
+            }
+        )
 
     def _key(self, line: int) -> str:
         name = f"{self._job_id}/{line}".encode()

@@ -1,0 +1,77 @@
+"""The HTTP application: routes, keys, limits. Everything it does is in `files` and `batches`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fastapi import APIRouter, Depends, FastAPI
+
+from shoal.server.batches import Batches
+from shoal.server.body_limit import BodyLimit
+from shoal.server.clock import now
+from shoal.server.errors import install_handlers, not_found
+from shoal.server.files import Files
+from shoal.server.keys import Keys
+from shoal.server.objects import ModelList, ModelObject
+from shoal.server.operations import operations
+from shoal.server.routes_batches import batch_routes
+from shoal.server.routes_files import UPLOAD_PATH, file_routes
+from shoal.server.runner import EngineFigures
+from shoal.server.who import owner
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the application is made of.
+
+    Attributes:
+        names: of the model.
+        wake: tells the clerk that there is something to do.
+    """
+
+    keys: Keys
+    files: Files
+    batches: Batches
+    names: tuple[str, ...]
+    figures: EngineFigures
+    max_file_bytes: int
+    wake: Callable[[], None]
+
+
+def make_app(parts: Parts) -> FastAPI:
+    """The application."""
+    app = FastAPI(
+        title="Shoal",
+        description="OpenAI's Files and Batches API on one's own machine.",
+        docs_url=None,  # these pages load scripts from elsewhere
+        redoc_url=None,
+    )
+    install_handlers(app)
+    app.add_middleware(BodyLimit, except_path=UPLOAD_PATH)
+
+    app.state.keys = parts.keys
+    app.include_router(file_routes(parts.files, parts.max_file_bytes))
+    app.include_router(batch_routes(parts.batches, parts.files, parts.wake))
+    app.include_router(_model_routes(parts.names))
+    app.include_router(operations(parts.batches, parts.figures))
+    return app
+
+
+def _model_routes(names: tuple[str, ...]) -> APIRouter:
+    routes = APIRouter(prefix="/v1/models", dependencies=[Depends(owner)])
+    started = now()
+
+    @routes.get("")
+    def list_models() -> ModelList:
+        """All names of the model."""
+        return ModelList(data=[ModelObject(id=name, created=started) for name in names])
+
+    @routes.get("/{id:path}")
+    def retrieve_model(id: str) -> ModelObject:
+        """One of them."""
+        if id not in names:
+            raise not_found("model", id)
+        return ModelObject(id=id, created=started)
+
+    return routes

@@ -1,0 +1,114 @@
+"""OpenAI's error envelope: every error has this form, and says nothing of our insides."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+DO_NOT_RETRY = {"x-should-retry": "false"}
+"""What the official client looks at: it repeats a 409 and others by itself."""
+
+_log = logging.getLogger(__name__)
+
+
+class ApiError(Exception):
+    """An answer that is an error.
+
+    Attributes:
+        status: of HTTP.
+        message, param, code: of the envelope.
+        headers: further ones.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.param, self.code = status, message, param, code
+        self.headers = dict(headers or {})
+
+    def response(self) -> JSONResponse:
+        """The answer."""
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        body = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        return JSONResponse({"error": body}, self.status, self.headers)
+
+
+def wrong(param: str, why: str) -> ApiError:
+    """400: a parameter has a value it may not have."""
+    return ApiError(400, f"{param} {why}.", param=param, code="invalid_value")
+
+
+def not_found(what: str, name: str) -> ApiError:
+    """404: no file or batch of this name, or it is another key's."""
+    return ApiError(404, f"No such {what}: {name[:100]!r}.", param="id", code=None)
+
+
+def too_large(most_bytes: int) -> ApiError:
+    """413."""
+    message = f"The request is too large: at most {most_bytes:,} bytes are taken."
+    return ApiError(413, message, code="request_too_large", headers={"connection": "close"})
+
+
+def install_handlers(app: FastAPI) -> None:
+    """Answer everything that goes wrong in OpenAI's form."""
+    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+async def _api_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ApiError)
+    return error.response()
+
+
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    return _first(error.errors()).response()
+
+
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    message = str(error.detail)
+    if message == HTTPStatus(error.status_code).phrase:
+        message = f"{message}: {request.method} {request.url.path[:200]}"
+    return ApiError(error.status_code, message, headers=error.headers).response()
+
+
+async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+    _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return ApiError(500, "The server had an error; its log says which.").response()
+
+
+def _first(found: Any) -> ApiError:
+    """The first of pydantic's complaints."""
+    if not found:
+        return ApiError(400, "The request is not valid.")
+    first = found[0]
+    where, kind = ".".join(str(part) for part in first["loc"][1:]), first["type"]
+    if kind == "json_invalid":
+        return ApiError(400, "The body is not valid JSON.", code="invalid_json")
+    if kind == "missing":
+        where = where or "body"
+        return ApiError(400, f"{where} is missing.", param=where, code="missing_required_parameter")
+    if kind == "extra_forbidden":
+        return ApiError(
+            400, f"{where[:100]} is not a parameter.", param=where[:100], code="unknown_parameter"
+        )
+    return ApiError(
+        400, f"{where[:100]}: {first['msg']}.", param=where[:100] or None, code="invalid_value"
+    )

@@ -1,0 +1,164 @@
+"""Files of the API: their rows, and their contents below the data directory."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import suppress
+from pathlib import Path
+
+from sqlalchemy import ColumnElement, select
+
+from shoal.server.clock import now
+from shoal.server.database import Database, StoredBatch, StoredFile
+from shoal.server.errors import not_found, wrong
+from shoal.server.objects import MOST_KEPT_SECONDS
+from shoal.server.states import UNFINISHED
+
+FOLDER = "files"
+_TEMPORARY = ".upload-"
+
+
+class NewUpload:
+    """Content that is arriving, under a temporary name until it is whole and on the disk."""
+
+    def __init__(self, root: Path) -> None:
+        self.id = f"file-{secrets.token_hex(12)}"
+        self.path = f"{FOLDER}/{self.id}"
+        self.size = 0
+        self._final = root / self.path
+        self._temporary = self._final.with_name(f"{_TEMPORARY}{self.id}")
+        self._file = self._temporary.open("xb", buffering=0)
+
+    def write(self, data: bytes | bytearray) -> None:
+        """Append; OSError when the disk refuses."""
+        view = memoryview(data)
+        while view:
+            view = view[self._file.write(view) :]
+        self.size += len(data)
+
+    def keep(self) -> None:
+        """Make it last under its own name."""
+        os.fsync(self._file.fileno())
+        self._file.close()
+        os.replace(self._temporary, self._final)
+        folder = os.open(self._final.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def drop(self) -> None:
+        """Take away what is not kept. Idempotent."""
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+
+class Files:
+    """All files of a server."""
+
+    def __init__(self, database: Database, root: Path) -> None:
+        """Make the folder, and take away what a kill left of uploads."""
+        self._database, self.root = database, root
+        (root / FOLDER).mkdir(parents=True, exist_ok=True)
+        for left in (root / FOLDER).glob(f"{_TEMPORARY}*"):
+            left.unlink(missing_ok=True)
+        with database.transaction() as session:
+            known = set(session.scalars(select(StoredFile.path)))
+        for path in (root / FOLDER).iterdir():  # renamed, but killed before there was a row
+            if f"{FOLDER}/{path.name}" not in known:
+                path.unlink(missing_ok=True)
+
+    def new(self) -> NewUpload:
+        """A place for an upload."""
+        return NewUpload(self.root)
+
+    def add(self, upload: NewUpload, owner: str, filename: str, kept_seconds: int) -> StoredFile:
+        """The row of an upload that was kept."""
+        created = now()
+        file = StoredFile(
+            id=upload.id,
+            owner=owner,
+            bytes=upload.size,
+            created_at=created,
+            expires_at=created + kept_seconds,
+            filename=filename,
+            purpose="batch",
+            path=upload.path,
+            deleted=False,
+        )
+        with self._database.transaction() as session:
+            session.add(file)
+        return file
+
+    def get(self, owner: str, id: str) -> StoredFile:
+        """A file of this owner.
+
+        Raises:
+            ApiError: 404: there is none.
+        """
+        with self._database.transaction() as session:
+            file = session.scalar(select(StoredFile).where(_seen(owner), StoredFile.id == id))
+        if file is None:
+            raise not_found("File object", id)
+        return file
+
+    def page(
+        self, owner: str, after: str | None, limit: int, ascending: bool, purpose: str | None
+    ) -> tuple[list[StoredFile], bool]:
+        """A page of an owner's files, and whether there are more.
+
+        Raises:
+            ApiError: 400: `after` is no file.
+        """
+        order = StoredFile.number.asc() if ascending else StoredFile.number.desc()
+        query = select(StoredFile).where(_seen(owner)).order_by(order).limit(limit + 1)
+        if purpose is not None:
+            query = query.where(StoredFile.purpose == purpose)
+        with self._database.transaction() as session:
+            if after is not None:
+                last = select(StoredFile.number).where(
+                    StoredFile.owner == owner, StoredFile.id == after
+                )
+                number = session.scalar(last)
+                if number is None:
+                    raise wrong("after", "is no file of yours")
+                later = StoredFile.number > number if ascending else StoredFile.number < number
+                query = query.where(later)
+            found = list(session.scalars(query))
+        return found[:limit], len(found) > limit
+
+    def delete(self, owner: str, id: str) -> None:
+        """Hide a file from now on; its content goes with `sweep`. Raises as `get`."""
+        self.get(owner, id)
+        with self._database.transaction() as session:
+            file = session.scalar(select(StoredFile).where(_seen(owner), StoredFile.id == id))
+            if file is not None:
+                file.deleted = True
+
+    def content(self, file: StoredFile) -> Path:
+        """Where its content is."""
+        return self.root / file.path
+
+    def sweep(self) -> None:
+        """Take away the contents of deleted and expired files that no batch still reads."""
+        with self._database.transaction() as session:
+            used = select(StoredBatch.input_path).where(StoredBatch.status.in_(UNFINISHED))
+            gone = StoredFile.deleted | (StoredFile.expires_at <= now())
+            for file in session.scalars(
+                select(StoredFile).where(gone, StoredFile.path.not_in(used))
+            ):
+                with suppress(FileNotFoundError):
+                    (self.root / file.path).unlink()
+                session.delete(file)
+
+
+def kept_seconds(asked: int | None) -> int:
+    """How long a file is kept."""
+    return MOST_KEPT_SECONDS if asked is None else asked
+
+
+def _seen(owner: str) -> ColumnElement[bool]:
+    """Files that this owner sees."""
+    lasting = StoredFile.expires_at.is_(None) | (StoredFile.expires_at > now())
+    return (StoredFile.owner == owner) & StoredFile.deleted.is_(False) & lasting

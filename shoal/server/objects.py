@@ -1,0 +1,167 @@
+"""What the API takes and gives, as OpenAI's client has it."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from shoal.server.database import StoredBatch, StoredFile
+
+LEAST_KEPT_SECONDS, MOST_KEPT_SECONDS = 3600, 30 * 86400
+"""How long a client may ask for a file to be kept; the longest is the default."""
+_UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class ExpiresAfter(BaseModel):
+    """When a file expires, counted from its creation."""
+
+    model_config = ConfigDict(extra="forbid")
+    anchor: Literal["created_at"]
+    seconds: Annotated[int, Field(ge=LEAST_KEPT_SECONDS, le=MOST_KEPT_SECONDS)]
+
+
+class CreateBatch(BaseModel):
+    """The body of POST /v1/batches; `priority` is ours: lower runs first."""
+
+    model_config = ConfigDict(extra="forbid")
+    input_file_id: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+    endpoint: str
+    completion_window: str
+    metadata: (
+        Annotated[
+            dict[
+                Annotated[str, StringConstraints(max_length=64)],
+                Annotated[str, StringConstraints(max_length=512)],
+            ],
+            Field(max_length=16),
+        ]
+        | None
+    ) = None
+    output_expires_after: ExpiresAfter | None = None
+    priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
+
+
+class FileObject(BaseModel):
+    """A file."""
+
+    id: str
+    object: Literal["file"] = "file"
+    bytes: int
+    created_at: int
+    expires_at: int | None
+    filename: str
+    purpose: Literal["batch", "batch_output"]
+    status: Literal["processed"] = "processed"
+    status_details: None = None
+
+    @classmethod
+    def of(cls, file: StoredFile) -> FileObject:
+        """A row as clients see it."""
+        return cls.model_validate(file, from_attributes=True)
+
+
+class FileDeleted(BaseModel):
+    """What DELETE answers."""
+
+    id: str
+    object: Literal["file"] = "file"
+    deleted: Literal[True] = True
+
+
+class BatchErrors(BaseModel):
+    """Why a batch failed."""
+
+    object: Literal["list"] = "list"
+    data: list[dict[str, Any]]
+
+
+class RequestCounts(BaseModel):
+    """Of a batch; `failed` are the lines of its error file."""
+
+    total: int
+    completed: int
+    failed: int
+
+
+class BatchObject(BaseModel):
+    """A batch."""
+
+    id: str
+    object: Literal["batch"] = "batch"
+    endpoint: str
+    model: str | None
+    errors: BatchErrors | None
+    input_file_id: str
+    completion_window: str
+    status: str
+    output_file_id: str | None
+    error_file_id: str | None
+    created_at: int
+    in_progress_at: int | None
+    expires_at: int
+    finalizing_at: int | None
+    completed_at: int | None
+    failed_at: int | None
+    expired_at: int | None
+    cancelling_at: int | None
+    cancelled_at: int | None
+    request_counts: RequestCounts
+    usage: dict[str, Any] | None
+    metadata: dict[str, str] | None
+
+    @classmethod
+    def of(cls, batch: StoredBatch) -> BatchObject:
+        """A row as clients see it."""
+        own = {name: getattr(batch, name) for name in cls.model_fields if hasattr(batch, name)}
+        own["metadata"] = batch.meta
+        own["errors"] = None if batch.errors is None else BatchErrors(data=batch.errors)
+        own["request_counts"] = RequestCounts(
+            total=batch.total, completed=batch.completed, failed=batch.failed
+        )
+        own.pop("object", None)
+        return cls(**own)
+
+
+class FileList(BaseModel):
+    """One page of files."""
+
+    object: Literal["list"] = "list"
+    data: list[FileObject]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class BatchList(BaseModel):
+    """One page of batches."""
+
+    object: Literal["list"] = "list"
+    data: list[BatchObject]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class ModelObject(BaseModel):
+    """A name of the model that is served."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: Literal["shoal"] = "shoal"
+
+
+class ModelList(BaseModel):
+    """All names."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelObject]
+
+
+def window_seconds(window: str) -> int | None:
+    """Seconds of a completion window such as "24h" or "90m", up to 30 days; None: it is none."""
+    found = re.fullmatch(r"([1-9]\d{0,8})([smhd])", window)
+    seconds = int(found[1]) * _UNIT_SECONDS[found[2]] if found else 0
+    return seconds if 0 < seconds <= MOST_KEPT_SECONDS else None

@@ -1,0 +1,63 @@
+"""Options of `shoal serve`: one frozen class, the single source of defaults and help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from shoal.config import EngineOptions, parse_bytes
+from shoal.errors import OptionError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerOptions:
+    """How the server listens, what it keeps and what it allows."""
+
+    data_dir: Annotated[Path, "Files, journals and the database; made if it is missing."] = Path(
+        "shoal-data"
+    )
+    host: Annotated[str, "Address to listen on."] = "127.0.0.1"
+    port: Annotated[int, "Port to listen on; 0 takes a free one."] = 8000
+    database: Annotated[
+        str | None, "SQLAlchemy URL; SQLite in the data directory if not given."
+    ] = None
+    max_file_size: Annotated[str, "Largest upload."] = "200MB"
+    max_requests: Annotated[int, "Most requests in one batch."] = 50_000
+    max_batches: Annotated[int, "Most batches of one key that have not ended."] = 1000
+    json_logs: Annotated[bool, "Write the log as lines of JSON."] = False
+
+    def __post_init__(self) -> None:
+        parse_bytes(self.max_file_size)
+        for name, least in (("port", 0), ("max_requests", 1), ("max_batches", 1)):
+            if getattr(self, name) < least:
+                raise OptionError(f"{name} must be at least {least}, not {getattr(self, name)}.")
+        if self.port > 65535:
+            raise OptionError(f"port must be at most 65535, not {self.port}.")
+
+    @property
+    def max_file_bytes(self) -> int:
+        """`max_file_size` in bytes."""
+        return parse_bytes(self.max_file_size)
+
+    @property
+    def database_url(self) -> str:
+        """Where the database is."""
+        return self.database or f"sqlite:///{self.data_dir / 'shoal.db'}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """What is served.
+
+    Attributes:
+        model: a folder or a Hub id; None: the bundled model.
+        options: of the engine.
+        names: further names for `body.model`; `*` accepts any.
+        api_keys: one of them must come with each request; none: no key is asked for.
+    """
+
+    model: str | None = None
+    options: EngineOptions = field(default_factory=EngineOptions)
+    names: tuple[str, ...] = ()
+    api_keys: tuple[str, ...] = ()

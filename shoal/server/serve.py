@@ -1,0 +1,155 @@
+"""Put the parts together and serve until a signal comes."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import orjson
+import uvicorn
+
+from shoal.errors import ModelError, OptionError
+from shoal.model.description import ModelDescription
+from shoal.server.app import Parts, make_app
+from shoal.server.batches import Batches
+from shoal.server.clerk import Clerk
+from shoal.server.database import Database
+from shoal.server.files import Files
+from shoal.server.keys import Keys
+from shoal.server.lock import data_directory
+from shoal.server.options import Served, ServerOptions
+from shoal.server.runner import Runner
+
+GRACE_SECONDS = 5
+"""How long requests under way may take when the server stops."""
+
+_log = logging.getLogger("shoal.server")
+
+
+def serve(options: ServerOptions, served: Served) -> None:
+    """Serve until SIGINT or SIGTERM. Batches that have not ended go on at the next start.
+
+    Raises:
+        OptionError: an option is wrong, or the address or the data directory is taken.
+        ModelError: the model cannot be used.
+    """
+    _set_up_log(json=options.json_logs)
+    with data_directory(options.data_dir) as root, _listening(options) as listener:
+        database = Database(options.database_url)
+        try:
+            description = ModelDescription.load(served.model, served.options)
+            _serve(options, served, description, database, Files(database, root), listener)
+        finally:
+            database.close()
+
+
+def _serve(
+    options: ServerOptions,
+    served: Served,
+    description: ModelDescription,
+    database: Database,
+    files: Files,
+    listener: socket.socket,
+) -> None:
+    batches = Batches(database, files.root, options.max_batches)
+    fatal: list[str] = []
+
+    def stop_for(reason: str) -> None:
+        fatal.append(reason)
+        server.should_exit = True
+
+    runner = Runner(batches, files, served, stop_for)
+    clerk = Clerk(batches, files, runner, served, description, options.max_requests)
+    names = dict.fromkeys((description.id, description.name, *served.names))
+    parts = Parts(
+        keys=Keys(served.api_keys, database),
+        files=files,
+        batches=batches,
+        names=tuple(name for name in names if name != "*"),
+        figures=runner.figures,
+        max_file_bytes=options.max_file_bytes,
+        wake=clerk.wake,
+    )
+    config = uvicorn.Config(
+        make_app(parts),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    server = uvicorn.Server(config)
+    runner.start()
+    clerk.start()
+    _announce(listener, options, served)
+    try:
+        with _signals_end_quietly():
+            server.run([listener])
+    finally:
+        _log.info("stopping; batches go on at the next start")
+        clerk.stop()
+        runner.stop()
+    if fatal:
+        raise ModelError(fatal[0])
+
+
+def _announce(listener: socket.socket, options: ServerOptions, served: Served) -> None:
+    port = listener.getsockname()[1]
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    _log.info("serving on http://%s:%d/v1, data in %s", host, port, options.data_dir)
+    if not served.api_keys and options.host not in ("127.0.0.1", "::1", "localhost"):
+        _log.warning("no --api-key is given: whoever reaches %s may use the server", host)
+
+
+@contextmanager
+def _listening(options: ServerOptions) -> Iterator[socket.socket]:
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((options.host, options.port))
+        except OSError as error:
+            where = f"{options.host}:{options.port}"
+            raise OptionError(f"cannot listen on {where}: {error.strerror}.") from error
+        yield listener
+
+
+@contextmanager
+def _signals_end_quietly() -> Iterator[None]:
+    """uvicorn raises the signal that stopped it again, when it has stopped: that is no news."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _JsonLines(logging.Formatter):
+    """A record as a line of JSON."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """With the batch it is about, if any."""
+        line = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created)),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if (batch := getattr(record, "batch", None)) is not None:
+            line["batch"] = batch
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return orjson.dumps(line).decode()
+
+
+def _set_up_log(*, json: bool) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    plain = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    handler.setFormatter(_JsonLines() if json else plain)
+    logging.basicConfig(level=logging.INFO, handlers=[handler])

@@ -1,0 +1,19 @@
+"""Whose request it is, as the routes ask for it."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias
+
+from fastapi import Depends, Header, Request
+
+from shoal.server.keys import Keys
+
+
+def owner(request: Request, authorization: Annotated[str | None, Header()] = None) -> str:
+    """The owner whose key came with the request; raises `ApiError` 401."""
+    keys: Keys = request.app.state.keys
+    return keys.owner(authorization)
+
+
+Who: TypeAlias = Annotated[str, Depends(owner)]
+"""A parameter of a route that needs a key."""
