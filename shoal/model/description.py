@@ -22,7 +22,7 @@ from shoal.config import (
     ReasoningParser,
     ToolCallParser,
 )
-from shoal.errors import ModelLoadError, OptionError
+from shoal.errors import ModelLoadError, OptionError, UnsupportedModelError
 from shoal.model.activations import check_activations_by_name
 from shoal.model.features import (
     refuse_quantized_checkpoint,
@@ -159,8 +159,9 @@ class ModelDescription:
             )
         if pooling is not None and config is not whole:
             raise UnsupportedModelError(
-                f"{source} has towers beside its language model; vectors, scores and classes of "
-                "such checkpoints are not read. Its text can be generated."
+                source,
+                "it has towers beside its language model, and vectors, scores and classes are not "
+                "read from such checkpoints; its text can be generated",
             )
         return cls(
             id=model or BUNDLED_MODEL,
