@@ -159,9 +159,9 @@ class ModelDescription:
             )
         if pooling is not None and config is not whole:
             raise UnsupportedModelError(
-                source,
-                "it has towers beside its language model, and vectors, scores and classes are not "
-                "read from such checkpoints; its text can be generated",
+                "a vector of a checkpoint with towers",
+                f"{source} has towers beside its language model; vectors, scores and classes are "
+                "not read from such checkpoints. Its text can be generated.",
             )
         return cls(
             id=model or BUNDLED_MODEL,
