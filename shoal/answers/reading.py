@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ToolCall:
     """A call of a tool; `arguments` is the JSON of an object."""
 
     name: str
@@ -34,7 +34,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ChatAnswer:
     """An answer in its parts.
 
     Attributes:
@@ -45,7 +45,7 @@ class Answer:
 
     content: str | None
     reasoning: str | None = None
-    calls: tuple[Call, ...] = ()
+    calls: tuple[ToolCall, ...] = ()
     reasoning_tokens: int = 0
 
 
@@ -55,7 +55,7 @@ class AnswerReader:
     def __init__(self, detokenizer: Detokenizer, form: AnswerFormat) -> None:
         self._detokenizer, self.form = detokenizer, form
 
-    def read(self, choice: Choice, prompt: Int32Array, params: RequestParams) -> Answer:
+    def read(self, choice: Choice, prompt: Int32Array, params: RequestParams) -> ChatAnswer:
         """The parts of a chat's answer.
 
         What is no reasoning and no call stays content, as the model wrote it.
@@ -66,23 +66,23 @@ class AnswerReader:
         """
         looks_for_calls = params.tools is not None and self.form.knows_calls
         if not (looks_for_calls or self.form.shows_reasoning):
-            return Answer(choice.text)
+            return ChatAnswer(choice.text)
         text = self._marked_text(choice, params)
         prefix = self._prefix(prompt, text)
         found = self._parsed(text, prefix, params.tools) if looks_for_calls else None
         if found is None:
             found = self._parsed(text, prefix, None)
         if found is None:
-            return Answer(choice.text)
+            return ChatAnswer(choice.text)
         reasoning, calls = found.reasoning, found.calls
         if not params.parallel_tool_calls:
             calls = calls[:1]
         if not reasoning and not calls and found.content == text:
-            return Answer(choice.text)
+            return ChatAnswer(choice.text)
         content = self._without_marks(found.content, params)
         content = content.strip() if calls else content.lstrip()
         tokens = self._reasoning_tokens(choice.token_ids, prefix) if reasoning else 0
-        return Answer(content or (None if calls else ""), reasoning or None, calls, tokens)
+        return ChatAnswer(content or (None if calls else ""), reasoning or None, calls, tokens)
 
     def _parsed(self, text: str, prefix: str, tools: str | None) -> _Parsed | None:
         """The parts of a text; None where it does not fit the template, or a call is none."""
@@ -170,7 +170,7 @@ class AnswerReader:
 class _Parsed:
     content: str
     reasoning: str
-    calls: tuple[Call, ...]
+    calls: tuple[ToolCall, ...]
 
 
 @lru_cache(maxsize=256)
@@ -179,7 +179,7 @@ def _tools(text: str) -> list[dict[str, Any]]:
     return tools
 
 
-def _call(value: Mapping[str, Any], names: set[str]) -> Call:
+def _call(value: Mapping[str, Any], names: set[str]) -> ToolCall:
     """A call that transformers read.
 
     Raises:
@@ -194,7 +194,7 @@ def _call(value: Mapping[str, Any], names: set[str]) -> Call:
         arguments = json.loads(arguments)
     if not isinstance(arguments, dict):
         raise ValueError(f"the arguments of {name!r} are no object")
-    return Call(name, _json(arguments))
+    return ToolCall(name, _json(arguments))
 
 
 def _json(value: object) -> str:

@@ -11,7 +11,7 @@ import orjson
 
 from shoal.answers.answer_format import AnswerFormat
 from shoal.answers.detokenize import Detokenizer
-from shoal.answers.reading import Answer, AnswerReader
+from shoal.answers.reading import AnswerReader, ChatAnswer
 from shoal.errors import InvalidRequestError
 from shoal.jobs.choice_records import scored_answers
 from shoal.jobs.index import LineName
@@ -173,7 +173,7 @@ class RecordWriter:
         if self._reader.form.shows_reasoning:
             body["usage"]["completion_tokens_details"] = {"reasoning_tokens": reasoned}
 
-    def _message(self, answer: Answer, key: str, include_reasoning: bool) -> dict[str, Any]:
+    def _message(self, answer: ChatAnswer, key: str, include_reasoning: bool) -> dict[str, Any]:
         """An answer as OpenAI writes it; reasoning under vLLM's name and under DeepSeek's."""
         form = self._reader.form
         message: dict[str, Any] = {"role": "assistant", "content": answer.content, "refusal": None}

@@ -10,7 +10,7 @@ import pytest
 
 from shoal.answers.answer_format import AnswerFormat
 from shoal.answers.detokenize import Detokenizer
-from shoal.answers.reading import Answer, AnswerReader, Call
+from shoal.answers.reading import AnswerReader, ChatAnswer, ToolCall
 from shoal.types import Choice, RequestParams
 from tests.helpers.tool_models import TOOLS, tool_tokenizer
 
@@ -21,12 +21,14 @@ PROMPTS = {
     "mistral": "<s>[INST]hi[/INST]",
     "mistral_args": "<s>[INST]hi[/INST]",
 }
-NOW = Call("now", '{"zone": "UTC"}')
+NOW = ToolCall("now", '{"zone": "UTC"}')
 HERMES = '<tool_call>\n{"name": "now", "arguments": {"zone": "UTC"}}\n</tool_call>'
 WEATHER = '<tool_call>{"name": "get_weather", "arguments": {"city": "é", "days": 2}}</tool_call>'
 
 
-def read(family: str, text: str, *, prompt: str = "", form: Any = None, **params: Any) -> Answer:
+def read(
+    family: str, text: str, *, prompt: str = "", form: Any = None, **params: Any
+) -> ChatAnswer:
     tokenizer = tool_tokenizer(family)
     params = {"tools": TOOL_TEXT, **params}
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -44,23 +46,23 @@ def read(family: str, text: str, *, prompt: str = "", form: Any = None, **params
     [
         ("qwen", HERMES, None, [NOW]),
         ("qwen", f"I look.\n\n{HERMES}\n{WEATHER}", "I look.",
-         [NOW, Call("get_weather", '{"city": "é", "days": 2}')]),
+         [NOW, ToolCall("get_weather", '{"city": "é", "days": 2}')]),
         ("qwen", f"{HERMES} and\n{HERMES} then", "and then", [NOW, NOW]),
         ("qwen", HERMES.removesuffix("</tool_call>"), None, [NOW]),
         ("llama3", '{"name": "now", "parameters": {"zone": "UTC"}}', None, [NOW]),
         ("llama3", '<|python_tag|>{"name": "now", "parameters": {"zone": "UTC"}}', None, [NOW]),
         ("llama3", '{"name": "now", "parameters": {"zone": "UTC"}}; {"name": "now", "parameters": '
          '{"zone": "a; {\\"name\\": 1"}}', None,
-         [NOW, Call("now", '{"zone": "a; {\\"name\\": 1"}')]),
+         [NOW, ToolCall("now", '{"zone": "a; {\\"name\\": 1"}')]),
         ("mistral", '[TOOL_CALLS][{"name": "now", "arguments": {"zone": "UTC"}}]', None, [NOW]),
         ("mistral", 'So: [TOOL_CALLS] [{"name": "now", "arguments": {"zone": "UTC"}}, '
-         '{"name": "now", "arguments": {}}]', "So:", [NOW, Call("now", "{}")]),
+         '{"name": "now", "arguments": {}}]', "So:", [NOW, ToolCall("now", "{}")]),
         ("mistral_args", '[TOOL_CALLS]now[ARGS]{"zone": "UTC"}[TOOL_CALLS]now{"zone": "[x]"}',
-         None, [NOW, Call("now", '{"zone": "[x]"}')]),
+         None, [NOW, ToolCall("now", '{"zone": "[x]"}')]),
     ],
 )  # fmt: skip
-def test_calls(family: str, text: str, content: str | None, calls: list[Call]) -> None:
-    assert read(family, text) == Answer(content, None, tuple(calls))
+def test_calls(family: str, text: str, content: str | None, calls: list[ToolCall]) -> None:
+    assert read(family, text) == ChatAnswer(content, None, tuple(calls))
 
 
 @pytest.mark.parametrize(
@@ -76,18 +78,18 @@ def test_calls(family: str, text: str, content: str | None, calls: list[Call]) -
         ("qwen", "<tool_call>" + '{"a":' * 5000),
         ("llama3", '{"name": "Ann", "parameters": {}}'),
         ("llama3", '{"name": "now", "parameters": {}} is what I would call'),
-        ("llama3", 'Call {"name": "now", "parameters": {}}'),
+        ("llama3", 'ToolCall {"name": "now", "parameters": {}}'),
         ("mistral", 'no [{"name": "now", "arguments": {}}]'),
         ("mistral", "[TOOL_CALLS]"),
     ],
 )
 def test_what_is_no_call_stays_content(family: str, text: str) -> None:
     shown = text.replace("[TOOL_CALLS]", "")
-    assert read(family, text) == Answer(shown)
+    assert read(family, text) == ChatAnswer(shown)
 
 
 def test_without_tools_nothing_is_a_call() -> None:
-    assert read("qwen", HERMES, tools=None) == Answer(HERMES)
+    assert read("qwen", HERMES, tools=None) == ChatAnswer(HERMES)
 
 
 def test_one_call_where_there_may_be_but_one() -> None:
@@ -99,7 +101,7 @@ def test_arguments_are_json_whatever_is_in_them() -> None:
         text = HERMES.replace('"UTC"', zone)
         answer = read("qwen", text)
         if zone == "1e999":
-            assert answer == Answer(text)
+            assert answer == ChatAnswer(text)
             continue
         (call,) = answer.calls
         assert json.loads(call.arguments) == {"zone": json.loads(zone)}
@@ -182,7 +184,7 @@ def test_a_checkpoints_own_template_wins() -> None:
     tokenizer.response_template = OWN
     form = AnswerFormat.find(tokenizer)
     answer = read("qwen", '<|im_start|>hm<|im_end|>so CALL now{"zone": "UTC"};', form=form)
-    assert answer == Answer("so", "hm", (NOW,), 4)
+    assert answer == ChatAnswer("so", "hm", (NOW,), 4)
     begun = read("qwen", "hm<|im_end|>so", prompt=PROMPTS["qwen"] + "<|im_start|>", form=form)
     assert (begun.content, begun.reasoning, begun.reasoning_tokens) == ("so", "hm", 3)
     assert read("qwen", "<think>a</think>", form=form).content == "<think>a</think>"
