@@ -13,7 +13,7 @@ from shoal.attention.triton.buffers import Capacity, DeviceWork, FixedWork, Prep
 from shoal.attention.triton.kernels import attend, merge, store
 from shoal.attention.triton.launch import Launch, make_launch, power_of_two
 from shoal.attention.triton.tiles import TilePair, Tiles, choose_tiles
-from shoal.work import SegmentWork
+from shoal.work import SegmentWork, Window
 
 _DTYPES = torch.bfloat16, torch.float16, torch.float32
 _LARGEST_DIM = 256
@@ -36,7 +36,7 @@ class TritonAttention:
         """`tiles`, `programs` (the whole grid's): others than the table's, for tests and tuning."""
         self._tiles, self._programs = tiles, programs
         self._pairs: dict[KVShape, TilePair] = {}
-        self._launches: dict[tuple[KVShape, int, Tiles, int | None], Launch] = {}
+        self._launches: dict[tuple[KVShape, int, Tiles, Window | None], Launch] = {}
 
     @staticmethod
     def knows(dtype: torch.dtype, key_dim: int, value_dim: int) -> bool:
