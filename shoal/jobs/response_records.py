@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from shoal.answers.detokenize import Detokenizer
-from shoal.answers.reading import Answer
+from shoal.answers.reading import ChatAnswer
 from shoal.jobs.logprob_records import chat_logprobs
 from shoal.types import Completion, RequestParams, TokenLogprob
 
@@ -16,7 +16,7 @@ def response_body(
     created: int,
     model: str,
     completion: Completion,
-    answer: Answer,
+    answer: ChatAnswer,
     params: RequestParams,
     metadata: Mapping[str, Any] | None,
     detokenizer: Detokenizer,
@@ -68,7 +68,7 @@ def response_body(
     }
 
 
-def _reasoning(key: str, status: str, answer: Answer) -> list[dict[str, Any]]:
+def _reasoning(key: str, status: str, answer: ChatAnswer) -> list[dict[str, Any]]:
     """The item before the message, where the model reasoned."""
     if answer.reasoning is None:
         return []
@@ -77,7 +77,7 @@ def _reasoning(key: str, status: str, answer: Answer) -> list[dict[str, Any]]:
     return [item | {"status": status}]
 
 
-def _usage(completion: Completion, answer: Answer) -> dict[str, Any]:
+def _usage(completion: Completion, answer: ChatAnswer) -> dict[str, Any]:
     prompt, generated = completion.prompt_tokens, completion.generated_tokens
     return {
         "input_tokens": prompt,

@@ -187,7 +187,7 @@ def _read_weights(description: ModelDescription) -> torch.nn.Module:
             raise load_error("weights", description.source, error) from error
     module: torch.nn.Module
     module, info = loaded
-    check_loaded(module, info, description.id, without_towers=text_part is not None)
+    check_loaded(module, info, description.id, without_towers=description.whole_config is not None)
     return headed(module, description.pooling, description.config)
 
 

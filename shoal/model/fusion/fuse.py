@@ -113,6 +113,9 @@ class Fusion:
             layer = getattr(child.module, "layer_idx", None)
             if call is None or layer not in self.trial.scales:
                 continue
+            if isinstance(call.keywords.get("position_embeddings"), torch.Tensor):
+                # Complex numbers (Llama 4); ours knows cosines and sines.
+                continue
             if self._reads_positions(child.module, call):
                 # Ours knows positions only as rotations.
                 self.reads_positions.append(layer)
