@@ -15,6 +15,7 @@ from transformers.models.llama.modeling_llama import LlamaAttention, LlamaDecode
 from shoal import LLM, SamplingParams
 from shoal.config import EngineOptions
 from shoal.errors import UnsupportedModelError
+from shoal.model import alone, load
 from shoal.model.alone import prove_positions
 from shoal.model.description import ModelDescription
 from shoal.model.hook import ATTENTION_NAME
@@ -60,9 +61,6 @@ def prove(module: Any, folder: Path, **options: Any) -> None:
         ("BertConfig", ENCODER, "later tokens", 0),
         ("RobertaConfig", {**ENCODER, "is_decoder": True, "max_position_embeddings": 300},
          "embeddings", 0),
-        ("Llama4TextConfig", {**LLAMA4, "attention_chunk_size": 48, "floor_scale": 512},
-         "earlier tokens", 48),
-        ("Llama4TextConfig", {**LLAMA4, "attention_chunk_size": 256}, "positions", 63),
         ("Phi3Config", {**LLAMA, "rope_parameters": LONG, "original_max_position_embeddings": 64},
          "positions", 0),
     ],
@@ -166,8 +164,12 @@ def test_the_model_is_left_as_it_was(tmp_path: Path, dtype: str) -> None:
     assert ATTENTION_NAME not in ALL_MASK_ATTENTION_FUNCTIONS
 
 
-def test_a_scale_by_row_is_right_up_to_where_it_sets_in(tmp_path: Path) -> None:
-    """Llama 4 counts positions by the rows of a forward."""
+def test_a_scale_by_row_is_right_up_to_where_it_sets_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Llama 4 counts positions by the rows of a forward, if it is not told them otherwise."""
+    for place in (alone, load):
+        monkeypatch.setattr(place, "packed_keywords", lambda module, positions: {})
     config = transformers.Llama4TextConfig(**LLAMA4)
     torch.manual_seed(1)
     AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(tmp_path)
