@@ -16,7 +16,7 @@ from rich.console import Console
 
 from shoal.config import EngineOptions, option_help
 from shoal.errors import Interrupted, InvalidRequestError, OptionError, ShoalError
-from shoal.server.options import Served, ServerOptions
+from shoal.server.server_options import Served, ServerOptions
 
 if TYPE_CHECKING:
     from shoal.jobs import PlannedJob

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from shoal.errors import GenerationInterrupted, OptionError, ShoalError
+from shoal.integrations.continuation_scores import Continuation, Score, score, score_of
 from shoal.integrations.lm_eval_command import MODEL, require_lm_eval
-from shoal.integrations.lm_eval_generation import Asked, Thinking, answer_of, asked_for
+from shoal.integrations.lm_eval_generation import AskedGeneration, Thinking, answer_of, asked_for
 from shoal.integrations.lm_eval_tokens import HarnessTokenizer
-from shoal.integrations.scoring import Continuation, Score, score, score_of
 from shoal.llm.llm import LLM
 from shoal.llm.request_output import RequestOutput
 
@@ -216,16 +216,18 @@ class ShoalLM(TemplateLM):
         """Tokens of a context and its continuation. The last is only looked up, not read."""
         return min(self.max_length + 1, self._llm.max_model_len)
 
-    def _asked(self, arguments: Sequence[dict[str, Any]]) -> list[Asked]:
+    def _asked(self, arguments: Sequence[dict[str, Any]]) -> list[AskedGeneration]:
         """What each request asks for; one object for all that ask alike."""
         eos = self.tokenizer.decode(self.eot_token_id)
-        distinct: dict[str, Asked] = {}
+        distinct: dict[str, AskedGeneration] = {}
         for each in arguments:
             if repr(each) not in distinct:
                 distinct[repr(each)] = asked_for(each, eos, self.max_gen_toks, self._thinking)
         return [distinct[repr(each)] for each in arguments]
 
-    def _prompts(self, contexts: Sequence[str], asked: Sequence[Asked]) -> list[dict[str, Any]]:
+    def _prompts(
+        self, contexts: Sequence[str], asked: Sequence[AskedGeneration]
+    ) -> list[dict[str, Any]]:
         """The end of each context that leaves room for the answer."""
         prompts, cut = [], 0
         for tokens, each in zip(self._tokens.encode(contexts), asked, strict=True):

@@ -15,7 +15,7 @@ _ONE_WAY: dict[str, Any] = {"num_beams": 1, "num_return_sequences": 1, "use_cach
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskedGeneration:
     """What a request asks for.
 
     Attributes:
@@ -50,7 +50,7 @@ class Thinking:
 
 def asked_for(
     arguments: Mapping[str, Any], eos: str | None, most: int, thinking: Thinking
-) -> Asked:
+) -> AskedGeneration:
     """What the generation arguments of a task ask for.
 
     Greedy unless they say `do_sample` or a temperature. Texts in thoughts end no answer.
@@ -85,10 +85,12 @@ def asked_for(
         )
     except TypeError as error:
         raise OptionError(f"generation arguments: {error}") from None
-    return Asked(params, tuple(until))
+    return AskedGeneration(params, tuple(until))
 
 
-def answer_of(tokens: Sequence[int], asked: Asked, tokenizer: Any, thinking: Thinking) -> str:
+def answer_of(
+    tokens: Sequence[int], asked: AskedGeneration, tokenizer: Any, thinking: Thinking
+) -> str:
     """The text of an answer: its tokens by themselves, up to what ends it.
 
     Args:

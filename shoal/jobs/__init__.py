@@ -6,12 +6,12 @@ input order). `reader` leads the first half, `execute` the second, and `job` dec
 begins, resumes or is finished already. `planned_job` stops after the first half. `sources` tells
 what the input is. A compressed file, a pipe or a table becomes a batch file first (`spool`).
 Results are JSON lines or a table (`results_file`, `parquet_results`). `spec` says what a job is,
-`paths` knows all files of it. `contract` has the Batch API's rules
+`paths` knows all files of it. `file_rules` has the Batch API's rules
 about a whole file.
 """
 
-from shoal.jobs.contract import ENDPOINTS, FileCheck, FileError, check_file
 from shoal.jobs.execute import EngineFactory, kv_capacity_tokens
+from shoal.jobs.file_rules import ENDPOINTS, FileCheck, FileError, check_file
 from shoal.jobs.job import JobResult, run_job
 from shoal.jobs.paths import check_files, check_folder, check_written
 from shoal.jobs.planned_job import PlannedJob, plan_job

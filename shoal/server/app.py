@@ -9,15 +9,15 @@ from fastapi import APIRouter, Depends, FastAPI
 
 from shoal.server.batches import Batches
 from shoal.server.body_limit import BodyLimit
-from shoal.server.clock import now
-from shoal.server.errors import install_handlers, not_found
 from shoal.server.files import Files
+from shoal.server.http_errors import install_handlers, not_found
 from shoal.server.keys import Keys
 from shoal.server.objects import ModelList, ModelObject
 from shoal.server.operations import operations
 from shoal.server.routes_batches import batch_routes
 from shoal.server.routes_files import UPLOAD_PATH, file_routes
 from shoal.server.runner import EngineFigures
+from shoal.server.wall_clock import now
 from shoal.server.who import owner
 
 

@@ -11,11 +11,11 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from shoal.server import states
-from shoal.server.clock import now
 from shoal.server.database import Database, StoredBatch, StoredFile
-from shoal.server.errors import DO_NOT_RETRY, ApiError, not_found, wrong
 from shoal.server.files import kept_seconds
+from shoal.server.http_errors import DO_NOT_RETRY, ApiError, not_found, wrong
 from shoal.server.objects import CreateBatch
+from shoal.server.wall_clock import now
 
 FOLDER = "batches"
 MOST_STALLS = 3

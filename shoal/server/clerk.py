@@ -13,12 +13,12 @@ from shoal.model.description import ModelDescription
 from shoal.progress import QuietReporter
 from shoal.server import states
 from shoal.server.batches import Batches
-from shoal.server.clock import now
 from shoal.server.database import StoredBatch
 from shoal.server.files import Files
-from shoal.server.options import Served
 from shoal.server.runner import Runner
+from shoal.server.server_options import Served
 from shoal.server.usage import usage_of
+from shoal.server.wall_clock import now
 
 POLL_SECONDS = 0.1
 SWEEP_SECONDS = 30.0

@@ -14,19 +14,19 @@ from shoal.jobs import JobSpec, run_job
 from shoal.model.description import ModelDescription
 from shoal.processes import Parent
 from shoal.progress import ProgressState, QuietReporter
-from shoal.server.messages import (
+from shoal.server.engine_messages import (
+    BatchRefused,
     Done,
+    EngineReady,
     FromEngine,
     LoadFailed,
     NotNow,
     Progress,
-    Ready,
-    Refused,
     RunBatch,
     Stop,
     Stopped,
 )
-from shoal.server.options import Served
+from shoal.server.server_options import Served
 from shoal.server.usage import usage_of
 from shoal.types import RequestTable
 
@@ -46,7 +46,7 @@ def main(parent: Parent, served: Served) -> int:
         parent.send(LoadFailed(str(error)))
         return 0
     machine = kept.machine
-    parent.send(Ready(int(machine.kv_tokens * machine.costs.kv_bytes)))
+    parent.send(EngineReady(int(machine.kv_tokens * machine.costs.kv_bytes)))
     while True:
         message = parent.receive()
         if isinstance(message, RunBatch):
@@ -121,7 +121,7 @@ def _run(task: RunBatch, served: Served, kept: KeptEngine, parent: Parent) -> Fr
     except (OutputLockedError, OutputWriteError) as error:
         return NotNow(task.batch, str(error))
     except ShoalError as error:
-        return Refused(task.batch, str(error))
+        return BatchRefused(task.batch, str(error))
     except OSError as error:
         return NotNow(task.batch, str(error))
     counts = result.summary.requests

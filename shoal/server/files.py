@@ -9,11 +9,11 @@ from pathlib import Path
 
 from sqlalchemy import ColumnElement, select
 
-from shoal.server.clock import now
 from shoal.server.database import Database, StoredBatch, StoredFile
-from shoal.server.errors import not_found, wrong
+from shoal.server.http_errors import not_found, wrong
 from shoal.server.objects import MOST_KEPT_SECONDS
 from shoal.server.states import UNFINISHED
+from shoal.server.wall_clock import now
 
 FOLDER = "files"
 _TEMPORARY = ".upload-"

@@ -7,7 +7,7 @@ import hmac
 import secrets
 
 from shoal.server.database import Database, Setting
-from shoal.server.errors import ApiError
+from shoal.server.http_errors import ApiError
 
 NOBODY = ""
 """The owner of everything where no key is asked for."""

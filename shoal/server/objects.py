@@ -77,7 +77,7 @@ class BatchErrors(BaseModel):
     data: list[dict[str, Any]]
 
 
-class RequestCounts(BaseModel):
+class BatchRequestCounts(BaseModel):
     """Of a batch; `failed` are the lines of its error file."""
 
     total: int
@@ -107,7 +107,7 @@ class BatchObject(BaseModel):
     expired_at: int | None
     cancelling_at: int | None
     cancelled_at: int | None
-    request_counts: RequestCounts
+    request_counts: BatchRequestCounts
     usage: dict[str, Any] | None
     metadata: dict[str, str] | None
 
@@ -117,7 +117,7 @@ class BatchObject(BaseModel):
         own = {name: getattr(batch, name) for name in cls.model_fields if hasattr(batch, name)}
         own["metadata"] = batch.meta
         own["errors"] = None if batch.errors is None else BatchErrors(data=batch.errors)
-        own["request_counts"] = RequestCounts(
+        own["request_counts"] = BatchRequestCounts(
             total=batch.total, completed=batch.completed, failed=batch.failed
         )
         own.pop("object", None)

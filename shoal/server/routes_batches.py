@@ -10,8 +10,8 @@ from fastapi import APIRouter, Query
 from shoal.jobs import ENDPOINTS
 from shoal.server.batches import Batches
 from shoal.server.database import StoredFile
-from shoal.server.errors import ApiError, wrong
 from shoal.server.files import Files
+from shoal.server.http_errors import ApiError, wrong
 from shoal.server.objects import BatchList, BatchObject, CreateBatch, window_seconds
 from shoal.server.who import Who
 

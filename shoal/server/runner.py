@@ -13,22 +13,22 @@ from shoal.machine.calibration_cache import device_threads
 from shoal.processes import Exited, WorkerProcesses
 from shoal.server import engine_process, states
 from shoal.server.batches import Batches
-from shoal.server.clock import now
 from shoal.server.database import StoredBatch
-from shoal.server.files import Files
-from shoal.server.messages import (
+from shoal.server.engine_messages import (
+    BatchRefused,
     Done,
+    EngineReady,
     FromEngine,
     LoadFailed,
     NotNow,
     Progress,
-    Ready,
-    Refused,
     RunBatch,
     Stop,
     Stopped,
 )
-from shoal.server.options import Served
+from shoal.server.files import Files
+from shoal.server.server_options import Served
+from shoal.server.wall_clock import now
 
 POLL_SECONDS = 0.1
 STOP_SECONDS = 60.0
@@ -161,7 +161,7 @@ class Runner:
 
     def _take(self, message: FromEngine | Exited) -> None:
         match message:
-            case Ready(kv_bytes):
+            case EngineReady(kv_bytes):
                 self.figures.state, self.figures.kv_pool_bytes = "ready", kv_bytes
                 _log.info("the engine is ready")
             case LoadFailed(reason):
@@ -181,7 +181,7 @@ class Runner:
                 _log.warning("batch %s waits: %s", id, reason, extra={"batch": id})
                 self._not_before = time.monotonic() + RETRY_SECONDS
                 self._release()
-            case Refused(id, reason):
+            case BatchRefused(id, reason):
                 _log.error("batch %s fails: %s", id, reason, extra={"batch": id})
                 self._batches.fail(id, [_refused()])
                 self._release()

@@ -22,8 +22,8 @@ from shoal.server.database import Database
 from shoal.server.files import Files
 from shoal.server.keys import Keys
 from shoal.server.lock import data_directory
-from shoal.server.options import Served, ServerOptions
 from shoal.server.runner import Runner
+from shoal.server.server_options import Served, ServerOptions
 
 GRACE_SECONDS = 5
 """How long requests under way may take when the server stops."""

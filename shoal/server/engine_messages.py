@@ -25,7 +25,7 @@ class Stop:
 
 
 @dataclass(frozen=True)
-class Ready:
+class EngineReady:
     """The model is loaded; `kv_bytes` is the size of its KV pool."""
 
     kv_bytes: int
@@ -76,7 +76,7 @@ class NotNow:
 
 
 @dataclass(frozen=True)
-class Refused:
+class BatchRefused:
     """A batch cannot be run at all; `message` is for the log."""
 
     batch: str
@@ -84,4 +84,4 @@ class Refused:
 
 
 ToEngine: TypeAlias = RunBatch | Stop
-FromEngine: TypeAlias = Ready | LoadFailed | Progress | Done | Stopped | NotNow | Refused
+FromEngine: TypeAlias = EngineReady | LoadFailed | Progress | Done | Stopped | NotNow | BatchRefused
