@@ -7,10 +7,11 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,6 @@ from benchmarks.peers.client import (
     CONTENDERS,
     OURS,
     ROOT,
-    Contender,
     PeerError,
     RunResult,
     Worker,
@@ -154,7 +154,8 @@ class Bench:
                 meter.measure()
                 how = CONTENDERS[contender]
                 workload = orders[how.sorts]
-                result, stolen = self._undisturbed(how, workload)
+                run = partial(self._workers[how.engine].run, workload, how.expert)
+                result, stolen = undisturbed(run)
                 timings.add(contender, workload, result, stolen)
                 say(
                     f"{name} round {number}/{self.rounds} {contender}: {result.seconds:.2f} s, "
@@ -171,24 +172,6 @@ class Bench:
             if not (how.generates if workload.starts is None else how.scores):
                 kind = "generates" if workload.starts is None else "scores"
                 raise PeerError(f"{workload.name} {kind}, which {name} is not measured on")
-
-    def _undisturbed(self, how: Contender, workload: Workload) -> tuple[RunResult, float]:
-        """A run from which the host took little, or the best of several; and what it took."""
-        best: tuple[RunResult, float] | None = None
-        spent = 0.0
-        for runs in range(1, 2 + MOST_REPEATS):
-            with StolenTime() as time:
-                result = self._workers[how.engine].run(workload, how.expert)
-            spent += result.seconds
-            if best is None or time.fraction < best[1]:
-                best = result, time.fraction
-            if time.fraction <= MOST_STOLEN:
-                break
-            say(f"the host took {time.fraction:.1%} of a run of {result.seconds:.2f} s")
-            if spent * (runs + 1) / runs > MOST_SECONDS:
-                break
-        assert best is not None
-        return best
 
     def _record(
         self, workload: Workload, scale: float, timings: Timings, meter: RateMeter
@@ -242,6 +225,25 @@ class Bench:
             "commit": commit(),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         }
+
+
+def undisturbed(run: Callable[[], RunResult]) -> tuple[RunResult, float]:
+    """A run from which the host took little, or the best of several; and what it took."""
+    best: tuple[RunResult, float] | None = None
+    spent = 0.0
+    for runs in range(1, 2 + MOST_REPEATS):
+        with StolenTime() as time:
+            result = run()
+        spent += result.seconds
+        if best is None or time.fraction < best[1]:
+            best = result, time.fraction
+        if time.fraction <= MOST_STOLEN:
+            break
+        say(f"the host took {time.fraction:.1%} of a run of {result.seconds:.2f} s")
+        if spent * (runs + 1) / runs > MOST_SECONDS:
+            break
+    assert best is not None
+    return best
 
 
 def rounded(value: Any) -> Any:

@@ -183,6 +183,7 @@ BODY_FIELDS: dict[str, dict[str, Fate]] = {
         "chat_template_kwargs": Honoured("Given to the template.", kind=dict),
         "metadata": Honoured("A note, which the response repeats.", kind=dict),
         "max_tool_calls": NoEffect("No tool is called.", kind=int),
+        "parallel_tool_calls": NoEffect("No tool is called.", kind=bool),
         "tools": Refused(_NO_TOOLS_HERE, (None, [])),
         "tool_choice": Refused(_NO_TOOLS_HERE, (None, "none", "auto")),
         **alike("functions function_call", Refused(_CHATS)),

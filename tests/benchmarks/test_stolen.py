@@ -35,7 +35,7 @@ def test_a_disturbed_run_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
         def __init__(self, fractions: tuple[float, ...], first: float) -> None:
             self.fractions, self.first, self.runs = fractions, first, 0
 
-        def run(self, workload: object) -> RunResult:
+        def run(self) -> RunResult:
             self.runs += 1
             return RunResult(self.first + self.runs - 1, [], 0)
 
@@ -48,7 +48,7 @@ def test_a_disturbed_run_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(*fractions: float, first: float = 1.0) -> tuple[float, float]:
         worker = Scripted(fractions, first)
         monkeypatch.setattr(runner, "StolenTime", lambda: worker)
-        result, taken = runner.Bench._undisturbed(None, worker, None)
+        result, taken = runner.undisturbed(worker.run)
         return result.seconds, taken
 
     assert run(0.01) == (1.0, 0.01)

@@ -65,7 +65,7 @@ def bad(index: int) -> bytes | dict[str, Any]:
         case 7:
             return completion(name, "x", max_tokens="many")
         case 8:
-            return chat(name, "x", tools=[{"type": "function"}])
+            return chat(name, "x", functions=[{"name": "f"}])
         case 9:
             return completion(name, "far too long " * 3000)
         case 10:

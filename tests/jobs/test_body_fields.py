@@ -169,16 +169,18 @@ def test_each_field_does_what_the_table_says(url: str, name: str, fate: Fate) ->
         assert (error.code, error.param) == ("invalid_value", f"body.{name}")
 
 
-@pytest.mark.parametrize("url", [CHAT_URL, COMPLETIONS_URL])
+@pytest.mark.parametrize("url", [CHAT_URL, COMPLETIONS_URL, RESPONSES_URL])
 def test_honoured_fields_are_those_the_code_reads(url: str) -> None:
     honoured = {n for n, fate in BODY_FIELDS[url].items() if isinstance(fate, Honoured)}
     read_elsewhere = {
         CHAT_URL: {
             *("model", "messages", "chat_template_kwargs", "add_generation_prompt"),
             *("continue_final_message", "reasoning_effort", "verbosity"),
-            *("response_format", "structured_outputs", "tool_choice"),
+            *("response_format", "structured_outputs", "tool_choice", "score_choices"),
         },
-        COMPLETIONS_URL: {"model", "prompt", "response_format", "structured_outputs"},
+        COMPLETIONS_URL: {
+            *("model", "prompt", "response_format", "structured_outputs", "score_choices"),
+        },
         RESPONSES_URL: {
             *("model", "input", "instructions", "max_output_tokens", "text", "include"),
             *("reasoning", "chat_template_kwargs", "metadata", "structured_outputs"),

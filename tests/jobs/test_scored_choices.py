@@ -37,7 +37,7 @@ FORM = {"type": "json_object"}
 
 
 def parsed(line: dict[str, Any], choices: AskedChoices | None = None) -> Any:
-    return Validator({"toy"}, 100, {}, None, None, choices).request(line)
+    return Validator({"toy"}, 100, {}, choices=choices).request(line)
 
 
 @pytest.mark.parametrize("line", [chat, completion])
