@@ -44,6 +44,7 @@ def requests_of(
         temperature=0.0,
         max_tokens=0,
         prompt_logprobs=1,
+        prompt_logprob_start=len(tokens.context),
         choices=ScoredChoices(tuple(texts), lengths, len(lengths), how),
     )
     return [([*tokens.context, *choice], params) for choice in tokens.choices]
