@@ -104,7 +104,7 @@ class JobRun:
         with self.reporter, closing(self):
             capacity = self._capacity_tokens(make_engine)
             reading = time.perf_counter()
-            survey = Survey(schema)
+            survey = Survey(schema, choices)
             job = self._read(names, schema, choices, capacity, survey)
             self.summary.seconds.plan = time.perf_counter() - reading
             try:

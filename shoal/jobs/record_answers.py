@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 TopLogprobs = list[dict[str, Any]]
@@ -18,6 +18,7 @@ class RecordAnswer:
         finish_reason: "stop" or "length".
         tokens: the text of each token, where logprobs were asked for, with `logprobs` and `top`
             of the same length. In both, None stands for a first prompt token.
+        probabilities: of each choice, in order, where choices were scored.
     """
 
     text: str | None
@@ -25,6 +26,7 @@ class RecordAnswer:
     tokens: list[str] | None = None
     logprobs: list[float | None] | None = None
     top: list[TopLogprobs | None] | None = None
+    probabilities: dict[str, float] | None = None
 
     @property
     def cumulative_logprob(self) -> float | None:
@@ -39,8 +41,16 @@ def answers_of(body: Mapping[str, Any]) -> list[RecordAnswer]:
     if body["object"] == "response":
         return [_of_response(body)]
     if body["object"] == "chat.completion":
-        return [_of_chat(choice) for choice in body["choices"]]
-    return [_of_completion(choice) for choice in body["choices"]]
+        return [_scored(_of_chat(choice), choice) for choice in body["choices"]]
+    return [_scored(_of_completion(choice), choice) for choice in body["choices"]]
+
+
+def _scored(answer: RecordAnswer, choice: Mapping[str, Any]) -> RecordAnswer:
+    """The answer with the probabilities of its choices, if these were scored."""
+    if (scores := choice.get("score_choices")) is None:
+        return answer
+    told = {score["choice"]: score["probability"] for score in scores}
+    return replace(answer, probabilities=told)
 
 
 def token_counts(body: Mapping[str, Any]) -> tuple[int, int]:

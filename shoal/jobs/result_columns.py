@@ -126,6 +126,8 @@ def _answer_columns(survey: Survey) -> Iterator[tuple[str, Any, _OfAnswer, bool]
     kinds = {} if survey.schema is None else field_kinds(survey.schema)
     text, number = pa.string(), pa.float64()
     yield TEXT, text, lambda answer, _: answer.text, True
+    if survey.scored:
+        yield from _scored_columns(survey.choices)
     for name, kind in kinds.items():
         yield name, _arrow_type(kind), _field(name, kind), False
     if survey.json and not kinds:
@@ -138,6 +140,33 @@ def _answer_columns(survey: Survey) -> Iterator[tuple[str, Any, _OfAnswer, bool]
     if survey.top_logprobs:
         token = pa.struct([("token", text), ("logprob", number)])
         yield "top_logprobs", pa.list_(pa.list_(token)), lambda answer, _: answer.top, True
+
+
+def _scored_columns(choices: Sequence[str] | None) -> Iterator[tuple[str, Any, _OfAnswer, bool]]:
+    """The label, then the probability of each choice: a column each where all lines have these."""
+    import pyarrow as pa
+
+    yield (
+        "label",
+        pa.string(),
+        lambda answer, _: answer.text if answer.probabilities else None,
+        True,
+    )
+    if choices is None:
+        kind = pa.list_(pa.struct([("choice", pa.string()), ("probability", pa.float64())]))
+        yield "probabilities", kind, _probabilities, True
+    for choice in choices or ():
+        yield f"probability_{choice.strip()}", pa.float64(), _probability(choice), False
+
+
+def _probability(choice: str) -> _OfAnswer:
+    return lambda answer, _: (answer.probabilities or {}).get(choice)
+
+
+def _probabilities(answer: RecordAnswer, _: Any) -> Any:
+    if answer.probabilities is None:
+        return None
+    return [{"choice": text, "probability": p} for text, p in answer.probabilities.items()]
 
 
 def _field(name: str, kind: FieldKind) -> _OfAnswer:

@@ -26,6 +26,7 @@ from shoal.jobs import parquet_results, read_job
 from shoal.jobs.disk import NewFile
 from shoal.jobs.earlier_results import generated_lengths
 from shoal.jobs.result_columns import result_columns, result_row
+from shoal.jobs.scored_choices import read_choices
 from shoal.jobs.survey import Survey
 from tests.helpers.job_files import ForkedProcess, chat, completion, read_records
 from tests.helpers.job_process import MIXED, MIXED_ERRORS, CrashError, Job, stop_after
@@ -392,3 +393,40 @@ def test_without_pyarrow_nothing_runs(job: Job, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(OptionError, match=r"pip install 'shoal\[arrow\]', or name the output"):
         job.write([chat("a")]).run(output=job.folder / "out.parquet")
     assert job.files() == {"in.jsonl"}
+
+
+def scored(**probabilities: float) -> bytes:
+    """A record whose choices were scored; see `shoal.jobs.choice_records`."""
+    best = max(probabilities, key=lambda choice: probabilities[choice])
+    told = [{"choice": c, "probability": p, "logprob": -9.0} for c, p in probabilities.items()]
+    body = orjson.loads(record(best))["response"]["body"]
+    body["choices"][0]["score_choices"] = told
+    return orjson.dumps({"custom_id": "a", "response": {"body": body}})
+
+
+def row_of(survey: Survey, data: bytes) -> dict[str, Any]:
+    row = result_row(data, parse=False)
+    return {c.name: pa.array([c.value(row)], c.kind).to_pylist()[0] for c in result_columns(survey)}
+
+
+def test_choices_that_were_scored_are_a_label_and_probabilities() -> None:
+    survey = Survey(None, read_choices(["yes", " no"]))
+    survey.note(0, chat("a"))
+    survey.note(1, chat("b", response_format={"type": "json_object"}))
+    row = row_of(survey, scored(**{"yes": 0.25, " no": 0.75}))
+    found = [row[name] for name in ("label", "probability_yes", "probability_no")]
+    assert found == [" no", 0.25, 0.75]
+    row = row_of(survey, record("{}"))
+    assert (row["label"], row["probability_yes"], row["text"]) == (None, None, "{}")
+    assert "label" not in row_of(survey_of(chat("a")), record("x"))
+    survey = Survey(None, read_choices(["yes"]))
+    survey.note(0, chat("a", response_format={"type": "json_object"}))
+    assert "label" not in row_of(survey, record("{}")), "a line's own form goes before the job's"
+
+
+def test_choices_of_their_own_are_one_column() -> None:
+    survey = survey_of(chat("a", score_choices=["x", "y"]), chat("b", score_choices=["z"]))
+    row = row_of(survey, scored(x=0.75, y=0.25))
+    assert row["label"] == "x"
+    told = [("x", 0.75), ("y", 0.25)]
+    assert row["probabilities"] == [{"choice": c, "probability": p} for c, p in told]
