@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT := out
 PEER_PYTHON ?= python3.11
-WORKERS ?= 2
+WORKERS ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help install kernels sanitize demo test test-fast test-kernels test-slow wheel test-package bench bench-attention bench-int8 bench-structured bench-gpu bench-planner bench-peers lint format types docs check clean
@@ -45,7 +45,7 @@ demo: install  ## Plan and run 320 support tickets on the bundled model, then 26
 		--schema examples/order.json --output $(OUT)/orders.parquet --restart --quiet
 	$(BIN)/python examples/show_table.py $(OUT)/orders.parquet examples/answers.jsonl
 
-test: install  ## Run the tests in two processes; WORKERS=..
+test: install  ## Run the tests in three processes, since some wait; WORKERS=..
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 test-fast: install  ## Run the tests that are quick; one that takes over 30 seconds fails here
