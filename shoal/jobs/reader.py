@@ -18,9 +18,10 @@ from shoal.answers.structure import Structure
 from shoal.errors import InvalidRequestError
 from shoal.jobs.index import LineIndex
 from shoal.jobs.lines import ContentDigest, LineReader, RawLine, open_input
+from shoal.jobs.parsed_request import ParsedRequest
 from shoal.jobs.pooled_bodies import PooledBodies
 from shoal.jobs.scored_choices import AskedChoices
-from shoal.jobs.validate import ParsedRequest, Validator, custom_id_of, decode_line
+from shoal.jobs.validate import Validator, custom_id_of, decode_line
 from shoal.model.description import ModelDescription
 from shoal.prompts.choices import ChoiceTokenizer, ContextTokens, ContextToScore
 from shoal.prompts.length_rules import LengthRules, OutputLength

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from shoal.answers.structure import Structure
+from shoal.jobs.asked_structure import asked_structure
 from shoal.jobs.body_fields import endpoint
 from shoal.jobs.scored_choices import AskedChoices, parse_choices
-from shoal.jobs.validate import asked_structure
 from shoal.types import COMPLETIONS_URL
 
 

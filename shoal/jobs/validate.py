@@ -7,7 +7,7 @@ honoured is refused by name, never ignored; null means absent.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, cast
 
 import orjson
@@ -15,13 +15,15 @@ import orjson
 from shoal.answers.answer_format import AnswerFormat
 from shoal.answers.call_grammar import after_reasoning
 from shoal.answers.grammar import GrammarCompiler
-from shoal.answers.structure import Structure, of_response_format, of_structured_outputs
+from shoal.answers.structure import Structure
 from shoal.errors import InvalidRequestError
 from shoal.fates import Honoured
+from shoal.jobs.asked_structure import asked_structure
 from shoal.jobs.asked_tools import AskedTools, asked_tools
 from shoal.jobs.body_fields import BODY_FIELDS, LINE_FIELDS, endpoint
+from shoal.jobs.parsed_request import ParsedRequest
 from shoal.jobs.pooled_bodies import PooledBodies
-from shoal.jobs.response_input import chat_fields, response_format, response_messages
+from shoal.jobs.response_input import chat_fields, response_messages
 from shoal.jobs.scored_choices import AskedChoices, check_beside, does_not_go, parse_choices
 from shoal.prompts.prompts import ChatPrompt, Prompt, parse_messages, parse_prompts, whole_number
 from shoal.prompts.refusals import check_fields, kind_of, missing, wrong_value
@@ -54,31 +56,6 @@ _PROMPT_FIELDS = {
 }
 _OF_TEMPLATE = ("add_generation_prompt", "continue_final_message", "reasoning_effort", "verbosity")
 """Fields that a chat template is given."""
-
-
-@dataclass(frozen=True, slots=True)
-class ParsedRequest:
-    """A line that may run, apart from its length, which is known once it is tokenised.
-
-    Attributes:
-        prompts: a chat, or the prompts of a completions line, at least one.
-        params_key: equal for requests whose `params` are equal.
-        params: sampling parameters without the seed, so that requests alike share them.
-        seed: the request's own seed, or None.
-        special_tokens: whether the tokenizer adds its own to texts.
-        places: the field that each prompt comes from.
-        choices: what is scored instead of generating an answer.
-    """
-
-    custom_id: str
-    url: str
-    prompts: tuple[Prompt, ...]
-    params_key: bytes
-    params: RequestParams
-    seed: int | None
-    special_tokens: bool
-    places: tuple[str, ...]
-    choices: AskedChoices | None = None
 
 
 def decode_line(data: bytes) -> dict[str, Any]:
@@ -305,25 +282,6 @@ def _other_kind(url: str) -> InvalidRequestError:
         code="invalid_url",
         param="url",
     )
-
-
-def asked_structure(body: Mapping[str, Any], url: str) -> Structure | None:
-    """What the answer is to look like, under OpenAI's name or vLLM's; None: nothing is said.
-
-    Raises:
-        InvalidRequestError: it is wrong, or said under both names.
-    """
-    openai, vllm = body.get("response_format"), body.get("structured_outputs")
-    if url == RESPONSES_URL:
-        name, found = "text.format", response_format(body)
-    else:
-        name = "response_format"
-        found = None if openai is None else of_response_format(openai, f"body.{name}")
-    if vllm is None:
-        return found
-    if found is not None:
-        raise wrong_value("body.structured_outputs", f"does not go with {name}; give one")
-    return of_structured_outputs(vllm, "body.structured_outputs")
 
 
 def _defaults_beside(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

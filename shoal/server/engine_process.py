@@ -9,7 +9,7 @@ from collections.abc import Callable
 from shoal.config import EngineOptions
 from shoal.costs import Machine
 from shoal.devices import EngineProtocol, RunProtocol, make_engine
-from shoal.errors import Interrupted, OutputLockedError, OutputWriteError, ShoalError
+from shoal.errors import InternalError, Interrupted, OutputLockedError, OutputWriteError, ShoalError
 from shoal.jobs import JobSpec, run_job
 from shoal.model.description import ModelDescription
 from shoal.processes import Parent
@@ -73,6 +73,8 @@ class KeptEngine:
 
     def factory(self, description: ModelDescription, options: EngineOptions) -> EngineProtocol:
         """What `run_job` makes its engine with."""
+        if description.pooling is not None:
+            raise InternalError("a batch for vectors came to an engine that answers")
         return self
 
 

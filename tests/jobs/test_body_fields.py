@@ -29,6 +29,7 @@ from shoal.config import PoolingType
 from shoal.errors import InvalidRequestError
 from shoal.fates import Fate, Honoured, NoEffect, Refused
 from shoal.jobs.body_fields import BODY_FIELDS, LINE_FIELDS, endpoint
+from shoal.jobs.parsed_request import ParsedRequest
 from shoal.jobs.pooled_bodies import PooledBodies
 from shoal.jobs.response_fields import (
     FORMAT_FIELDS,
@@ -37,7 +38,7 @@ from shoal.jobs.response_fields import (
     REASONING_FIELDS,
     TEXT_FIELDS,
 )
-from shoal.jobs.validate import ParsedRequest, Validator, decode_line
+from shoal.jobs.validate import Validator, decode_line
 from shoal.model.pooling import Pooling, PoolingActivation, Task
 from shoal.prompts.message_fields import MESSAGE_FIELDS, PART_FIELDS
 from shoal.prompts.prompts import ChatPrompt

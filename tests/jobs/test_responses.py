@@ -15,9 +15,10 @@ from shoal.answers.structure import of_schema
 from shoal.errors import InvalidRequestError
 from shoal.jobs import plan_job
 from shoal.jobs.index import LineName
+from shoal.jobs.parsed_request import ParsedRequest
 from shoal.jobs.records import RecordWriter
 from shoal.jobs.response_fields import LOGPROBS
-from shoal.jobs.validate import ParsedRequest, Validator, decode_line
+from shoal.jobs.validate import Validator, decode_line
 from shoal.prompts.prompts import ChatPrompt
 from shoal.types import RESPONSES_URL, Choice, Completion
 from tests.helpers.job_files import (

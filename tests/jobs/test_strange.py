@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from shoal.errors import InvalidRequestError
 from shoal.jobs import read_job
-from shoal.jobs.validate import ParsedRequest, Validator, decode_line
+from shoal.jobs.parsed_request import ParsedRequest
+from shoal.jobs.validate import Validator, decode_line
 from shoal.model.description import ModelDescription
 from shoal.prompts.render import Renderer
 from tests.helpers import strange

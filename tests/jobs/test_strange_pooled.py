@@ -8,9 +8,10 @@ import pytest
 
 from shoal.config import PoolingType
 from shoal.errors import InvalidRequestError
+from shoal.jobs.parsed_request import ParsedRequest
 from shoal.jobs.pooled_bodies import PooledBodies
 from shoal.jobs.pooled_fields import POOLED_FIELDS
-from shoal.jobs.validate import ParsedRequest, Validator, decode_line
+from shoal.jobs.validate import Validator, decode_line
 from shoal.model.pooling import Pooling, PoolingActivation, Task
 from shoal.prompts.render import Renderer
 from shoal.types import CLASSIFY_URL, EMBEDDINGS_URL, RERANK_URL, SCORE_URL

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.errors import InvalidRequestError
-from shoal.jobs.validate import ParsedRequest, Validator, custom_id_of, decode_line
+from shoal.jobs.parsed_request import ParsedRequest
+from shoal.jobs.validate import Validator, custom_id_of, decode_line
 from shoal.prompts.prompts import ChatPrompt
 from shoal.types import RequestParams
 from tests.helpers.job_files import chat, completion
