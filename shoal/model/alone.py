@@ -34,6 +34,7 @@ from shoal.model.fusion.trial import Call
 from shoal.model.hook import AttentionCall, attention_step, masks_are_made
 from shoal.model.packed_cache import packed_keywords
 from shoal.model.pieces import FIRST_TOKENS, Pieces
+from shoal.model.rotary import row_lengths
 from shoal.scheduler import BLOCK_SIZE
 from shoal.work import SegmentWork, Window
 
@@ -67,7 +68,12 @@ def prove_positions(
     ids, positions = pieces.token_ids.to(weight.device), pieces.positions.to(weight.device)
     try:
         packed = _Packed(pieces, shapes, layers, weight.dtype, weight.device)
-        with attention_step(packed), _wrapped(layers, packed.enter), suppress(_Attended):
+        with (
+            attention_step(packed),
+            _wrapped(layers, packed.enter),
+            row_lengths(pieces.lengths.to(weight.device)),
+            suppress(_Attended),
+        ):
             module(
                 input_ids=ids[None],
                 position_ids=positions[None],

@@ -24,11 +24,7 @@ from shoal.config import (
 )
 from shoal.errors import ModelLoadError, OptionError, UnsupportedModelError
 from shoal.model.activations import check_activations_by_name
-from shoal.model.features import (
-    refuse_quantized_checkpoint,
-    refuse_unsupported,
-    refuse_unsupported_length,
-)
+from shoal.model.features import refuse_quantized_checkpoint, refuse_unsupported
 from shoal.model.generation import read_generation, token_ids
 from shoal.model.layer_sizes import layer_sizes, stated
 from shoal.model.model_files import (
@@ -40,8 +36,10 @@ from shoal.model.model_files import (
 )
 from shoal.model.pooling import AskedPooling, Pooling, pooling_of
 from shoal.model.quantization import check_quantization
+from shoal.model.rotary import length_switch, scaled_limit
 from shoal.model.shards import kv_shards, refuse_unsplittable
 from shoal.scheduler import BLOCK_SIZE
+from shoal.types import LengthSwitch
 
 BUNDLED_MODEL = "shoal-tiny"
 """The model that runs when none is named; it ships inside the package."""
@@ -144,7 +142,7 @@ class ModelDescription:
         parts = options.tensor_parallel
         refuse_unsplittable(config, parts)
         max_model_len = _max_model_len(config, options.max_model_len)
-        refuse_unsupported_length(config, max_model_len)
+        length_switch(config)  # refused by name where it is of a kind we lack
         tokenizer = _read_tokenizer(source, tokenizer_source, trusted, texts)
         dtype = _dtype(options.dtype, config)
         generation = read_generation(source)
@@ -201,6 +199,12 @@ class ModelDescription:
                 f"{block_bytes} B, and enough for the longest request."
             )
         return kv_bytes // block_bytes
+
+    @property
+    def length_switch(self) -> LengthSwitch | None:
+        """From which length on it turns keys otherwise, if a request may be longer."""
+        switch = length_switch(self.config)
+        return None if switch is None or self.max_model_len <= switch.threshold else switch
 
     @property
     def checkpoint_config(self) -> PreTrainedConfig:
@@ -324,7 +328,7 @@ def _eos_token_ids(
 
 
 def _max_model_len(config: PreTrainedConfig, wanted: int | None) -> int:
-    limit = getattr(config, "max_position_embeddings", None)
+    limit = scaled_limit(config)
     if limit is None:
         if wanted is None:
             raise OptionError("this model states no length limit: give max_model_len")

@@ -43,6 +43,7 @@ from shoal.model.hook import ATTENTION_NAME, AttentionProbe, attention_step
 from shoal.model.memory import enough_memory, out_of_memory
 from shoal.model.packed_cache import packed_keywords
 from shoal.model.pieces import Pieces
+from shoal.model.rotary import go_by_length, plain_positions
 from shoal.model.text_part import refuse_unknown_class, text_part_class
 
 MOSTLY = 0.9
@@ -75,7 +76,7 @@ class LoadedModel:
         """Run T packed tokens inside an `attention_step`; logits of some of them.
 
         Args:
-            token_ids, positions: int64 [T].
+            token_ids, positions: int64 [T]; these carry lengths, see `shoal.model.rotary`.
             rows: int64 [R], rows whose logits are wanted; None: those that the last layer
                 computes, which are all, or the step's `WantedRows`.
 
@@ -83,11 +84,12 @@ class LoadedModel:
             [R, vocabulary].
         """
         select = self.selects_logits and rows is not None
-        keywords = packed_keywords(self.module, positions)
-        keywords |= {"logits_to_keep": rows} if select else {}
-        out = self.module(
-            input_ids=token_ids[None], position_ids=positions[None], use_cache=False, **keywords
-        )
+        with plain_positions(self.module, positions) as plain:
+            keywords = packed_keywords(self.module, plain)
+            keywords |= {"logits_to_keep": rows} if select else {}
+            out = self.module(
+                input_ids=token_ids[None], position_ids=plain[None], use_cache=False, **keywords
+            )
         logits: torch.Tensor = out.logits[0]
         return logits if select or rows is None else logits[rows]
 
@@ -212,6 +214,7 @@ def prepare_model(module: torch.nn.Module, description: ModelDescription) -> Loa
         UnsupportedModelError: see `load_model`.
     """
     module = module.to(description.device).eval()
+    go_by_length(module, description.length_switch, description.model_type)
     signature = inspect.signature(module.forward).parameters
     model = LoadedModel(module, [], "logits_to_keep" in signature)
     model = LoadedModel(module, _probe(model, description), model.selects_logits)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from shoal.errors import InvalidRequestError
 from shoal.prompts.refusals import empty_prompt
-from shoal.types import RequestParams
+from shoal.types import LengthSwitch, RequestParams
 
 UNSTATED_EXPECTED_TOKENS = 256
 """What a choice without a stated limit is expected to generate, if it may generate as much."""
@@ -30,10 +30,12 @@ class LengthRules:
     Attributes:
         max_model_len: most tokens of prompt and output together.
         capacity_tokens: most tokens of KV the pool holds; the last output token needs none.
+        switch: see `RequestTable`.
     """
 
     max_model_len: int
     capacity_tokens: int
+    switch: LengthSwitch | None = None
 
     def output_length(
         self, prompt_tokens: int, params: RequestParams, param: str = "body"

@@ -14,10 +14,10 @@ from shoal.model import load
 from shoal.model.description import ModelDescription
 from shoal.model.hook import AttentionProbe, attention_step
 from tests.helpers.composites import COMPOSITES, REFUSED_COMPOSITES, save_composite
-from tests.helpers.models import ARCHITECTURES, FAMILIES, KINDS, save_model
+from tests.helpers.models import ARCHITECTURES, FAMILIES, KINDS, LENGTHS, save_model
 from tests.helpers.refused_families import REFUSED_FAMILIES, save_refused
 
-RUN = [*ARCHITECTURES, *FAMILIES, *(name for name in KINDS if name not in FAMILIES)]
+RUN = [*(ARCHITECTURES | FAMILIES | KINDS | LENGTHS)]
 REFUSED = [*REFUSED_FAMILIES, *REFUSED_COMPOSITES]
 _FUSED = {"norm": "norms", "mlp": "MLPs", "attention": "attention"}
 

@@ -198,6 +198,28 @@ KINDS: dict[str, tuple[str, dict[str, object]]] = {
 }  # fmt: skip
 """Families whose layers ask for windows of 16 tokens, chunks, soft-capping or sinks."""
 
+_LONG = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4,
+         "long_factor": [2.0, 3.0, 4.0, 6.0], "original_max_position_embeddings": 64}  # fmt: skip
+LENGTHS: dict[str, tuple[str, dict[str, object]]] = {
+    "phi3 longrope": (
+        "Phi3Config",
+        {**_LLAMA_LIKE, "rope_parameters": _LONG, "original_max_position_embeddings": 64},
+    ),
+    "phimoe longrope": (
+        "PhimoeConfig",
+        {**_LLAMA_LIKE, "num_local_experts": 4, "sliding_window": None,
+         "rope_parameters": {**_LONG, "short_mscale": 1.25, "long_mscale": 1.5},
+         "original_max_position_embeddings": 64},
+    ),
+    "llama longrope": ("LlamaConfig", {**_LLAMA_LIKE, "rope_parameters": _LONG}),
+    "llama dynamic rope": (
+        "LlamaConfig",
+        {**_LLAMA_LIKE, "max_position_embeddings": 64,
+         "rope_parameters": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}},
+    ),
+}  # fmt: skip
+"""Families whose rotary frequencies change with a request's length, at 64 tokens."""
+
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
     """One token per byte, after <s> and </s>; a byte-level BPE without merges."""
@@ -213,7 +235,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 def save_model(folder: Path, architecture: str, **changes: object) -> Path:
     """Write a random model of an architecture, its tokenizer and config into `folder`."""
-    config_class, fields = (ARCHITECTURES | FAMILIES | KINDS)[architecture]
+    config_class, fields = (ARCHITECTURES | FAMILIES | KINDS | LENGTHS)[architecture]
     config = getattr(transformers, config_class)(**{**fields, **changes})
     torch.manual_seed(1)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -223,7 +245,8 @@ def save_model(folder: Path, architecture: str, **changes: object) -> Path:
 
 
 @cache
-def _oracle(folder: Path) -> torch.nn.Module:
+def oracle(folder: Path) -> torch.nn.Module:
+    """The model as transformers loads it, in float32."""
     return AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager"
     ).eval()
@@ -232,8 +255,10 @@ def _oracle(folder: Path) -> torch.nn.Module:
 def greedy(folder: Path, prompt: list[int], max_new_tokens: int) -> list[int]:
     """What `transformers` generates, one prompt at a time, in float32."""
     with torch.inference_mode():
+        # Dynamic rotary scaling keeps what it had of the last prompt till a short one comes.
+        oracle(folder)(torch.tensor([[2]]))
         # A module whose class transformers chose: mypy cannot know its generate.
-        out = _oracle(folder).generate(  # type: ignore[operator]
+        out = oracle(folder).generate(  # type: ignore[operator]
             torch.tensor([prompt]), max_new_tokens=max_new_tokens, do_sample=False
         )
     return out[0, len(prompt) :].tolist()

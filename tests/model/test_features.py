@@ -31,8 +31,11 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("T5Config", {"vocab_size": 256, "d_model": 32, "num_layers": 2}, "encoder-decoder"),
     ("MambaConfig", {**SMALL, "state_size": 4}, "recurrent"),
     ("Lfm2Config", {**LLAMA, "layer_types": ["conv", "full_attention"]}, "recurrent"),
-    ("LlamaConfig", {**LLAMA, "rope_parameters": {"rope_type": "dynamic", "factor": 2.0,
-                     "rope_theta": 1e4, "original_max_position_embeddings": 64}}, "dynamic"),
+    ("Gemma3TextConfig", {**LLAMA, "layer_types": ["sliding_attention", "full_attention"],
+                          "rope_parameters": {"sliding_attention": {"rope_type": "default"},
+                                              "full_attention": {"rope_type": "dynamic",
+                                                                 "factor": 2.0}}},
+     "rotary scaling by length in some layers"),
 ]  # fmt: skip
 
 
