@@ -26,7 +26,7 @@ from shoal.errors import ModelLoadError, OptionError, UnsupportedModelError
 from shoal.model.activations import check_activations_by_name
 from shoal.model.features import refuse_quantized_checkpoint, refuse_unsupported
 from shoal.model.generation import read_generation, token_ids
-from shoal.model.layer_sizes import layer_sizes, stated
+from shoal.model.layer_sizes import stated, stored_numbers
 from shoal.model.model_files import (
     check_source,
     fingerprint,
@@ -373,5 +373,4 @@ def _check_devices(device: torch.device, wanted: int) -> None:
 
 
 def _kv_bytes_per_token(config: PreTrainedConfig, dtype: torch.dtype) -> int:
-    sizes = layer_sizes(config)
-    return 2 * sum(layer.kv_heads * layer.head_dim for layer in sizes) * dtype.itemsize
+    return stored_numbers(config) * dtype.itemsize

@@ -195,6 +195,14 @@ KINDS: dict[str, tuple[str, dict[str, object]]] = {
         "Gemma4TextConfig", {**_GEMMA4, "num_kv_shared_layers": 2, "num_hidden_layers": 6,
                              "layer_types": ["sliding_attention", "full_attention"] * 3}
     ),
+    "gemma3n": (
+        "Gemma3nTextConfig",
+        {**_LLAMA_LIKE, **_WINDOW, "head_dim": 16, "num_hidden_layers": 6, "laurel_rank": 4,
+         "vocab_size_per_layer_input": 256, "hidden_size_per_layer_input": 8,
+         "num_kv_shared_layers": 2, "altup_num_inputs": 2, "intermediate_size": [48] * 6,
+         "activation_sparsity_pattern": [0.5, 0.5, 0.0, 0.0, 0.0, 0.0],
+         "layer_types": ["sliding_attention", "full_attention"] * 3},
+    ),
 }  # fmt: skip
 """Families whose layers ask for windows of 16 tokens, chunks, soft-capping or sinks."""
 

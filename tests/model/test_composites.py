@@ -11,16 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import transformers
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from shoal import LLM
 from shoal.config import EngineOptions
 from shoal.errors import UnsupportedModelError
 from shoal.model.description import ModelDescription
 from shoal.model.load import load_model
+from shoal.model.text_part import text_part_class
 from shoal.scheduler import BLOCK_SIZE
 from tests.helpers.composites import COMPOSITES, greedy_composite, save_composite
-from tests.helpers.models import forest_of_prompts
+from tests.helpers.models import KINDS, byte_tokenizer, forest_of_prompts, greedy, save_model
 from tests.model.test_kinds import NEW_TOKENS, SETTINGS, answers
 
 THREE = ["gemma3", "qwen3_vl", "mistral3 of ministral3"]
@@ -112,3 +116,31 @@ def test_numbers_are_in_the_format_the_composite_names(tmp_path: Path) -> None:
     path.write_text(json.dumps(config))
     description = ModelDescription.load(str(folder), EngineOptions(device="cpu"))
     assert str(description.dtype) == "torch.bfloat16"
+
+
+def test_a_tower_whose_package_is_missing_is_no_obstacle(tmp_path: Path) -> None:
+    """Gemma 3n's needs timm. The oracle is transformers' text model, with the same weights."""
+    text = save_model(tmp_path / "text", "gemma3n")
+    folder = tmp_path / "whole"
+    config = transformers.Gemma3nConfig(text_config=dict(KINDS["gemma3n"][1]))
+    config.architectures = ["Gemma3nForConditionalGeneration"]
+    config.save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    with safe_open(text / "model.safetensors", framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    renamed = {
+        name.replace("model.", "model.language_model.", 1): tensor
+        for name, tensor in tensors.items()
+    }
+    # Tables of the tokens of images and sound, which no text has, but every forward reads.
+    made = text_part_class(config)
+    assert made is not None
+    shapes = made(config).state_dict()
+    renamed |= {
+        name: torch.zeros_like(shapes[name]) for name in shapes if name.startswith("model.embed_")
+    }
+    renamed["model.vision_tower.timm_model.weight"] = torch.zeros(3)
+    save_file(renamed, folder / "model.safetensors", metadata={"format": "pt"})
+    prompts = forest_of_prompts(3)
+    expected = [greedy(text, prompt, NEW_TOKENS) for prompt in prompts]
+    assert answers(folder, prompts) == expected

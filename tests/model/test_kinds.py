@@ -180,3 +180,20 @@ def test_a_soft_cap_or_sinks_that_are_forgotten_are_found(
     module = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=ATTENTION_NAME)
     with pytest.raises(UnsupportedModelError, match="differs from the softmax it asks for"):
         prepared(folder, module)
+
+
+@pytest.mark.parametrize(("family", "owners"), [("gemma4 shared", 4), ("gemma3n", 4)])
+def test_layers_that_reuse_the_kv_of_others_have_no_memory(
+    tmp_path: Path, family: str, owners: int
+) -> None:
+    """The pool holds a layer's keys and values once, and its capacity is counted so."""
+    llm = LLM(str(save_model(tmp_path, family)), dtype="float32", device="cpu", kv_memory="4MiB")
+    kv, layers = llm._engine._kv, llm._engine._model.layers
+    description = llm._description
+    llm.close()
+    memory = {kv[layer].keys.data_ptr() for layer in range(len(layers))}
+    assert len(memory) == owners < len(layers)
+    assert [kv.stores(layer) for layer in range(len(layers))] == [True] * 4 + [False] * 2
+    assert description.kv_bytes_per_token == sum(
+        4 * heads * (key + value) for heads, key, value in layers[:owners]
+    )
