@@ -27,6 +27,7 @@ from shoal.model.activations import check_activations_by_name
 from shoal.model.features import refuse_quantized_checkpoint, refuse_unsupported
 from shoal.model.generation import read_generation, token_ids
 from shoal.model.layer_sizes import stated, stored_numbers
+from shoal.model.legacy_template import add_legacy_template
 from shoal.model.model_files import (
     check_source,
     fingerprint,
@@ -267,6 +268,7 @@ def _read_tokenizer(
         _log.warning("%r holds no tokenizer: prompts are token ids, and texts are empty", source)
         return None
     read: Tokenizer = _read(AutoTokenizer, tokenizer_source or source, "tokenizer", trusted)
+    add_legacy_template(read, tokenizer_source or source)
     return read
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from safetensors.torch import save_file
 
 from shoal import LLM
 from shoal.config import EngineOptions
-from shoal.errors import UnsupportedModelError
+from shoal.errors import ModelLoadError, UnsupportedModelError
 from shoal.model.description import ModelDescription
 from shoal.model.load import load_model
 from shoal.model.text_part import text_part_class
@@ -144,3 +146,48 @@ def test_a_tower_whose_package_is_missing_is_no_obstacle(tmp_path: Path) -> None
     prompts = forest_of_prompts(3)
     expected = [greedy(text, prompt, NEW_TOKENS) for prompt in prompts]
     assert answers(folder, prompts) == expected
+
+
+TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+
+
+def request(custom_id: str, content: object) -> dict[str, Any]:
+    body = {
+        "model": "model",
+        "messages": [{"role": "user", "content": content}],
+        "max_tokens": 8,
+        "temperature": 0,
+    }
+    return {"custom_id": custom_id, "method": "POST", "url": "/v1/chat/completions", "body": body}
+
+
+def test_a_batch_file_with_an_image_in_a_line(tmp_path: Path) -> None:
+    """The line is an error, the others are answered, by the template beside the checkpoint."""
+    folder = save_composite(tmp_path / "model", "gemma3")
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": TEMPLATE}))
+    image = [{"type": "text", "text": "See:"}, {"type": "image_url", "image_url": {"url": "x"}}]
+    lines = [request("one", "hello"), request("two", image), request("three", "goodbye")]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    options = ["--model", str(folder), "--dtype", "float32", "--device", "cpu"]
+    options += ["--kv-memory", "4MiB", "--errors", str(tmp_path / "errors.jsonl")]
+    arguments = ["run", str(tmp_path / "in.jsonl"), "-o", str(tmp_path / "out.jsonl"), *options]
+    ran = subprocess.run([sys.executable, "-m", "shoal", *arguments], capture_output=True)
+    assert ran.returncode == 3, ran.stderr.decode()
+    error = json.loads((tmp_path / "errors.jsonl").read_text())
+    assert error["custom_id"] == "two"
+    assert "body.messages[0].content[1].type" in json.dumps(error)
+    records = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [record["custom_id"] for record in records] == ["one", "three"]
+    tokenizer = byte_tokenizer()
+    for record, text in zip(records, ("hello", "goodbye"), strict=True):
+        prompt = tokenizer(f"<user>{text}", add_special_tokens=False)["input_ids"]
+        expected = tokenizer.decode(greedy_composite(folder, prompt, 8), skip_special_tokens=True)
+        assert record["response"]["body"]["choices"][0]["message"]["content"] == expected
+
+
+@pytest.mark.parametrize("stated", ["[]", '{"chat_template": 3}', "{"])
+def test_a_template_file_that_holds_none_is_refused(tmp_path: Path, stated: str) -> None:
+    folder = save_composite(tmp_path, "gemma3")
+    (folder / "chat_template.json").write_text(stated)
+    with pytest.raises(ModelLoadError, match=r"chat_template\.json .*Copy the file again"):
+        ModelDescription.load(str(folder), OPTIONS)
