@@ -141,7 +141,7 @@ class ModelDescription:
         whole = _read_config(source, trusted)
         config = _text_config(whole, source)
         parts = options.tensor_parallel
-        refuse_unsplittable(config, parts)
+        refuse_unsplittable(config, parts, whole)
         max_model_len = _max_model_len(config, options.max_model_len)
         length_switch(config)  # refused by name where it is of a kind we lack
         tokenizer = _read_tokenizer(source, tokenizer_source, trusted, texts)

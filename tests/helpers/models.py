@@ -195,6 +195,7 @@ KINDS: dict[str, tuple[str, dict[str, object]]] = {
         "Gemma4TextConfig", {**_GEMMA4, "num_kv_shared_layers": 2, "num_hidden_layers": 6,
                              "layer_types": ["sliding_attention", "full_attention"] * 3}
     ),
+    "gemma4 keys as values": ("Gemma4TextConfig", {**_GEMMA4, "attention_k_eq_v": True}),
     "gemma3n": (
         "Gemma3nTextConfig",
         {**_LLAMA_LIKE, **_WINDOW, "head_dim": 16, "num_hidden_layers": 6, "laurel_rank": 4,
