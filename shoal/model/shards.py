@@ -20,7 +20,7 @@ _KEY_PROJECTIONS = {"k_proj", "qkv_proj", "query_key_value"}
 
 
 _INDIVISIBLE = {
-    "gemma3n_text": "its MLPs keep the largest activations of the whole width, which would be divided",
+    "gemma3n_text": "its MLPs keep the largest activations of a width that would be divided",
     "gemma4": "its forward reads a token's row of the embeddings, which would be divided",
     "qwen3_vl_moe": "transformers does not divide its experts' weights as they are stored",
 }

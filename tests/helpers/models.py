@@ -195,6 +195,17 @@ KINDS: dict[str, tuple[str, dict[str, object]]] = {
         "Gemma4TextConfig", {**_GEMMA4, "num_kv_shared_layers": 2, "num_hidden_layers": 6,
                              "layer_types": ["sliding_attention", "full_attention"] * 3}
     ),
+    "gemma4 experts": (
+        "Gemma4TextConfig",
+        {**_GEMMA4, "enable_moe_block": True, "num_experts": 4, "top_k_experts": 2,
+         "moe_intermediate_size": 24, "num_kv_shared_layers": 2},
+    ),
+    "modernbert decoder": (
+        "ModernBertDecoderConfig",
+        {**{name: value for name, value in _LLAMA_LIKE.items() if name != "num_key_value_heads"},
+         "local_attention": 16, "num_hidden_layers": 3, "global_attn_every_n_layers": 3,
+         "cls_token_id": 0, "sep_token_id": 1},
+    ),
     "gemma4 keys as values": ("Gemma4TextConfig", {**_GEMMA4, "attention_k_eq_v": True}),
     "gemma3n": (
         "Gemma3nTextConfig",
@@ -219,6 +230,16 @@ LENGTHS: dict[str, tuple[str, dict[str, object]]] = {
         {**_LLAMA_LIKE, "num_local_experts": 4, "sliding_window": None,
          "rope_parameters": {**_LONG, "short_mscale": 1.25, "long_mscale": 1.5},
          "original_max_position_embeddings": 64},
+    ),
+    "phi4_multimodal": (
+        "Phi4MultimodalConfig",
+        {**_LLAMA_LIKE, "sliding_window": None, "rope_parameters": _LONG,
+         "original_max_position_embeddings": 64, "image_token_id": 5, "audio_token_id": 6,
+         "vision_config": {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+                           "num_attention_heads": 2, "crop_size": 28, "patch_size": 14},
+         "audio_config": {"hidden_size": 16, "intermediate_size": 16, "num_blocks": 1,
+                          "num_attention_heads": 2, "ext_pw_out_channel": 16,
+                          "nemo_conv_channels": 16, "depthwise_separable_out_channel": 16}},
     ),
     "llama longrope": ("LlamaConfig", {**_LLAMA_LIKE, "rope_parameters": _LONG}),
     "llama dynamic rope": (
@@ -261,14 +282,19 @@ def oracle(folder: Path) -> torch.nn.Module:
     ).eval()
 
 
-def greedy(folder: Path, prompt: list[int], max_new_tokens: int) -> list[int]:
+def greedy(
+    folder: Path, prompt: list[int], max_new_tokens: int, *, use_cache: bool = True
+) -> list[int]:
     """What `transformers` generates, one prompt at a time, in float32."""
     with torch.inference_mode():
         # Dynamic rotary scaling keeps what it had of the last prompt till a short one comes.
         oracle(folder)(torch.tensor([[2]]))
         # A module whose class transformers chose: mypy cannot know its generate.
         out = oracle(folder).generate(  # type: ignore[operator]
-            torch.tensor([prompt]), max_new_tokens=max_new_tokens, do_sample=False
+            torch.tensor([prompt]),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            use_cache=use_cache,
         )
     return out[0, len(prompt) :].tolist()
 

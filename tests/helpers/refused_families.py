@@ -41,6 +41,8 @@ REFUSED_FAMILIES: dict[str, tuple[str, dict[str, object]]] = {
     "nemotron_h": ("NemotronHConfig", {}),
     "lfm2": ("Lfm2Config", {**_LLAMA, "layer_types": ["conv", "full_attention"]}),
     "lfm2_moe": ("Lfm2MoeConfig", {**_LLAMA, "layer_types": ["conv", "full_attention"]}),
+    "lfm3": ("Lfm3Config", {**_LLAMA, "layer_types": ["conv", "full_attention"]}),
+    "modernbert": ("ModernBertConfig", {**_SMALL, "num_attention_heads": 4}),
     "jamba": ("JambaConfig", {}),
     "mamba": ("MambaConfig", {**_SMALL, "state_size": 4}),
     "mamba2": ("Mamba2Config", {}),

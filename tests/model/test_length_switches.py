@@ -38,13 +38,20 @@ def prompts_around(seed: int) -> list[list[int]]:
     return [prompts[i] for i in rng.permutation(len(prompts))]
 
 
+def expected_of(model: Path, prompts: list[list[int]], family: str) -> list[list[int]]:
+    """transformers 5.23 drops Phi-4-multimodal's cache with the token past the threshold, and goes
+    on with that token alone. What it means is what it does without a cache."""
+    use_cache = family != "phi4_multimodal"
+    return [greedy(model, prompt, NEW_TOKENS, use_cache=use_cache) for prompt in prompts]
+
+
 @pytest.mark.parametrize("family", LENGTHS)
 def test_equals_generate(tmp_path: Path, family: str) -> None:
     model, prompts = save_model(tmp_path, family), prompts_around(0)
     lengths = list(map(len, prompts))
     assert min(lengths) + NEW_TOKENS < THRESHOLD < max(lengths)
     assert any(length <= THRESHOLD < length + NEW_TOKENS - 1 for length in lengths)
-    expected = [greedy(model, prompt, NEW_TOKENS) for prompt in prompts]
+    expected = expected_of(model, prompts, family)
     for settings in SETTINGS:
         assert answers(model, prompts, **settings) == expected, settings
 
@@ -52,7 +59,7 @@ def test_equals_generate(tmp_path: Path, family: str) -> None:
 @pytest.mark.parametrize("family", ["phi3 longrope", "llama dynamic rope"])
 def test_equals_generate_in_any_kv_budget(tmp_path: Path, family: str) -> None:
     model, prompts = save_model(tmp_path, family), prompts_around(1)
-    expected = [greedy(model, prompt, NEW_TOKENS) for prompt in prompts]
+    expected = expected_of(model, prompts, family)
     description = ModelDescription.load(str(model), EngineOptions(dtype="float32", device="cpu"))
     block = description.kv_bytes_per_token * BLOCK_SIZE
     largest = -(-(max(map(len, prompts)) + NEW_TOKENS - 1) // BLOCK_SIZE)
@@ -64,7 +71,7 @@ def test_equals_generate_in_any_kv_budget(tmp_path: Path, family: str) -> None:
 @pytest.mark.parametrize("family", LENGTHS)
 def test_equals_generate_on_two_devices(tmp_path: Path, family: str) -> None:
     model, prompts = save_model(tmp_path, family), prompts_around(2)
-    expected = [greedy(model, prompt, NEW_TOKENS) for prompt in prompts]
+    expected = expected_of(model, prompts, family)
     assert answers(model, prompts, data_parallel_size=2) == expected
 
 
