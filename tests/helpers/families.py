@@ -40,11 +40,14 @@ def count() -> str:
     run = {*RUN, *COMPOSITES}
     refused = sorted(name for name, row in EIGHTY_ONE.items() if row not in run)
     assert {EIGHTY_ONE[name] for name in refused} <= set(REFUSED)
-    number = len(EIGHTY_ONE) - len(refused)
-    return (
-        f"Of {len(EIGHTY_ONE)} families tried when this was begun {number} run. "
-        f"Refused: {', '.join(refused)}."
-    )
+    running = sorted(EIGHTY_ONE.keys() - set(refused))
+    lines = [
+        f"| of the {len(EIGHTY_ONE)} families tried at first | how many | which |",
+        "|---|---:|---|",
+    ]
+    lines += [f"| run | {len(running)} | {', '.join(running)} |"]
+    lines += [f"| refused | {len(refused)} | {', '.join(refused)} |"]
+    return "\n".join(lines)
 
 
 HEADS = {
