@@ -37,7 +37,7 @@ from shoal.model.model_files import (
 )
 from shoal.model.pooling import AskedPooling, Pooling, pooling_of
 from shoal.model.quantization import check_quantization
-from shoal.model.rotary import length_switch, scaled_limit
+from shoal.model.rotary import length_switch, refuse_mixed_switch, scaled_limit
 from shoal.model.shards import kv_shards, refuse_unsplittable
 from shoal.scheduler import BLOCK_SIZE
 from shoal.types import LengthSwitch
@@ -143,7 +143,7 @@ class ModelDescription:
         parts = options.tensor_parallel
         refuse_unsplittable(config, parts, whole)
         max_model_len = _max_model_len(config, options.max_model_len)
-        length_switch(config)  # refused by name where it is of a kind we lack
+        refuse_mixed_switch(config, max_model_len)
         tokenizer = _read_tokenizer(source, tokenizer_source, trusted, texts)
         dtype = _dtype(options.dtype, config)
         generation = read_generation(source)

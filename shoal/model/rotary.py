@@ -29,22 +29,10 @@ _lengths: ContextVar[torch.Tensor | None] = ContextVar("shoal_row_lengths", defa
 
 
 def length_switch(config: PreTrainedConfig) -> LengthSwitch | None:
-    """From which length on a model of text turns its keys otherwise; None: it never does.
-
-    Raises:
-        UnsupportedModelError: some of its layers do and others do not.
-    """
+    """From which length on a model of text turns its keys otherwise; None: it never does."""
     rope = getattr(config, "rope_parameters", None)
     rope = rope if isinstance(rope, dict) else {}
     kind = rope.get("rope_type")
-    inner = [part for part in rope.values() if isinstance(part, dict)]
-    if any(part.get("rope_type") in _SWITCHING for part in inner):
-        raise UnsupportedModelError(
-            "rotary scaling by length in some layers",
-            f"models of type {config.model_type!r} scale rotary positions by a request's length in "
-            "some layers and not, or otherwise, in others; Shoal knows one such scaling for all "
-            "layers. Use another model.",
-        )
     if kind == "longrope":
         return LengthSwitch(
             int(rope["original_max_position_embeddings"]),
@@ -54,6 +42,26 @@ def length_switch(config: PreTrainedConfig) -> LengthSwitch | None:
     if kind == "dynamic":
         return LengthSwitch(int(config.max_position_embeddings), each_length=True, restarts=False)
     return None
+
+
+def refuse_mixed_switch(config: PreTrainedConfig, max_model_len: int) -> None:
+    """Raise `UnsupportedModelError` if some layers scale by length below `max_model_len` tokens."""
+    rope = getattr(config, "rope_parameters", None)
+    inner = [part for part in (rope or {}).values() if isinstance(part, dict)]
+    limits = [
+        int(part["original_max_position_embeddings"])
+        for part in inner
+        if part.get("rope_type") == "longrope"
+    ]
+    if not limits or max_model_len <= min(limits):
+        return
+    raise UnsupportedModelError(
+        "rotary scaling by length in some layers",
+        f"models of type {config.model_type!r} scale rotary positions by a request's length in "
+        "some layers, and otherwise in others; Shoal knows one such scaling for all layers. Up to "
+        f"{min(limits)} tokens it makes no difference: use --max-model-len {min(limits)} or less, "
+        "or another model.",
+    )
 
 
 def scaled_limit(config: PreTrainedConfig) -> int | None:

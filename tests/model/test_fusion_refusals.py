@@ -92,6 +92,23 @@ def test_attention_that_reads_positions_itself_is_left(
 
 
 @needs_kernels
+@pytest.mark.parametrize(
+    ("family", "said"),
+    [
+        ("gemma4 shared", "attention of 2 and MLP of 0 of 6 layers"),
+        ("gpt_oss", "attention of 0 and MLP of 3 of 3 layers"),
+        ("gpt2", "attention of 2 and MLP of 2 of 2 layers"),
+    ],
+)
+def test_what_is_not_fused_is_said_once(
+    tmp_path: Path, family: str, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        load_model(description_of(save_model(tmp_path, family), "float32"))
+    assert caplog.text.count(f"run as in transformers, slower: {said}") == 1
+
+
+@needs_kernels
 def test_the_first_right_candidate_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

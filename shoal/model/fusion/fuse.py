@@ -81,6 +81,14 @@ class Fusion:
     def report(self) -> None:
         """Log what was replaced, and what was not."""
         _log.info("fused modules: %s", dict(self.done))
+        total = len(self.layers)
+        kept = {kind: max(0, total - self.done[kind]) for kind in ("attention", "mlp")}
+        if any(kept.values()):
+            _log.info(
+                "run as in transformers, slower: attention of %d and MLP of %d of %d layers",
+                *kept.values(),
+                total,
+            )
         if self.refused:
             _log.info("left as they are, since no replacement agrees: %s", dict(self.refused))
         if self.reads_positions:
