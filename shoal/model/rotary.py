@@ -170,7 +170,8 @@ def _dynamic_frequencies(part: Any, lengths: torch.Tensor, switch: LengthSwitch)
     stretch = factor * lengths.clamp(min=switch.threshold) / switch.threshold - (factor - 1)
     base = rope["rope_theta"] * stretch[:, None] ** (dim / (dim - 2))
     powers = torch.arange(0, dim, 2, device=lengths.device).float() / dim
-    return 1.0 / base**powers
+    found: torch.Tensor = 1.0 / base**powers
+    return found
 
 
 def _check_restarts(module: Any, switch: LengthSwitch, kind: str) -> None:

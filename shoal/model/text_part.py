@@ -76,18 +76,20 @@ _making = threading.Lock()
 @contextmanager
 def _towers_left_out(config: PreTrainedConfig) -> Iterator[None]:
     """In this block transformers' `AutoModel` makes only the language model of a config."""
-    text, own = config.get_text_config(), AutoModel.from_config
+    # transformers leaves it without types.
+    auto: Any = AutoModel
+    text, own = config.get_text_config(), auto.from_config
 
     def from_config(part: PreTrainedConfig, **keywords: Any) -> Any:
         return own(part, **keywords) if part is text else nn.Identity()
 
     with _making:
-        AutoModel.from_config = from_config
+        auto.from_config = from_config
         try:
             yield
         finally:
             # It is inherited: what was put before it goes.
-            del AutoModel.from_config
+            del auto.from_config
 
 
 def remove_towers(model: Any) -> None:

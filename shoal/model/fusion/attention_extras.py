@@ -86,6 +86,8 @@ def _by_floor(module: Any) -> QueryScale:
     def scale(rows: int, keywords: dict[str, Any]) -> torch.Tensor:
         before = keywords["past_key_values"].get_seq_length(layer)
         positions = torch.arange(rows, device=before.device) + before
-        return torch.log1p(torch.floor((positions.float() + 1.0) / floor)) * factor + 1.0
+        steps = torch.floor((positions.float() + 1.0) / floor)
+        found: torch.Tensor = torch.log1p(steps) * factor + 1.0
+        return found
 
     return scale

@@ -139,8 +139,8 @@ class FusedAttention(nn.Module):
         """Views of a product's results [T, width]."""
         heads = self._heads
         sizes = heads.heads * heads.key_dim, heads.kv_heads * heads.key_dim
-        query, key, value = qkv.split([*sizes, heads.kv_heads * heads.value_dim], dim=1)
-        key, value = (x.unflatten(1, (heads.kv_heads, -1)).transpose(0, 1) for x in (key, value))
+        query, key, value = torch.split(qkv, [*sizes, heads.kv_heads * heads.value_dim], dim=1)
+        key, value = (x.view(len(qkv), heads.kv_heads, -1).transpose(0, 1) for x in (key, value))
         return query, key, value
 
 
