@@ -35,7 +35,7 @@ sanitize:  ## Run the C++ kernels under the address and undefined behaviour sani
 	build/sanitize/test_sampling
 	build/sanitize/test_ops
 
-demo: install  ## Plan and run 320 support tickets on the bundled model, then 26 into a table
+demo: install  ## Plan and run 320 support tickets on the bundled model, then tables of fields and labels
 	@mkdir -p $(OUT)
 	$(BIN)/shoal plan examples/tickets.jsonl
 	$(BIN)/shoal run examples/tickets.jsonl --output $(OUT)/tickets.results.jsonl \
@@ -44,6 +44,9 @@ demo: install  ## Plan and run 320 support tickets on the bundled model, then 26
 	$(BIN)/shoal run --table examples/orders.csv --template examples/orders.toml \
 		--schema examples/order.json --output $(OUT)/orders.parquet --restart --quiet
 	$(BIN)/python examples/show_table.py $(OUT)/orders.parquet examples/answers.jsonl
+	$(BIN)/shoal run --table examples/topics.csv --template examples/topics.toml \
+		--choices examples/topics.txt --output $(OUT)/topics.parquet --restart --quiet
+	$(BIN)/python examples/show_labels.py $(OUT)/topics.parquet examples/answers.jsonl
 
 test: install  ## Run the tests in three processes, since some wait; WORKERS=..
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
