@@ -100,7 +100,7 @@ def test_required_calls(family: str, models: dict[str, Path], tmp_path: Path) ->
     for i, tool in enumerate([NOW, WEATHER] * 3):
         assert set(names[12 + i]) <= {tool["function"]["name"]}
     assert {len(names[i]) for i in whole if i >= 18} == {1}
-    if family != "llama3":
+    if family not in ("llama3", "gpt_oss", "llama4"):
         assert max(len(names[i]) for i in whole) > 1
     ids = [call.id for c in completions for call in c.choices[0].message.tool_calls or []]
     assert len(set(ids)) == len(ids)
@@ -122,12 +122,32 @@ def test_an_answer_can_be_sent_back(family: str, models: dict[str, Path], tmp_pa
     replayed = json.loads(json.dumps(said))
     function = replayed[1]["tool_calls"][0]["function"]
     function["arguments"] = json.loads(function["arguments"])
-    replayed[1]["content"] = ""
+    replayed[1]["content"] = message["content"] or ""
     expected = AutoTokenizer.from_pretrained(models[family]).apply_chat_template(
         replayed, tools=TOOLS, add_generation_prompt=True
     )["input_ids"]
     assert answered(again).usage.prompt_tokens == len(expected)
     assert answered(again).choices[0].message.tool_calls is None
+
+
+@pytest.mark.parametrize("family", TEMPLATES)
+def test_one_call_at_most(family: str, models: dict[str, Path], tmp_path: Path) -> None:
+    """A free answer ends with its first call; one without a call is free."""
+    tokenizer = AutoTokenizer.from_pretrained(models[family])
+    begins = {"gpt_oss": "<|channel|>", "llama3": "{", "llama4": "["}
+    mark = begins.get(family, "[TOOL_CALLS]" if "mistral" in family else "<tool_call>")
+    bias = dict.fromkeys(map(str, tokenizer(mark, add_special_tokens=False)["input_ids"]), 8)
+    ask = partial(asked, logit_bias=bias, parallel_tool_calls=False, max_tokens=400)
+    records = run(tmp_path, models[family], [ask(i) for i in range(8)], reasoning_parser="none")
+    found = Counter[int]()
+    for completion in map(answered, records):
+        (choice,) = completion.choices
+        names = checked_calls(completion)
+        found[len(names)] += 1
+        assert choice.finish_reason == ("tool_calls" if names else choice.finish_reason)
+        assert (choice.message.content or "").count(mark) <= (not names)
+    if len(mark) > 1 and family != "gpt_oss":  # others seldom begin as a call
+        assert found.keys() == {0, 1} or found.keys() == {1}, found
 
 
 def test_a_call_or_an_answer_that_keeps_its_schema(models: dict[str, Path], tmp_path: Path) -> None:
