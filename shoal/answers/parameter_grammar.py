@@ -137,7 +137,9 @@ class ParameterRules:
         end = "" if mark is None else f" <[{mark}]>"
         return f"({' | '.join(found)}){end}"
 
-    def _ways(self, schema: Mapping[str, Any], types: Sequence[str], where: str) -> list[tuple[str, ...]]:
+    def _ways(
+        self, schema: Mapping[str, Any], types: Sequence[str], where: str
+    ) -> list[tuple[str, ...]]:
         """Patterns that a value has all of, for each way to write it."""
         if "enum" in schema or "const" in schema:
             values = schema.get("enum", [schema.get("const")])
