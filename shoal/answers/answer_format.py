@@ -102,9 +102,10 @@ class AnswerFormat:
             calls: whether calls are looked for.
         """
         if self.own is not None:
-            fields = {k: v for k, v in self.own["fields"].items() if calls or k != "tool_calls"}
+            own: dict[str, Any] = self.own["fields"]
+            fields = {k: v for k, v in own.items() if calls or k != "tool_calls"}
             return {**self.own, "fields": fields}
-        fields: dict[str, Any] = {"content": _CONTENT}
+        fields = {"content": _CONTENT}
         if self.reasoning is not None:
             fields["content"] = {**_CONTENT, "join": self.reasoning.join}
             fields |= {"reasoning_content": self.reasoning.field, **self.reasoning.others}
@@ -129,7 +130,12 @@ class AnswerFormat:
         return Reasoning.closed if end.endswith(over) else Reasoning.none
 
 
-_CONTENT = {"content": "text", "content_args": {"strip": False}, "repeats": True, "join": ""}
+_CONTENT: dict[str, Any] = {
+    "content": "text",
+    "content_args": {"strip": False},
+    "repeats": True,
+    "join": "",
+}
 
 
 def _template_text(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -86,7 +86,7 @@ class AnswerReader:
 
     def _parsed(self, text: str, prefix: str, tools: str | None) -> _Parsed | None:
         """The parts of a text; None where it does not fit the template, or a call is none."""
-        known = [] if tools is None else tools_with_types(tools)
+        known: list[Any] = [] if tools is None else [*tools_with_types(tools)]
         try:
             template = self.form.template(calls=tools is not None)
             message = parse_response(text, template, prefix=prefix, tools=known)

@@ -1,4 +1,4 @@
-"""kill -9 amid a job of tools, schemas and reasoning: the rest is done as if nothing had happened."""
+"""kill -9 amid a job of tools, schemas and reasoning: it goes on as if nothing had happened."""
 
 from __future__ import annotations
 
