@@ -295,6 +295,8 @@ def test_responses_that_reason_are_rows(tmp_path: Path) -> None:
     (record,) = run(tmp_path, model, [line])
     kinds = [item["type"] for item in record["response"]["body"]["output"]]
     assert kinds == ["reasoning", "message"]
+    details = record["response"]["body"]["usage"]["output_tokens_details"]
+    assert details["reasoning_tokens"] == 9
     (row,) = run(tmp_path, model, [line], output="out.parquet")
     assert (row["text"], row["finish_reason"]) == ("", "length")
 
