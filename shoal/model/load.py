@@ -44,6 +44,7 @@ from shoal.model.memory import enough_memory, out_of_memory
 from shoal.model.packed_cache import packed_keywords
 from shoal.model.pieces import Pieces
 from shoal.model.text_part import refuse_unknown_class, text_part_class
+from shoal.work import Window
 
 MOSTLY = 0.9
 """Share of a model's weights of which it is said to be quantized without a warning."""
@@ -68,6 +69,8 @@ class LoadedModel:
     fused: dict[str, int] = field(default_factory=dict)
     wide: bool = False
     selects_rows: bool = False
+    windows: tuple[Window | None, ...] = ()
+    """What each attention layer shows its rows, by layer index; None: everything."""
 
     def logits(
         self, token_ids: torch.Tensor, positions: torch.Tensor, rows: torch.Tensor | None
@@ -214,7 +217,8 @@ def prepare_model(module: torch.nn.Module, description: ModelDescription) -> Loa
     module = module.to(description.device).eval()
     signature = inspect.signature(module.forward).parameters
     model = LoadedModel(module, [], "logits_to_keep" in signature)
-    model = LoadedModel(module, _probe(model, description), model.selects_logits)
+    probe = _probe(model, description)
+    model = LoadedModel(module, probe.shapes, model.selects_logits, windows=probe.windows)
     kind = description.model_type
     prove_positions(module, model.layers, Pieces.of(description), kind)
     return model
@@ -343,7 +347,7 @@ def _widen(model: LoadedModel, trial: Trial, expected: torch.Tensor) -> bool:
     return False
 
 
-def _probe(model: LoadedModel, description: ModelDescription) -> list[tuple[int, int, int]]:
+def _probe(model: LoadedModel, description: ModelDescription) -> AttentionProbe:
     """One forward of two tokens: our function must be called exactly once per layer.
 
     Some models keep their own attention whatever they are told; they would ignore segments and
@@ -371,7 +375,7 @@ def _probe(model: LoadedModel, description: ModelDescription) -> list[tuple[int,
         raise _own_attention(kind, f"{called} of {layers} layers called the one given")
     for keywords in probe.keywords:
         refuse_unknown_keyword(kind, keywords)
-    shapes = [shape for _, shape in sorted(zip(probe.layers, probe.head_dims, strict=True))]
+    shapes = probe.shapes
     numbers = sum(heads * (key_dim + value_dim) for heads, key_dim, value_dim in shapes)
     if numbers * description.dtype.itemsize != description.kv_bytes_per_token:
         raise UnsupportedModelError(
@@ -379,7 +383,7 @@ def _probe(model: LoadedModel, description: ModelDescription) -> list[tuple[int,
             f"models of type {kind!r} store {numbers} numbers of KV per token, which is not what "
             "their config says; memory could not be budgeted. Use another model.",
         )
-    return shapes
+    return probe
 
 
 def _own_attention(model_type: str, evidence: str) -> UnsupportedModelError:

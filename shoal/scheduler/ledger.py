@@ -9,10 +9,6 @@ from shoal.scheduler.forecast import PeakForecast
 from shoal.scheduler.pool import BlockPool
 from shoal.types import BoolArray, Int32Array, Int64Array
 
-_SPARE_BLOCKS = 2
-"""Beyond a window's own: one since it need not begin with a block, one to go on into."""
-_PENDING = 2
-"""Tokens that may be under way when a window's blocks are counted."""
 _RESERVED = 8
 """One part in so many of a windowed pool is left to prompts on their way, at most."""
 
@@ -35,7 +31,7 @@ class BlockLedger:
         self._cap: int | None = None
         self._reserve = 0
         if self.window is not None:
-            self._cap = window_blocks(self.window.tokens, self.block_size)
+            self._cap = self.window.most_blocks(self.block_size)
             self._reserve = min(pool.blocks_for(token_budget), pool.num_blocks // _RESERVED)
         self.num_blocks: Int64Array = np.zeros(64, dtype=np.int64)
         self._freed: Int64Array = np.zeros(64, dtype=np.int64)
@@ -199,11 +195,6 @@ class BlockLedger:
         self.num_blocks = np.pad(self.num_blocks, (0, more))
         self._freed = np.pad(self._freed, (0, more))
         self._blocks = np.pad(self._blocks, ((0, more), (0, 0)))
-
-
-def window_blocks(tokens: int, block_size: int) -> int:
-    """Most blocks that an owner holds of which no row sees more than so many tokens."""
-    return -(-(tokens + _PENDING) // block_size) + _SPARE_BLOCKS
 
 
 class ChunkRoom:

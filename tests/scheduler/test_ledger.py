@@ -13,7 +13,7 @@ from shoal.scheduler import BlockPool, Scheduler, TokenBatch
 from shoal.scheduler.ledger import BlockLedger
 from shoal.types import BoolArray, Int32Array
 from shoal.work import SegmentWork, Window
-from tests.helpers.fake_executor import CheckingExecutor, answer
+from tests.helpers.fake_executor import CheckingExecutor
 from tests.scheduler.test_run_ahead import AheadDriver, Chances
 from tests.scheduler.test_scheduler import Job, jobs
 
@@ -38,7 +38,7 @@ windows = st.builds(
 
 
 class WindowExecutor(CheckingExecutor):
-    """Checks that each row finds in the second group what its window shows, every token in place."""
+    """Checks that each row finds in the second group all that its window shows."""
 
     window: Window
     more: np.ndarray

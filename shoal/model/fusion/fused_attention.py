@@ -69,7 +69,7 @@ class FusedAttention(nn.Module):
         those R rows attend, and `add` and the result have R rows. What else a model hands down
         is about masks and caches."""
         step, heads = current_step(), self._heads
-        backend, pool = step.kv.backend, step.kv[self.layer_idx]
+        backend, pool, group = step.kv.backend, step.kv[self.layer_idx], step.of(self.layer_idx)
         # In float32 if the products are, whatever the model's dtype.
         qkv: torch.Tensor = self.qkv(hidden_states.to(self.qkv.held))[0]
         angles = None
@@ -79,21 +79,21 @@ class FusedAttention(nn.Module):
         rotation = self._rotation
         if isinstance(backend, NativeAttention) and isinstance(rotation, RotaryOp):
             rotation.set_pool(pool.shape.num_blocks * pool.shape.block_size)
-            qkv = rotation(qkv, angles, step.slots, pool.keys, pool.values)
+            qkv = rotation(qkv, angles, group.slots, pool.keys, pool.values)
         else:
             qkv = rotation(qkv, angles)
             split = [heads.kv_heads * heads.key_dim, heads.kv_heads * heads.value_dim]
             key, value = torch.split(qkv[:, queries:], split, dim=1)
             backend.store(
                 pool,
-                step.slots,
+                group.slots,
                 key.view(rows, heads.kv_heads, -1).transpose(0, 1),
                 value.view(rows, heads.kv_heads, -1).transpose(0, 1),
             )
-        query, prepared = qkv[:, :queries], step.prepared
+        query, prepared = qkv[:, :queries], group.prepared
         scale, kind = self._asked.scale, self._asked.kind
         if wanted is not None:
-            query, prepared = query[wanted.rows], wanted.prepared
+            query, prepared = query[wanted.rows], group.wanted
         query = query.view(len(query), heads.heads, heads.key_dim).transpose(0, 1)
         if isinstance(backend, NativeAttention):
             attended = backend(query, pool, prepared, scale, kind, out_dtype=self.out.held)
