@@ -124,22 +124,18 @@ class Engine:
         if self.description.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def executor(
-        self, table: RequestTable, plan: Plan, blocks: list[int] | None = None
-    ) -> Executor:
-        """What computes a run's token batches, for our scheduler or another; one at a time.
-
-        Args:
-            blocks: of each group of layers; None: all layers have those of the machine.
-        """
-        groups = self.machine.groups
-        if groups:
-            count = [self.machine.num_blocks] * len(groups) if blocks is None else blocks
-            with enough_memory("for the KV pool", "give a smaller --kv-memory"):
-                self._kv.divide([group.layers for group in groups], count)
+    def executor(self, table: RequestTable, plan: Plan) -> Executor:
+        """What computes a run's token batches, for our scheduler or another; one at a time."""
         return make_executor(
             self._model, self._kv, self.description, table, plan, graphs=self._graphs
         )
+
+    def _divide(self, blocks: list[int]) -> None:
+        """Have so many KV blocks in each group of layers."""
+        groups = [group.layers for group in self.machine.groups]
+        if groups:
+            with enough_memory("for the KV pool", "give a smaller --kv-memory"):
+                self._kv.divide(groups, blocks)
 
     def run(self, table: RequestTable) -> Run:
         """Plan a table and return the run, to be iterated over; only one may be under way."""
@@ -152,7 +148,8 @@ class Engine:
             Pilot(table, lengths, planned.num_pilots) if lengths and planned.num_pilots else None
         )
         blocks = divided(plan, table, self.machine)
-        executor = self.executor(table, plan, blocks)
+        self._divide(blocks)
+        executor = self.executor(table, plan)
         outputs: OutputProcessor | VectorOutputs = VectorOutputs(table)
         if self.description.pooling is None:
             outputs = OutputProcessor(table, self._detokenizer, self.description.eos_token_ids)

@@ -9,6 +9,7 @@ import torch
 
 from shoal.cuda.graphs import GraphedForward
 from shoal.cuda.transfers import Stage
+from shoal.errors import InternalError
 from shoal.model.hook import AttentionStep, GroupStep, WantedRows, attention_step
 from shoal.model.kv import KVPool
 from shoal.model.load import LoadedModel
@@ -70,6 +71,8 @@ class ModelRunner:
         """Logits [R, vocabulary] of `batch.logit_rows`; [0] for a batch without tokens."""
         if batch.num_tokens == 0:
             return torch.empty(0, device=self._device)
+        if not batch.others and not self._kv.is_even:
+            raise InternalError("a batch of one group of layers, for KV that is divided")
         if self._graphs is not None:
             columns = inputs.token_ids, inputs.positions, inputs.slots
             replayed = self._graphs.run(*columns, batch.attention, inputs.logit_rows)

@@ -58,6 +58,11 @@ class KVPool:
             old[layer] = self.backend.allocate(shape)
         self._layers = [layer for layer in old if layer is not None]
 
+    @property
+    def is_even(self) -> bool:
+        """Whether all layers have the same blocks, so that one list of slots does for all."""
+        return len(set(self._blocks)) == 1
+
     def group_of(self, layer: int) -> int:
         """The group of a layer, by `divide`; 0 before."""
         return self._group_of[layer]
@@ -67,7 +72,7 @@ class KVPool:
         """A pool of layers that `backend` has allocated already."""
         pool = cls.__new__(cls)
         pool.backend, pool._layers = backend, layers
-        pool._group_of = [0] * len(layers)
+        pool._group_of, pool._blocks = [0] * len(layers), [0]
         return pool
 
     def __getitem__(self, layer: int) -> KVLayer:
