@@ -161,7 +161,8 @@ class BlockLedger:
         if self.window is None:
             raise InternalError("KV of layers that see everything was to be freed")
         unseen = self.window.first(starts + ends) - starts
-        return np.minimum(np.maximum(unseen, 0), ends) // self.block_size
+        dead: Int64Array = np.minimum(np.maximum(unseen, 0), ends) // self.block_size
+        return dead
 
     def tables(self, slots: Int64Array, ends: Int64Array) -> tuple[Int64Array, Int32Array]:
         """Of each slot the blocks that are gone, int64 [slots], and the others before `ends`, flat.
