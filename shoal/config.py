@@ -155,6 +155,10 @@ class EngineOptions:
         OrderOption, "In which order prefix groups run; auto takes the fastest in a simulation."
     ] = OrderOption.auto
 
+    disable_hybrid_kv_cache_manager: Annotated[
+        bool, "Keep the KV of all tokens in every layer, also where a window hides the earlier."
+    ] = False
+
     devices: Annotated[
         int, "Devices that each run a copy of the model, in processes of their own."
     ] = 1
@@ -197,10 +201,9 @@ class EngineOptions:
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise OptionError(f"{name} must be a whole number of at least 1, not {value!r}.")
-        if type(self.trust_remote_code) is not bool:
-            raise OptionError(
-                f"trust_remote_code must be true or false, not {self.trust_remote_code!r}."
-            )
+        for name in ("trust_remote_code", "disable_hybrid_kv_cache_manager"):
+            if type(getattr(self, name)) is not bool:
+                raise OptionError(f"{name} must be true or false, not {getattr(self, name)!r}.")
         if self.devices > 1 and self.tensor_parallel > 1:
             raise OptionError(
                 f"devices {self.devices} and tensor_parallel {self.tensor_parallel} do not go "
