@@ -369,5 +369,4 @@ def _check_devices(device: torch.device, wanted: int) -> None:
 
 
 def _kv_bytes_per_token(config: PreTrainedConfig, dtype: torch.dtype) -> int:
-    sizes = layer_sizes(config)
-    return 2 * sum(layer.kv_heads * layer.head_dim for layer in sizes) * dtype.itemsize
+    return sum(layer.kv_numbers for layer in layer_sizes(config)) * dtype.itemsize

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from shoal.attention import AttentionBackend, KVLayer, KVShape
+from shoal.attention.latent import LatentHeads
 
 
 class KVPool:
@@ -22,7 +23,10 @@ class KVPool:
         """`layers`: (kv_heads, key_dim, value_dim) of each."""
         self.backend = backend
         self._layers = [
-            backend.allocate(KVShape(*layer, num_blocks, block_size, dtype, device))
+            backend.allocate(KVShape(
+                    *layer, num_blocks, block_size, dtype, device, isinstance(layer, LatentHeads)
+                )
+            )
             for layer in layers
         ]
 
@@ -32,6 +36,10 @@ class KVPool:
         pool = cls.__new__(cls)
         pool.backend, pool._layers = backend, layers
         return pool
+
+    def with_backend(self, backend: AttentionBackend) -> KVPool:
+        """The same memory under another backend, whose layout is the same."""
+        return KVPool.of(backend, self._layers)
 
     def __getitem__(self, layer: int) -> KVLayer:
         return self._layers[layer]

@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.import_utils import is_accelerate_available
 
 from shoal.attention import AttentionBackend
+from shoal.attention.latent import LatentHeads
 from shoal.config import Quantization
 from shoal.errors import UnsupportedModelError
 from shoal.kernels import load_kernels
@@ -40,6 +41,7 @@ from shoal.model.fusion import (
 )
 from shoal.model.heads import auto_class, headed
 from shoal.model.hook import ATTENTION_NAME, AttentionProbe, attention_step
+from shoal.model.latent_layers import keep_latents
 from shoal.model.memory import enough_memory, out_of_memory
 from shoal.model.packed_cache import packed_keywords
 from shoal.model.pieces import Pieces
@@ -217,7 +219,9 @@ def prepare_model(module: torch.nn.Module, description: ModelDescription) -> Loa
     model = LoadedModel(module, _probe(model, description), model.selects_logits)
     kind = description.model_type
     prove_positions(module, model.layers, Pieces.of(description), kind)
-    return model
+    layers = keep_latents(module, model.layers, model.logits, description)
+    _check_kv_bytes(layers, description)
+    return replace(model, layers=layers)
 
 
 def _can_fuse(description: ModelDescription) -> bool:
@@ -371,15 +375,23 @@ def _probe(model: LoadedModel, description: ModelDescription) -> list[tuple[int,
         raise _own_attention(kind, f"{called} of {layers} layers called the one given")
     for keywords in probe.keywords:
         refuse_unknown_keyword(kind, keywords)
-    shapes = [shape for _, shape in sorted(zip(probe.layers, probe.head_dims, strict=True))]
-    numbers = sum(heads * (key_dim + value_dim) for heads, key_dim, value_dim in shapes)
+    return [shape for _, shape in sorted(zip(probe.layers, probe.head_dims, strict=True))]
+
+
+def _check_kv_bytes(layers: list[tuple[int, int, int]], description: ModelDescription) -> None:
+    """Refuse a model that keeps more or less of a token than its description says."""
+    kind = description.model_type
+    numbers = sum(
+        heads * (key_dim if isinstance(layer, LatentHeads) else key_dim + value_dim)
+        for layer in layers
+        for heads, key_dim, value_dim in [layer]
+    )
     if numbers * description.dtype.itemsize != description.kv_bytes_per_token:
         raise UnsupportedModelError(
             "keys and values of an unusual shape",
             f"models of type {kind!r} store {numbers} numbers of KV per token, which is not what "
             "their config says; memory could not be budgeted. Use another model.",
         )
-    return shapes
 
 
 def _own_attention(model_type: str, evidence: str) -> UnsupportedModelError:
