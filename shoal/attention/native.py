@@ -175,7 +175,6 @@ class NativeAttention:
         self._lib.shoal_attention_run(plan, ctypes.byref(call))
         return out
 
-
     def partial(
         self, query: torch.Tensor, layer: KVLayer, prepared: object, scale: float
     ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -23,7 +23,8 @@ class KVPool:
         """`layers`: (kv_heads, key_dim, value_dim) of each."""
         self.backend = backend
         self._layers = [
-            backend.allocate(KVShape(
+            backend.allocate(
+                KVShape(
                     *layer, num_blocks, block_size, dtype, device, isinstance(layer, LatentHeads)
                 )
             )

@@ -131,6 +131,6 @@ def _proved(part: Any, expansion: Expansion, own: Trial, kept: Trial) -> bool:
 def _unknown(kind: str, what: str) -> UnsupportedModelError:
     return UnsupportedModelError(
         "multi-head latent attention of another form",
-        f"models of type {kind!r} use multi-head latent attention (MLA), but {what} that Shoal does "
-        "not know. Use another model.",
+        f"models of type {kind!r} use multi-head latent attention (MLA), but {what} that Shoal "
+        "does not know. Use another model.",
     )

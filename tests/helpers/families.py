@@ -8,16 +8,17 @@ from pathlib import Path
 import torch
 
 from shoal.attention import AttentionKind
+from shoal.attention.latent import LatentHeads
 from shoal.config import EngineOptions
 from shoal.errors import OptionError, UnsupportedModelError
 from shoal.model import load
 from shoal.model.description import ModelDescription
 from shoal.model.hook import AttentionProbe, attention_step
 from tests.helpers.composites import COMPOSITES, REFUSED_COMPOSITES, save_composite
-from tests.helpers.models import ARCHITECTURES, FAMILIES, KINDS, save_model
+from tests.helpers.models import ARCHITECTURES, FAMILIES, KINDS, LATENTS, save_model
 from tests.helpers.refused_families import REFUSED_FAMILIES, save_refused
 
-RUN = [*ARCHITECTURES, *FAMILIES, *(name for name in KINDS if name not in FAMILIES)]
+RUN = [*ARCHITECTURES, *FAMILIES, *(name for name in KINDS if name not in FAMILIES), *LATENTS]
 REFUSED = [*REFUSED_FAMILIES, *REFUSED_COMPOSITES]
 _FUSED = {"norm": "norms", "mlp": "MLPs", "attention": "attention"}
 
@@ -62,6 +63,8 @@ def _running_row(table: str, family: str, folder: Path) -> str:
     if 0 < done["attention"] < len(model.layers):
         names[-1] += " of some layers"
     attention = ", ".join(dict.fromkeys(map(_words, probe.kinds)))
+    if isinstance(model.layers[0], LatentHeads):
+        attention += " over latents"
     if len(set(model.layers)) > 1:
         attention += "; layers of several head sizes"
     named = type(description.checkpoint_config).__name__.removesuffix("Config")

@@ -212,7 +212,8 @@ LATENTS: dict[str, tuple[str, dict[str, object]]] = {
         {**_MLA, "q_lora_rank": None, "first_k_dense_replace": 1, "topk_method": "greedy"},
     ),
     "deepseek_v3, kimi k2": (
-        "DeepseekV3Config", {**_MLA, "first_k_dense_replace": 1, "rope_parameters": _YARN}
+        "DeepseekV3Config",
+        {**_MLA, "first_k_dense_replace": 1, "rope_parameters": _YARN},
     ),
     "glm4_moe_lite": ("Glm4MoeLiteConfig", _MLA),
     "minicpm3": ("MiniCPM3Config", _MLA),
