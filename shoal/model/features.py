@@ -91,8 +91,9 @@ def _refuse_other_memory(config: PreTrainedConfig) -> None:
     if kind == "longcat_flash":
         raise UnsupportedModelError(
             "two attentions in a layer",
-            f"models of type {kind!r} attend twice in each layer, to latents (MLA). Shoal's proof that "
-            "a model is right in packed batches knows layers that attend once. Use another model.",
+            f"models of type {kind!r} attend twice in each layer, to latents (MLA). Shoal's proof "
+            "that a model is right in packed batches knows layers that attend once. Use another "
+            "model.",
         )
     if getattr(config, "cross_attention_layers", None):
         raise _refusal(kind, "cross-attention to images")

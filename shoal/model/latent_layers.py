@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -121,11 +122,15 @@ def _proved(part: Any, expansion: Expansion, own: Trial, kept: Trial) -> bool:
         expected = call.run(part, hidden)[0]
     part.expand_kv = LatentHandover(part.expand_kv, expansion)
     for least_rows in (float("inf"), 0.0):
-        with kept.step_with(lambda backend: LatentAttention(backend.inner, least_rows)):
+        with kept.step_with(partial(_by, least_rows)):
             given = call.run(part, hidden)[0]
         if not all(agree(given[:, rows], expected[:, rows]) for rows in own.pieces.rows()):
             return False
     return True
+
+
+def _by(least_rows: float, backend: LatentAttention) -> LatentAttention:
+    return LatentAttention(backend.inner, least_rows)
 
 
 def _unknown(kind: str, what: str) -> UnsupportedModelError:
