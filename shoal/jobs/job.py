@@ -80,7 +80,7 @@ def run_job(
     without lines gives an empty output.
 
     Args:
-        engine: makes the engine, by default `shoal.devices.make_engine`; called only when there
+        engine: makes the engine, by default `shoal.fleet.make_engine`; called only when there
             is something to run.
         reporter: shows how far it is; by default what `make_reporter` chooses.
         asked: whether somebody wants the job interrupted, looked at in every iteration.
@@ -130,7 +130,7 @@ def run_job(
 
 def _make_engine(description: ModelDescription, options: EngineOptions) -> EngineProtocol:
     # Planning a job imports this module, and no engine.
-    from shoal.devices import make_engine
+    from shoal.fleet import make_engine
 
     return make_engine(description, options)
 
