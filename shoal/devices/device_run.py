@@ -255,8 +255,9 @@ class DeviceRun:
             device.deaths = 0
             self._deaths.clear()
         device.now = update.stats
-        update.trace[:, 0] += device.started_at
-        device.trace.append(update.trace)
+        rows = update.trace.copy()  # what a transport brings may be read-only
+        rows[:, 0] += device.started_at
+        device.trace.append(rows)
         return update.completions
 
     def _failed(self, number: int, error: Exception) -> None:

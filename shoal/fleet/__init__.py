@@ -1,5 +1,4 @@
-"""The engines of a job, wherever they are: in this process, on this machine, on a Ray cluster."""
+"""The engines of a job, wherever they are: here, on this machine, on a Ray cluster.
 
-from shoal.fleet.engines import make_engine
-
-__all__ = ["make_engine"]
+Nothing is imported here: an actor on a machine with other packages has to tell so.
+"""

@@ -1,27 +1,19 @@
-"""What runs in a Ray actor: an engine's process, started here, and the messages to and from it.
+"""What runs in a Ray actor: a relay to an engine's process, or the reason why there is none.
 
-The engine is the same process that one machine's devices have (`shoal.devices.worker`). It ends
-with the actor, whose end closes the pipe that it watches. The actor itself computes nothing, so it
-answers while the engine is busy.
+This module imports nothing but the standard library. On a machine whose packages do not work
+together the actor lives all the same: it says so, and keeps its place, so that Ray sends no other
+there.
 """
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from shoal.devices import worker
-from shoal.devices.local_processes import how_it_died
-from shoal.devices.messages import FromWorker, ToWorker
-from shoal.fleet.piece_columns import assigned_piece
-from shoal.processes import Exited, WorkerProcesses
-
-MOST_MESSAGES = 100
-"""In one answer to the driver."""
+if TYPE_CHECKING:
+    from shoal.devices.messages import FromWorker, ToWorker
 
 
 @dataclass(frozen=True)
@@ -43,11 +35,13 @@ class News:
     Attributes:
         node: Ray's id of its machine.
         host: the machine's address.
+        failed: why it has no engine; None: it has one, or had.
     """
 
     node: str
     host: str
-    messages: Sequence[FromWorker]
+    messages: Sequence[FromWorker] = ()
+    failed: str | None = None
 
 
 class RayActor:
@@ -62,38 +56,32 @@ class RayActor:
             name: of the worker, for messages.
             threads: of the CPU, for its engine.
         """
-        self._processes = WorkerProcesses()
-        self._processes.start(0, worker.main, name, threads=threads)
+        self._failed: str | None = None
+        try:
+            from shoal.fleet.relay import Relay
+
+            self._relay = Relay(name, threads)
+        except Exception as error:  # packages that do not fit raise anything
+            self._failed = f"{type(error).__name__}: {error}"
 
     def tell(self, message: ToWorker | Piece) -> None:
         """Pass a message on to the engine; if that is gone, `hear` tells."""
         import ray
 
         if isinstance(message, Piece):
-            message = assigned_piece(ray.get(message.columns))
-        with suppress(OSError):
-            self._processes.send(0, message)
+            self._relay.tell_piece(ray.get(message.columns))
+        else:
+            self._relay.tell(message)
 
     def hear(self, seconds: float) -> News:
         """What the engine says, after waiting at most so long for its first word."""
         import ray
 
-        said: list[FromWorker] = []
-        if not self._processes.running:
-            time.sleep(seconds)
-        while len(said) < MOST_MESSAGES:
-            found = list(self._processes.events(0.0 if said else seconds))
-            if not found:
-                break
-            for _, message in found:
-                said.append(how_it_died(message) if isinstance(message, Exited) else message)
-        here = ray.get_runtime_context().get_node_id()
-        return News(here, ray.util.get_node_ip_address(), said)
+        node, host = ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()
+        if self._failed is not None:
+            return News(node, host, failed=self._failed)
+        return News(node, host, self._relay.hear(seconds))
 
-    def engine_pid(self) -> int:
-        """The process id of the engine, on the actor's machine."""
-        return self._processes.running[0].pid
-
-    def pid(self) -> int:
-        """The process id of the actor."""
-        return os.getpid()
+    def pids(self) -> tuple[int, int]:
+        """The process ids of the actor and of its engine, on their machine."""
+        return os.getpid(), self._relay.engine_pid

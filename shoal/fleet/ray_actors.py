@@ -11,7 +11,7 @@ from typing import Any
 
 from shoal.arrow import require_pyarrow
 from shoal.config import EngineOptions
-from shoal.devices.messages import Assign, FromWorker, ToWorker, WorkerDied
+from shoal.devices.messages import Assign, FromWorker, ToWorker, WorkerDied, WorkerFailed
 from shoal.errors import OptionError
 from shoal.fleet.piece_columns import piece_columns
 from shoal.fleet.ray_actor import Piece, RayActor
@@ -147,6 +147,10 @@ class RayActors:
         if actor.node is None:
             self.workers[number] = f"ray:{number} on {news.host}"
         actor.node = news.node
+        if news.failed is not None:
+            actor.hearing = None
+            why = f"nothing can be imported there as it is here: {news.failed[:300]}"
+            return [WorkerFailed(OptionError(why))]
         if any(isinstance(message, WorkerDied) for message in news.messages):
             actor.hearing = None  # it keeps its place until it is started again
         else:
@@ -186,11 +190,15 @@ class RayActors:
             self._warned = now
         elif now - self._warned > WARN_SECONDS:
             self._warned = now
-            _log.warning("no machine of the Ray cluster has room for %s; waiting", self._wanted())
+            _log.warning(
+                "no machine of the Ray cluster has begun to load, which takes %s; waiting",
+                self._wanted(),
+            )
         if self._most is not None:
             return
-        # One that was given up keeps its place as long as its machine is there.
-        taken = len(self.actors) + sum(node in alive for node in self._gone.values())
+        # One that was given up keeps its place as long as its machine is there, as far as is known.
+        kept = [node for node in self._gone.values() if node is None or node in alive]
+        taken = len(self.actors) + len(kept)
         for number in range(len(self.workers), len(self.workers) + self._room(nodes) - taken):
             self.start(number)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from typing import Any
 
 from shoal.errors import OptionError
 
+KNOCK_SECONDS = 10.0
+"""How long the cluster's head may take to accept a connection."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -60,6 +63,7 @@ class RayCluster:
         if self.ray.is_initialized():
             return
         try:
+            _knock(self._address)
             with _signals_kept():
                 self.ray.init(
                     address=self._address, logging_level=logging.WARNING, log_to_driver=True
@@ -132,6 +136,13 @@ def _require_ray() -> Any:
     except ModuleNotFoundError:
         raise OptionError("ray is not installed: pip install 'shoal[ray]'.") from None
     return ray
+
+
+def _knock(address: str) -> None:
+    """Raise `OSError` where nobody listens; Ray would try for minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host, int(port)), KNOCK_SECONDS).close()
 
 
 @contextmanager

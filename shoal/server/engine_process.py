@@ -10,7 +10,7 @@ from shoal.config import EngineOptions
 from shoal.costs import Machine
 from shoal.devices import EngineProtocol, RunProtocol
 from shoal.errors import InternalError, Interrupted, OutputLockedError, OutputWriteError, ShoalError
-from shoal.fleet import make_engine
+from shoal.fleet.engines import make_engine
 from shoal.jobs import JobSpec, run_job
 from shoal.model.description import ModelDescription
 from shoal.processes import Parent

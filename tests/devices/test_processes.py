@@ -26,7 +26,7 @@ from shoal.devices.messages import (
 )
 from shoal.engine.engine import Engine
 from shoal.errors import InternalError, ModelLoadError
-from shoal.fleet import make_engine
+from shoal.fleet.engines import make_engine
 from shoal.model.description import ModelDescription
 from shoal.processes import WorkerProcesses
 from shoal.types import Completion, PlanFigures, RequestParams, RequestTable
