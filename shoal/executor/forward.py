@@ -12,6 +12,7 @@ from shoal.cuda.transfers import Stage
 from shoal.model.hook import AttentionStep, WantedRows, attention_step
 from shoal.model.kv import KVPool
 from shoal.model.load import LoadedModel
+from shoal.model.rotary import with_lengths
 from shoal.scheduler import TokenBatch
 from shoal.types import Int32Array, Int64Array
 
@@ -22,7 +23,7 @@ class BatchInputs:
 
     Attributes:
         token_ids, positions, slots: [T]. Token ids that come from the batch before are still to
-            be filled in.
+            be filled in. Positions may carry lengths, see `shoal.model.rotary`.
         logit_rows: [R], rows whose logits are wanted; where the last layer selects, those it
             computes, each once.
         order: [R], which of these each row of logits is; None: one after another.
@@ -55,7 +56,7 @@ class ModelRunner:
         selects = self._model.selects_rows and 0 < len(rows) < batch.num_tokens
         return BatchInputs(
             token_ids=_put(stage, batch.token_ids),
-            positions=_put(stage, batch.positions),
+            positions=_put(stage, _positions(batch)),
             slots=_put(stage, batch.slots),
             logit_rows=_put(stage, rows if selects else batch.logit_rows),
             order=_put(stage, order) if selects and order is not None else None,
@@ -89,6 +90,13 @@ def _distinct(rows: Int64Array) -> tuple[Int64Array, Int64Array | None]:
     if (rows[1:] > rows[:-1]).all():
         return rows, None
     return np.unique(rows, return_inverse=True)
+
+
+def _positions(batch: TokenBatch) -> Int32Array | Int64Array:
+    if batch.row_lengths is None:
+        return batch.positions
+    carrying: Int64Array = with_lengths(batch.positions.astype(np.int64), batch.row_lengths)
+    return carrying
 
 
 def _put(stage: Stage, column: Int32Array | Int64Array) -> torch.Tensor:

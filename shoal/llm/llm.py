@@ -411,7 +411,8 @@ class LLM(PoolingCalls):
 
     @property
     def _rules(self) -> LengthRules:
-        return LengthRules(self._description.max_model_len, self._engine.machine.kv_tokens)
+        model = self._description
+        return LengthRules(model.max_model_len, self._engine.machine.kv_tokens, model.length_switch)
 
     def _column_table(
         self, columns: TokenColumns, params: Sequence[RequestParams], job_seed: int

@@ -149,7 +149,8 @@ class Placing:
         description, layers = self._description, self._model.layers
         blocks = num_blocks + self._scratch
         dtype, device = description.dtype, description.device
-        return KVPool(self._backend, layers, blocks, BLOCK_SIZE, dtype, device)
+        owners = self._model.owners
+        return KVPool(self._backend, layers, blocks, BLOCK_SIZE, dtype, device, owners)
 
     @property
     def _graphable(self) -> bool:

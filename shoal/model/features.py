@@ -99,11 +99,6 @@ def _refuse_other_memory(config: PreTrainedConfig) -> None:
         raise _refusal(kind, "cross-attention to images")
 
 
-def refuse_unsupported_length(config: PreTrainedConfig, max_model_len: int) -> None:
-    """Raise `UnsupportedModelError` for features that set in below `max_model_len` tokens."""
-    _refuse_length_dependent_rope(config, max_model_len)
-
-
 def refuse_unknown_keyword(kind: str, keywords: dict[str, Any]) -> None:
     """Raise `UnsupportedModelError` for any keyword of an attention call that we do not honour."""
     for name, value in keywords.items():
@@ -116,35 +111,9 @@ def refuse_unknown_keyword(kind: str, keywords: dict[str, Any]) -> None:
             raise _refusal(kind, f"the attention keyword {name!r}")
 
 
-def _refuse_length_dependent_rope(config: PreTrainedConfig, max_model_len: int) -> None:
-    """`dynamic` and `longrope` scale positions by the longest sequence in the batch.
-
-    Packed with others, a short request would get a long one's frequencies, so such a model runs
-    only up to the length where the scaling sets in.
-    """
-    rope = getattr(config, "rope_parameters", None) or {}
-    kind = rope.get("rope_type", "default") if isinstance(rope, dict) else "default"
-    if kind not in ("dynamic", "longrope"):
-        return
-    original = rope.get("original_max_position_embeddings") or getattr(
-        config, "original_max_position_embeddings", config.max_position_embeddings
-    )
-    if max_model_len > original:
-        raise _window(config.model_type, f"{kind} rotary scaling", int(original))
-
-
 def _refusal(model_type: str, feature: str) -> UnsupportedModelError:
     return UnsupportedModelError(
         feature,
         f"models of type {model_type!r} use {feature}, which Shoal's attention does not honour; "
         "running it anyway would give wrong answers. Use another model.",
-    )
-
-
-def _window(model_type: str, feature: str, limit: int) -> UnsupportedModelError:
-    return UnsupportedModelError(
-        feature,
-        f"models of type {model_type!r} use {feature} beyond {limit} tokens, which Shoal's "
-        f"attention does not honour. Up to there it makes no difference: "
-        f"use --max-model-len {limit} or less, or another model.",
     )

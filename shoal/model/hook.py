@@ -103,6 +103,20 @@ class AttentionProbe:
     kinds: list[AttentionKind] = field(default_factory=list)
     """What each call asks for besides."""
     keywords: list[dict[str, Any]] = field(default_factory=list)
+    kept: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
+    """The keys and values of each call."""
+
+    @property
+    def owners(self) -> tuple[int, ...]:
+        """For each layer, in order, the first that was called with the very same keys and values.
+
+        Itself, but for layers that reuse another's.
+        """
+        calls = list(zip(self.layers, self.kept, strict=True))
+        return tuple(
+            next(layer for layer, (k, v) in calls if k is key and v is value)
+            for _, (key, value) in sorted(calls, key=lambda call: call[0])
+        )
 
     def observe(self, call: AttentionCall) -> torch.Tensor:
         """See `AttentionObserver`."""
@@ -112,6 +126,7 @@ class AttentionProbe:
         self.scales.append(call.scale)
         self.kinds.append(call.kind)
         self.keywords.append(call.keywords)
+        self.kept.append((call.key, value))
         return value.new_zeros(1, query.shape[2], query.shape[1], value.shape[3])
 
 
@@ -160,8 +175,10 @@ def _attention(
         call = AttentionCall(module, query, key, value, attention_mask, scale, keywords)
         return step.observe(call), None
     step = current_step()
-    backend, pool = step.kv.backend, step.kv[int(module.layer_idx)]
-    backend.store(pool, step.slots, key[0], value[0])
+    layer = int(module.layer_idx)
+    backend, pool = step.kv.backend, step.kv[layer]
+    if step.kv.stores(layer):
+        backend.store(pool, step.slots, key[0], value[0])
     kind = _chunked(module, _kind(**keywords))
     return backend(query[0], pool, step.prepared, scale, kind)[None], None
 

@@ -24,6 +24,14 @@ def layer_sizes(config: PreTrainedConfig) -> list[LayerSizes]:
     return [_sizes(config.per_layer_config[layer]) for layer in range(layers)]
 
 
+def stored_numbers(config: PreTrainedConfig) -> int:
+    """Numbers of a token's keys and values; layers that reuse another layer's store none."""
+    sizes = layer_sizes(config)
+    modes = getattr(config, "kv_sharing_modes", None) or [None] * len(sizes)
+    own = [layer for layer, mode in zip(sizes, modes, strict=True) if mode != "reuse"]
+    return 2 * sum(layer.kv_heads * layer.head_dim for layer in own)
+
+
 def stated(config: PreTrainedConfig, name: str) -> object:
     """A config's field, None if it has none; of one that differs between layers the first's."""
     if config.is_heterogeneous and name in (config.per_layer_attributes or ()):

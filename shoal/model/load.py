@@ -43,6 +43,7 @@ from shoal.model.hook import ATTENTION_NAME, AttentionProbe, attention_step
 from shoal.model.memory import enough_memory, out_of_memory
 from shoal.model.packed_cache import packed_keywords
 from shoal.model.pieces import Pieces
+from shoal.model.rotary import go_by_length, plain_positions
 from shoal.model.text_part import refuse_unknown_class, text_part_class
 
 MOSTLY = 0.9
@@ -57,6 +58,7 @@ class LoadedModel:
 
     Attributes:
         layers: (kv_heads, head_dim, value_dim) of each attention layer, by layer index.
+        owners: whose keys and values each layer reads, its own most often.
         fused: how many of its modules were replaced by fused ones, by kind.
         wide: whether its hidden states stay float32 between layers, though it is in bfloat16.
         selects_rows: whether its last layer can be told which rows are wanted (`WantedRows`).
@@ -68,6 +70,7 @@ class LoadedModel:
     fused: dict[str, int] = field(default_factory=dict)
     wide: bool = False
     selects_rows: bool = False
+    owners: tuple[int, ...] = ()
 
     def logits(
         self, token_ids: torch.Tensor, positions: torch.Tensor, rows: torch.Tensor | None
@@ -75,7 +78,7 @@ class LoadedModel:
         """Run T packed tokens inside an `attention_step`; logits of some of them.
 
         Args:
-            token_ids, positions: int64 [T].
+            token_ids, positions: int64 [T]; these carry lengths, see `shoal.model.rotary`.
             rows: int64 [R], rows whose logits are wanted; None: those that the last layer
                 computes, which are all, or the step's `WantedRows`.
 
@@ -83,11 +86,12 @@ class LoadedModel:
             [R, vocabulary].
         """
         select = self.selects_logits and rows is not None
-        keywords = packed_keywords(self.module, positions)
-        keywords |= {"logits_to_keep": rows} if select else {}
-        out = self.module(
-            input_ids=token_ids[None], position_ids=positions[None], use_cache=False, **keywords
-        )
+        with plain_positions(self.module, positions) as plain:
+            keywords = packed_keywords(self.module, plain)
+            keywords |= {"logits_to_keep": rows} if select else {}
+            out = self.module(
+                input_ids=token_ids[None], position_ids=plain[None], use_cache=False, **keywords
+            )
         logits: torch.Tensor = out.logits[0]
         return logits if select or rows is None else logits[rows]
 
@@ -212,9 +216,11 @@ def prepare_model(module: torch.nn.Module, description: ModelDescription) -> Loa
         UnsupportedModelError: see `load_model`.
     """
     module = module.to(description.device).eval()
+    go_by_length(module, description.length_switch, description.model_type)
     signature = inspect.signature(module.forward).parameters
     model = LoadedModel(module, [], "logits_to_keep" in signature)
-    model = LoadedModel(module, _probe(model, description), model.selects_logits)
+    shapes, owners = _probe(model, description)
+    model = LoadedModel(module, shapes, model.selects_logits, owners=owners)
     kind = description.model_type
     prove_positions(module, model.layers, Pieces.of(description), kind)
     return model
@@ -343,7 +349,9 @@ def _widen(model: LoadedModel, trial: Trial, expected: torch.Tensor) -> bool:
     return False
 
 
-def _probe(model: LoadedModel, description: ModelDescription) -> list[tuple[int, int, int]]:
+def _probe(
+    model: LoadedModel, description: ModelDescription
+) -> tuple[list[tuple[int, int, int]], tuple[int, ...]]:
     """One forward of two tokens: our function must be called exactly once per layer.
 
     Some models keep their own attention whatever they are told; they would ignore segments and
@@ -372,14 +380,15 @@ def _probe(model: LoadedModel, description: ModelDescription) -> list[tuple[int,
     for keywords in probe.keywords:
         refuse_unknown_keyword(kind, keywords)
     shapes = [shape for _, shape in sorted(zip(probe.layers, probe.head_dims, strict=True))]
-    numbers = sum(heads * (key_dim + value_dim) for heads, key_dim, value_dim in shapes)
+    stored = [shapes[layer] for layer in set(probe.owners)]
+    numbers = sum(heads * (key_dim + value_dim) for heads, key_dim, value_dim in stored)
     if numbers * description.dtype.itemsize != description.kv_bytes_per_token:
         raise UnsupportedModelError(
             "keys and values of an unusual shape",
             f"models of type {kind!r} store {numbers} numbers of KV per token, which is not what "
             "their config says; memory could not be budgeted. Use another model.",
         )
-    return shapes
+    return shapes, probe.owners
 
 
 def _own_attention(model_type: str, evidence: str) -> UnsupportedModelError:

@@ -99,6 +99,12 @@ class Admission:
         """A running sequence is finished."""
         self._leave(sequence, self._running.slot_of(sequence), finished=True)
 
+    def restart(self, sequence: int) -> None:
+        """A running sequence is computed anew, all of it by itself."""
+        self.finish(sequence)
+        self._columns.restart(sequence)
+        self._waiting.give_back(sequence)
+
     def cancel(self, sequence: int) -> bool:
         """Let a sequence, running or waiting, run no more; False: it was finished or cancelled."""
         if self._waiting.is_cancelled(sequence):

@@ -124,6 +124,7 @@ class TokenBatch:
         ends: int32, sequences that generate nothing, and have all they need after this batch.
         sequences: int32, the sequences this batch is computed for.
         feedback: tokens that come from the batch before; `token_ids` has 0 for them.
+        row_lengths: int64 [T], see `shoal.scheduler.row_lengths`; None: the model does not ask.
     """
 
     token_ids: Int32Array
@@ -143,6 +144,7 @@ class TokenBatch:
     scored: tuple[ScoredRange, ...] = ()
     ends: Int32Array = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
     feedback: Feedback = field(default_factory=Feedback.none)
+    row_lengths: Int64Array | None = None
 
     @property
     def num_tokens(self) -> int:

@@ -7,6 +7,7 @@ import numpy as np
 from shoal.planner import Plan
 from shoal.scheduler.batch import Chunks, TokenBatch
 from shoal.scheduler.chunking import choose_chunks
+from shoal.scheduler.row_lengths import row_lengths
 from shoal.scheduler.samples import choose_samples
 from shoal.scheduler.state import RunState
 from shoal.scheduler.token_rows import AwaitedTokens, token_rows
@@ -73,6 +74,7 @@ class BatchBuilder:
             sequences=self._sequences(chunks, np.concatenate([slots, complete])),
             ends=running.sequence[complete].astype(np.int32),
             feedback=rows.feedback,
+            row_lengths=row_lengths(chunks, state, self._table, self._plan),
         )
 
     def _sequences(self, chunks: Chunks, others: Int64Array) -> Int32Array:
@@ -84,7 +86,8 @@ class BatchBuilder:
         running = self._state.running
         slots = running.in_order()
         first_users = self._state.segments.first_user[chunks.segments]
-        users = slots[np.searchsorted(running.sequence[slots], first_users)]
+        using = slots[running.segment[slots] >= 0]
+        users = using[np.searchsorted(running.sequence[using], first_users)]
         chosen = np.zeros(running.capacity, dtype=np.bool_)
         for some in (chunks.slots, others, users):
             chosen[some] = True

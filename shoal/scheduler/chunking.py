@@ -8,9 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from shoal.scheduler.batch import Chunks
-from shoal.scheduler.running import RunningSequences
 from shoal.scheduler.scoring import ScoredRows
-from shoal.scheduler.segments import SegmentTable
 from shoal.scheduler.state import RunState
 from shoal.types import Int64Array
 
@@ -101,7 +99,7 @@ def choose_chunks(
             (shared.first, shared.count), decoded, (own.first, own.count), strict=True
         )
     )
-    order = _row_order(segments, slots, state.segments, running)
+    order = _row_order(segments, slots, state)
     is_shared = order < num_segments
     chunks = Chunks(
         shared=is_shared,
@@ -113,16 +111,15 @@ def choose_chunks(
     return ChosenChunks(chunks, prefill.prefix_only, prefill.complete)
 
 
-def _row_order(
-    segments: Int64Array, slots: Int64Array, table: SegmentTable, running: RunningSequences
-) -> Int64Array:
+def _row_order(segments: Int64Array, slots: Int64Array, state: RunState) -> Int64Array:
     """The order of the chunks of segments, then slots, that makes users of a segment neighbours.
 
     By sequence, since in the plan whoever stands between two users of a segment uses it too. A
     segment's own tokens stand with its first user, the outer segment first: anywhere else they
     would part the rows of its users, which include those of the segments inside it.
     """
-    sequence = np.concatenate([table.first_user[segments], running.sequence[slots]])
+    table, own = state.segments, state.columns.row_order(state.running.sequence[slots])
+    sequence = np.concatenate([table.first_user[segments], own])
     start = np.concatenate([table.start[segments], np.full(len(slots), _BEHIND_ALL)])
     return np.lexsort((start, sequence))
 

@@ -92,9 +92,13 @@ class Launches:
     def can_plan_over(self, launched: Launched) -> bool:
         """Whether the next batch can be planned before this one is settled.
 
-        It must sample no sequence whose next token depends on its last by more than the model.
+        It must sample no sequence whose next token depends on its last by more than the model,
+        and none that is computed anew with this token.
         """
-        return not self._state.columns.sequential[launched.batch.sample_sequences].any()
+        batch, columns = launched.batch, self._state.columns
+        sampled = batch.sample_sequences
+        restarts = columns.restarts_at[sampled] == batch.sample_positions + 1
+        return not (columns.sequential[sampled] | restarts).any()
 
     def awaited(self, launched: Launched) -> AwaitedTokens:
         """The last tokens of which slots are not known before this batch is settled."""
@@ -163,6 +167,10 @@ class Launches:
         self._stats.computed(launched.prompt.tokens, again=again)
         self._stats.settled(batch.num_tokens, len(sequences))
         return Settled(sequences, slots, token_ids, finished, lengths, self.ended(launched))
+
+    def restarted(self, sequence: int) -> None:
+        """All of a sequence's prompt that is computed from now on had been before."""
+        self._computed.restarted(sequence)
 
     def failed(self, batch: TokenBatch) -> None:
         """A batch could not be launched, and is not under way: all of it is done again."""

@@ -208,6 +208,10 @@ class Scheduler:
             generated.forget(sequence)
         for sequence in settled.ended.tolist():
             self._admission.finish(sequence)
+        restarts = self._state.columns.restarts_at[settled.sequences] == settled.lengths
+        for sequence in settled.sequences[restarts & ~finished].tolist():
+            self._admission.restart(sequence)
+            self._launches.restarted(sequence)
         if self._suspects:
             tried = set(launched.batch.sequences.tolist())
             self._suspects = [s for s in self._suspects if s not in tried]

@@ -14,10 +14,11 @@ from shoal.model import load
 from shoal.model.description import ModelDescription
 from shoal.model.hook import AttentionProbe, attention_step
 from tests.helpers.composites import COMPOSITES, REFUSED_COMPOSITES, save_composite
-from tests.helpers.models import ARCHITECTURES, FAMILIES, KINDS, save_model
+from tests.helpers.eighty_one import EIGHTY_ONE
+from tests.helpers.models import ARCHITECTURES, FAMILIES, KINDS, LENGTHS, save_model
 from tests.helpers.refused_families import REFUSED_FAMILIES, save_refused
 
-RUN = [*ARCHITECTURES, *FAMILIES, *(name for name in KINDS if name not in FAMILIES)]
+RUN = [*(ARCHITECTURES | FAMILIES | KINDS | LENGTHS)]
 REFUSED = [*REFUSED_FAMILIES, *REFUSED_COMPOSITES]
 _FUSED = {"norm": "norms", "mlp": "MLPs", "attention": "attention"}
 
@@ -32,6 +33,21 @@ def row(table: str, family: str, folder: Path) -> str:
 def families(table: str) -> list[str]:
     """Those in a table, in its order."""
     return {"run": RUN, "text": list(COMPOSITES), "refused": REFUSED}[table]
+
+
+def count() -> str:
+    """Of the families tried at first, how many run, and which do not."""
+    run = {*RUN, *COMPOSITES}
+    refused = sorted(name for name, row in EIGHTY_ONE.items() if row not in run)
+    assert {EIGHTY_ONE[name] for name in refused} <= set(REFUSED)
+    running = sorted(EIGHTY_ONE.keys() - set(refused))
+    lines = [
+        f"| of the {len(EIGHTY_ONE)} families tried at first | how many | which |",
+        "|---|---:|---|",
+    ]
+    lines += [f"| run | {len(running)} | {', '.join(running)} |"]
+    lines += [f"| refused | {len(refused)} | {', '.join(refused)} |"]
+    return "\n".join(lines)
 
 
 HEADS = {

@@ -5,7 +5,6 @@ Windows are of 16 tokens, prompts of up to 90, answers of 24: both go past the w
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -103,13 +102,17 @@ def test_equals_generate_on_two_devices(tmp_path: Path) -> None:
     assert answers(model, prompts, data_parallel_size=2) == expected_of(model, prompts)
 
 
-@pytest.mark.parametrize("family", FEW[:3])
-def test_attention_is_fused(tmp_path: Path, family: str, caplog: pytest.LogCaptureFixture) -> None:
-    model = save_model(tmp_path, family)
-    with caplog.at_level(logging.INFO):
-        LLM(str(model), dtype="float32", device="cpu", kv_memory="4MiB").close()
-    layers = KINDS[family][1]["num_hidden_layers"]
-    assert f"'attention': {layers}" in caplog.text
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("family", "layers"),
+    [("mistral window", 2), ("gemma2", 3), ("gpt_oss", 3), ("llama4", 4), ("ministral3", 2),
+     ("gemma4", 4), ("gemma4 keys as values", 4), ("gemma4 shared", 4), ("gemma3n", 4), ("glm", 2)],
+)  # fmt: skip
+def test_attention_is_fused(tmp_path: Path, family: str, layers: int, dtype: str) -> None:
+    """All but that of layers which reuse the keys and values of others."""
+    options = EngineOptions(dtype=dtype, device="cpu")
+    description = ModelDescription.load(str(save_model(tmp_path, family)), options)
+    assert load.load_model(description).fused["attention"] == layers
 
 
 @pytest.mark.parametrize("chunk", [15, 17])
@@ -180,3 +183,20 @@ def test_a_soft_cap_or_sinks_that_are_forgotten_are_found(
     module = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=ATTENTION_NAME)
     with pytest.raises(UnsupportedModelError, match="differs from the softmax it asks for"):
         prepared(folder, module)
+
+
+@pytest.mark.parametrize(("family", "owners"), [("gemma4 shared", 4), ("gemma3n", 4)])
+def test_layers_that_reuse_the_kv_of_others_have_no_memory(
+    tmp_path: Path, family: str, owners: int
+) -> None:
+    """The pool holds a layer's keys and values once, and its capacity is counted so."""
+    llm = LLM(str(save_model(tmp_path, family)), dtype="float32", device="cpu", kv_memory="4MiB")
+    kv, layers = llm._engine._kv, llm._engine._model.layers
+    description = llm._description
+    llm.close()
+    memory = {kv[layer].keys.data_ptr() for layer in range(len(layers))}
+    assert len(memory) == owners < len(layers)
+    assert [kv.stores(layer) for layer in range(len(layers))] == [True] * 4 + [False] * 2
+    assert description.kv_bytes_per_token == sum(
+        4 * heads * (key + value) for heads, key, value in layers[:owners]
+    )

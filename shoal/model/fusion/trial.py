@@ -16,6 +16,7 @@ from shoal.model.description import ModelDescription
 from shoal.model.hook import AttentionProbe, AttentionStep, WantedRows, attention_step
 from shoal.model.kv import KVPool
 from shoal.model.pieces import Pieces
+from shoal.model.rotary import with_lengths
 from shoal.scheduler import BLOCK_SIZE
 from shoal.types import Int64Array
 
@@ -77,6 +78,7 @@ class Trial:
         self.scales: dict[int, float] = {}
         self.kinds: dict[int, AttentionKind] = {}
         self._longest = description.max_model_len
+        self._by_length = description.length_switch is not None
         self.calls: dict[nn.Module, Call] = {}
 
     def step(self) -> Any:
@@ -116,7 +118,10 @@ class Trial:
     def _inputs(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         pieces, device = self.pieces, self._device
         rows = torch.arange(pieces.work.num_rows, device=device)
-        return pieces.token_ids.to(device), pieces.positions.to(device), rows
+        positions = pieces.positions
+        if self._by_length:
+            positions = with_lengths(positions, pieces.lengths.long())
+        return pieces.token_ids.to(device), positions.to(device), rows
 
     @contextmanager
     def _recording(self, modules: Iterable[nn.Module]) -> Iterator[None]:
