@@ -22,7 +22,7 @@ from shoal.model.description import ModelDescription
 from shoal.types import RequestTable
 from tests.devices.test_processes import Listening, mixed, ordered, same
 from tests.fleet.conftest import OPTIONS
-from tests.helpers.ray_clusters import add_node
+from tests.helpers.ray_clusters import add_node, ray_cluster
 
 pytest.importorskip("ray")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -134,3 +134,15 @@ def test_a_slow_node_is_relieved(
             holder.join()
         relieved = [n for n, m in listening.heard if isinstance(m, Released) and len(m.requests)]
         assert 1 in relieved
+
+
+def test_a_model_split_inside_one_node(engine: Engine, description: ModelDescription) -> None:
+    """Each engine is a bundle of two CPUs, one for each of its processes."""
+    options = replace(OPTIONS, tensor_parallel=2)
+    split = ModelDescription.load(description.id, options)
+    table = mixed(60, seed=8)
+    with ray_cluster(2, 2) as cluster, a_group(split, cluster, tensor_parallel=2) as group:
+        assert actors(group).resources == {"CPU": 2, "GPU": 0}
+        assert len(group.ready) == 2
+        assert all(actor.group is not None for actor in actors(group).actors.values())
+        same(ordered(group.run(table)), ordered(engine.run(table)))
