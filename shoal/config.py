@@ -155,6 +155,10 @@ class EngineOptions:
         OrderOption, "In which order prefix groups run; auto takes the fastest in a simulation."
     ] = OrderOption.auto
 
+    disable_hybrid_kv_cache_manager: Annotated[
+        bool, "Keep the KV of all tokens in every layer, also where a window hides the earlier."
+    ] = False
+
     devices: Annotated[
         int, "Devices that each run a copy of the model, in processes of their own."
     ] = 1
@@ -206,10 +210,9 @@ class EngineOptions:
                 _check_number(name, value)
         for name in ("devices", "tensor_parallel"):
             _check_number(name, getattr(self, name))
-        if type(self.trust_remote_code) is not bool:
-            raise OptionError(
-                f"trust_remote_code must be true or false, not {self.trust_remote_code!r}."
-            )
+        for name in ("trust_remote_code", "disable_hybrid_kv_cache_manager"):
+            if type(getattr(self, name)) is not bool:
+                raise OptionError(f"{name} must be true or false, not {getattr(self, name)!r}.")
         self._check_ray()
 
     def _check_ray(self) -> None:

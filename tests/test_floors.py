@@ -61,6 +61,7 @@ WITHIN_FLOOR_0 = {
     ("disk", "errors"),
     ("config", "errors"),
     ("work", "types"),
+    ("costs", "work"),
     ("slots", "types"),
     ("signals", "errors"),
 }

@@ -26,10 +26,17 @@ def layer_sizes(config: PreTrainedConfig) -> list[LayerSizes]:
 
 def stored_numbers(config: PreTrainedConfig) -> int:
     """Numbers of a token's keys and values; layers that reuse another layer's store none."""
+    return sum(stored_by_layer(config))
+
+
+def stored_by_layer(config: PreTrainedConfig) -> list[int]:
+    """Numbers of a token's keys and values in each layer; 0 where it reuses another's."""
     sizes = layer_sizes(config)
     modes = getattr(config, "kv_sharing_modes", None) or [None] * len(sizes)
-    own = [layer for layer, mode in zip(sizes, modes, strict=True) if mode != "reuse"]
-    return 2 * sum(layer.kv_heads * layer.head_dim for layer in own)
+    return [
+        0 if mode == "reuse" else 2 * layer.kv_heads * layer.head_dim
+        for layer, mode in zip(sizes, modes, strict=True)
+    ]
 
 
 def stated(config: PreTrainedConfig, name: str) -> object:

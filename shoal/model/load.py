@@ -45,6 +45,7 @@ from shoal.model.packed_cache import packed_keywords
 from shoal.model.pieces import Pieces
 from shoal.model.rotary import go_by_length, plain_positions
 from shoal.model.text_part import refuse_unknown_class, text_part_class
+from shoal.work import Window
 
 MOSTLY = 0.9
 """Share of a model's weights of which it is said to be quantized without a warning."""
@@ -71,6 +72,8 @@ class LoadedModel:
     wide: bool = False
     selects_rows: bool = False
     owners: tuple[int, ...] = ()
+    windows: tuple[Window | None, ...] = ()
+    """What each attention layer shows its rows, by layer index; None: everything."""
 
     def logits(
         self, token_ids: torch.Tensor, positions: torch.Tensor, rows: torch.Tensor | None
@@ -219,8 +222,10 @@ def prepare_model(module: torch.nn.Module, description: ModelDescription) -> Loa
     go_by_length(module, description.length_switch, description.model_type)
     signature = inspect.signature(module.forward).parameters
     model = LoadedModel(module, [], "logits_to_keep" in signature)
-    shapes, owners = _probe(model, description)
-    model = LoadedModel(module, shapes, model.selects_logits, owners=owners)
+    probe = _probe(model, description)
+    model = LoadedModel(
+        module, probe.shapes, model.selects_logits, owners=probe.owners, windows=probe.windows
+    )
     kind = description.model_type
     prove_positions(module, model.layers, Pieces.of(description), kind)
     return model
@@ -349,9 +354,7 @@ def _widen(model: LoadedModel, trial: Trial, expected: torch.Tensor) -> bool:
     return False
 
 
-def _probe(
-    model: LoadedModel, description: ModelDescription
-) -> tuple[list[tuple[int, int, int]], tuple[int, ...]]:
+def _probe(model: LoadedModel, description: ModelDescription) -> AttentionProbe:
     """One forward of two tokens: our function must be called exactly once per layer.
 
     Some models keep their own attention whatever they are told; they would ignore segments and
@@ -379,8 +382,7 @@ def _probe(
         raise _own_attention(kind, f"{called} of {layers} layers called the one given")
     for keywords in probe.keywords:
         refuse_unknown_keyword(kind, keywords)
-    shapes = [shape for _, shape in sorted(zip(probe.layers, probe.head_dims, strict=True))]
-    stored = [shapes[layer] for layer in set(probe.owners)]
+    stored = [probe.shapes[layer] for layer in set(probe.owners)]
     numbers = sum(heads * (key_dim + value_dim) for heads, key_dim, value_dim in stored)
     if numbers * description.dtype.itemsize != description.kv_bytes_per_token:
         raise UnsupportedModelError(
@@ -388,7 +390,7 @@ def _probe(
             f"models of type {kind!r} store {numbers} numbers of KV per token, which is not what "
             "their config says; memory could not be budgeted. Use another model.",
         )
-    return shapes, probe.owners
+    return probe
 
 
 def _own_attention(model_type: str, evidence: str) -> UnsupportedModelError:
