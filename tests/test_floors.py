@@ -43,6 +43,7 @@ FLOORS = {
     "machine": 7,
     "engine": 8,
     "devices": 9,
+    "fleet": 10,
     "tables": 9,
     "requests": 9,
     "results": 10,
