@@ -23,8 +23,9 @@ def select_backend(
 
     Args:
         dtype: of queries, keys and values.
-        layers: (kv_heads, key_dim, value_dim) of each.
+        layers: (kv_heads, key_dim, value_dim) of each; zeros where one does not attend.
     """
+    layers = [layer for layer in layers if layer[0]]
     if device.type != "cpu":
         return _on_device(dtype, layers)
     kernels = load_kernels()

@@ -40,9 +40,12 @@ from shoal.model.fusion import (
 )
 from shoal.model.heads import auto_class, headed
 from shoal.model.hook import ATTENTION_NAME, AttentionProbe, attention_step
+from shoal.model.layer_sizes import attending
 from shoal.model.memory import enough_memory, out_of_memory
 from shoal.model.packed_cache import packed_keywords
 from shoal.model.pieces import Pieces
+from shoal.model.prove_states import check_states, prove_states
+from shoal.model.recurrent import adapt_states
 from shoal.model.rotary import go_by_length, plain_positions
 from shoal.model.text_part import refuse_unknown_class, text_part_class
 from shoal.work import Window
@@ -58,7 +61,7 @@ class LoadedModel:
     """A model ready for packed batches.
 
     Attributes:
-        layers: (kv_heads, head_dim, value_dim) of each attention layer, by layer index.
+        layers: (kv_heads, head_dim, value_dim) of each layer; zeros where one does not attend.
         owners: whose keys and values each layer reads, its own most often.
         fused: how many of its modules were replaced by fused ones, by kind.
         wide: whether its hidden states stay float32 between layers, though it is in bfloat16.
@@ -219,6 +222,7 @@ def prepare_model(module: torch.nn.Module, description: ModelDescription) -> Loa
         UnsupportedModelError: see `load_model`.
     """
     module = module.to(description.device).eval()
+    adapt_states(module, description.model_type)
     go_by_length(module, description.length_switch, description.model_type)
     signature = inspect.signature(module.forward).parameters
     model = LoadedModel(module, [], "logits_to_keep" in signature)
@@ -228,6 +232,7 @@ def prepare_model(module: torch.nn.Module, description: ModelDescription) -> Loa
     )
     kind = description.model_type
     prove_positions(module, model.layers, Pieces.of(description), kind)
+    prove_states(module, description.states, kind)
     return model
 
 
@@ -376,10 +381,13 @@ def _probe(model: LoadedModel, description: ModelDescription) -> AttentionProbe:
             "packed batches",
             f"models of type {kind!r} cannot run a packed batch: {type(error).__name__}: {error}",
         ) from error
-    layers = description.config.num_hidden_layers
-    if sorted(probe.layers) != list(range(layers)):
+    attends = attending(description.config, int(description.config.num_hidden_layers))
+    expected = [layer for layer, does in enumerate(attends) if does]
+    if sorted(probe.layers) != expected:
         called = len(set(probe.layers))
-        raise _own_attention(kind, f"{called} of {layers} layers called the one given")
+        raise _own_attention(kind, f"{called} of {len(expected)} layers called the one given")
+    check_states(probe.states, description.states, kind)
+    probe.num_layers = len(attends)
     for keywords in probe.keywords:
         refuse_unknown_keyword(kind, keywords)
     stored = [probe.shapes[layer] for layer in set(probe.owners)]
