@@ -57,7 +57,7 @@ def prove_states(module: nn.Module, states: Mapping[int, StateShape], kind: str)
     """
     for part in module.modules():
         layer = getattr(part, "layer_idx", None)
-        if layer in states and "forward" in vars(part) and _is_recurrent(part):
+        if type(layer) is int and layer in states and _is_recurrent(part):
             try:
                 wrong = _wrong_rows(part, states[layer], module.config)
             except Exception as error:
@@ -68,7 +68,8 @@ def prove_states(module: nn.Module, states: Mapping[int, StateShape], kind: str)
 
 
 def _is_recurrent(part: nn.Module) -> bool:
-    return any(isinstance(child, nn.Conv1d) for child in part.children())
+    adapted = "forward" in vars(part)
+    return adapted and any(isinstance(child, nn.Conv1d) for child in part.children())
 
 
 def _wrong_rows(part: Any, shape: StateShape, config: Any) -> int:
@@ -78,7 +79,7 @@ def _wrong_rows(part: Any, shape: StateShape, config: Any) -> int:
     tokens = _SHARED + _FIRST + _SECOND
     hidden = torch.randn(tokens, config.get_text_config().hidden_size, generator=generator)
     hidden = hidden.to(device, dtype)
-    shared, first, second = hidden.split([_SHARED, _FIRST, _SECOND])
+    shared, first, second = torch.split(hidden, [_SHARED, _FIRST, _SECOND])
     wrong = 0
     for steps in (0, _STEPS):
         found = _in_batches(part, shape, [shared, first, second], steps)
@@ -96,7 +97,7 @@ def _wrong_rows(part: Any, shape: StateShape, config: Any) -> int:
 def _stepwise(part: Any, whole: torch.Tensor, config: Any) -> torch.Tensor:
     """The module's own output with a cache, the last tokens one by one."""
     cache = DynamicCache(config=config.get_text_config())
-    parts = [whole[:, :-_STEPS], *whole[:, -_STEPS:].split(1, dim=1)]
+    parts = [whole[:, :-_STEPS], *torch.split(whole[:, -_STEPS:], 1, dim=1)]
     return torch.cat([own_output(part, each, cache) for each in parts], dim=1)
 
 
@@ -124,7 +125,7 @@ def _in_batches(
         with attention_step(step):
             given = part(rows[None])[0]
         sizes = [end - begin for _, begin, end in chunks]
-        for (owner, begin, end), result in zip(chunks, given.split(sizes), strict=True):
+        for (owner, begin, end), result in zip(chunks, torch.split(given, sizes), strict=True):
             out[owner][begin:end] = result
     return out
 

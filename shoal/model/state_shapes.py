@@ -25,7 +25,8 @@ def state_shapes(config: PreTrainedConfig) -> dict[int, StateShape]:
     from transformers import AutoModel
 
     with torch.device("meta"):
-        built: Any = AutoModel.from_config(config)
+        # transformers leaves this function without types.
+        built: Any = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
     parts = list(recurrent_parts(built, config.model_type))
     shapes = {int(part.layer_idx): state_shape(part, config) for part in parts}
     expected = [i for i, kind in enumerate(config.layer_types) if kind in RECURRENT_LAYERS]

@@ -102,8 +102,7 @@ class Fusion:
     def _norms(self, ops: LayerOps) -> None:
         for child in _children(self.module):
             weight = getattr(child.module, "weight", None)
-            flat = isinstance(weight, torch.Tensor) and weight.dim() == 1
-            if flat and _takes_one(child.module):
+            if isinstance(weight, torch.Tensor) and weight.dim() == 1 and _takes_one(child.module):
                 x = norm_input(len(weight), weight)
                 self._replace(child, "norm", norm_candidates(child.module, ops), _given(x))
 
