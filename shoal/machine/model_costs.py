@@ -102,4 +102,4 @@ def model_costs(description: ModelDescription, rates: Rates) -> Costs:
 
 def _attention_flops(config: PreTrainedConfig) -> float:
     """FLOP of all layers for a query token and a KV token: a product with K, and one with V."""
-    return 4.0 * sum(layer.heads * layer.head_dim for layer in layer_sizes(config))
+    return sum(layer.pair_flops for layer in layer_sizes(config))

@@ -20,6 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
 from shoal.attention import PLAIN, AttentionKind
+from shoal.attention.latent import LatentAttention
 from shoal.errors import InternalError
 from shoal.model.kv import KVPool
 from shoal.recurrence import PreparedStates, StateMemory
@@ -247,6 +248,12 @@ def state_observer() -> AttentionObserver | None:
     return None if step is None or isinstance(step, AttentionStep) else step
 
 
+def keeps_latents() -> bool:
+    """Whether the token batch that runs, if one does, keeps latents in its pool."""
+    step = _step.get()
+    return isinstance(step, AttentionStep) and isinstance(step.kv.backend, LatentAttention)
+
+
 def _attention(
     module: Any,
     query: torch.Tensor,
@@ -271,6 +278,10 @@ def _attention(
     backend, pool, rows = step.kv.backend, step.kv[layer], step.of(layer)
     if step.kv.stores(layer):
         backend.store(pool, rows.slots, key[0], value[0])
+    if isinstance(backend, LatentAttention):
+        # What `shoal.model.latent_layers` put in place of the module's own, and proved.
+        expansion = module.expand_kv.expansion
+        return backend.attend(query[0], pool, rows.prepared, scale, expansion)[None], None
     kind = _chunked(module, _kind(**keywords))
     return backend(query[0], pool, rows.prepared, scale, kind)[None], None
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 
 from shoal.attention import AttentionBackend, KVLayer, KVShape
+from shoal.attention.latent import LatentHeads
 from shoal.recurrence import StateMemory
 
 
@@ -39,7 +40,16 @@ class KVPool:
         self._group_of, self._blocks = [0] * len(layers), [num_blocks]
         self.states: StateMemory | None = None
         self._parts = {
-            layer: backend.allocate(KVShape(*layers[layer], num_blocks, block_size, dtype, device))
+            layer: backend.allocate(
+                KVShape(
+                    *layers[layer],
+                    num_blocks,
+                    block_size,
+                    dtype,
+                    device,
+                    isinstance(layers[layer], LatentHeads),
+                )
+            )
             for layer in sorted(set(self._owners))
             if layers[layer][0]
         }
@@ -89,6 +99,12 @@ class KVPool:
     def stores(self, layer: int) -> bool:
         """Whether a layer's keys and values are its own to store."""
         return self._owners[layer] == layer
+
+    def with_backend(self, backend: AttentionBackend) -> KVPool:
+        """The same memory under another backend, whose layout is the same."""
+        pool = KVPool.of(backend, [])
+        pool.__dict__.update(self.__dict__, backend=backend)
+        return pool
 
     def __getitem__(self, layer: int) -> KVLayer:
         return self._parts[self._owners[layer]]

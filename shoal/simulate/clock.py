@@ -90,5 +90,8 @@ def _attention_seconds(
     if window is not None:
         pairs = np.minimum(pairs, rows * window.tokens)
         tokens = np.minimum(tokens, window.tokens + np.where(work.causal, rows, 0))
-    multiply: FloatArray = pairs * (layers.attention_flops / costs.flops_per_second)
-    return multiply, tokens * (layers.kv_bytes / costs.bytes_per_second)
+    multiply: FloatArray = pairs.astype(np.float64) * (
+        layers.attention_flops / costs.flops_per_second
+    )
+    read: FloatArray = tokens.astype(np.float64) * (layers.kv_bytes / costs.bytes_per_second)
+    return multiply, read
