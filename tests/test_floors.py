@@ -43,6 +43,7 @@ FLOORS = {
     "machine": 7,
     "engine": 8,
     "devices": 9,
+    "endpoints": 9,
     "tables": 9,
     "requests": 9,
     "results": 10,

@@ -2,7 +2,7 @@
 
 from shoal.types.arrays import BoolArray, Float32Array, Int32Array, Int64Array
 from shoal.types.choice_score import ChoiceScore, Normalisation, ScoredChoices
-from shoal.types.completion import Choice, Completion, FinishReason, TokenLogprob
+from shoal.types.completion import Choice, Completion, FinishReason, ServerAnswer, TokenLogprob
 from shoal.types.pooled import (
     CLASSIFY_URL,
     EMBEDDINGS_URL,
@@ -65,6 +65,7 @@ __all__ = [
     "RequestTable",
     "RunSummary",
     "ScoredChoices",
+    "ServerAnswer",
     "TokenCounts",
     "TokenLogprob",
 ]
