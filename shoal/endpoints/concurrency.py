@@ -8,8 +8,8 @@ from __future__ import annotations
 
 FIRST = 4
 """Requests at once to begin with."""
-_FASTER, _SLOWER = 1.1, 0.9
-"""Throughput against the best so far, beyond which it counts as changed."""
+_FASTER = 1.1
+"""Throughput against that before, from which on more has helped."""
 _HELD_WINDOWS = 8
 """Windows after which more is tried again, where more did not help."""
 
@@ -59,19 +59,21 @@ class Concurrency:
         """Compare a window with what was before the last change."""
         if self._held:
             self._held -= 1
-            self._rate = max(self._rate, rate)
-            if self._held:
-                return
-        elif rate < self._rate * _SLOWER:
+            self._rate = rate
+            if not self._held:
+                self._grow()
+        elif rate >= self._rate * _FASTER:
+            self._rate = rate
+            self._grow()
+        else:
             self._set(self._before)
             self._held = _HELD_WINDOWS
-            return
-        elif rate < self._rate * _FASTER:
-            self._rate, self._held = max(self._rate, rate), _HELD_WINDOWS
-            return
-        self._rate = rate
+
+    def _grow(self) -> None:
         self._before = self.limit
         self._set(min(self._most, self.limit * 2))
+        if self.limit == self._before:
+            self._held = _HELD_WINDOWS
 
     def _set(self, limit: int) -> None:
         self._settling = limit != self.limit

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from shoal.types import ServerAnswer
+from shoal.types import CHAT_URL, COMPLETIONS_URL, RESPONSES_URL, ServerAnswer
 
 AGAIN = {408, 409, 425, 429, 500, 502, 503, 504, 529}
 """Statuses after which the same request may succeed."""
@@ -39,11 +39,15 @@ class TryAgain:
     unreachable: bool = False
 
 
-def judge(status: int, content: bytes, retry_after: str | None) -> ServerAnswer | TryAgain:
-    """What an answer means, of this status, body and header `Retry-After`."""
+def judge(
+    url: str, status: int, content: bytes, retry_after: str | None
+) -> ServerAnswer | TryAgain:
+    """What an answer to a request of this url means: status, body and header `Retry-After`."""
     body = json_object(content)
     if status == 200 and body is not None:
-        return ServerAnswer(status, body)
+        if answers(url, body):
+            return ServerAnswer(status, body)
+        return TryAgain(f"its answer holds none: {content[:100].decode(errors='replace')!r}")
     if 200 <= status < 300:
         shown = content[:100].decode(errors="replace")
         return TryAgain(f"its answer is not a JSON object: {shown!r}")
@@ -54,6 +58,21 @@ def judge(status: int, content: bytes, retry_after: str | None) -> ServerAnswer 
         after = None if retry_after is None else seconds_of(retry_after)
         return TryAgain(f"status {status}", answer, status in OVERLOADED, after)
     return answer
+
+
+def answers(url: str, body: dict[str, Any]) -> bool:
+    """Whether a body holds what such a request asks for, as far as everybody writes it alike."""
+    name = {CHAT_URL: "choices", COMPLETIONS_URL: "choices", RESPONSES_URL: "output"}.get(url)
+    if name is None:
+        return "error" not in body
+    found = body.get(name)
+    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+        return False
+    if url == CHAT_URL:
+        return bool(found) and all(isinstance(each.get("message"), dict) for each in found)
+    if url == COMPLETIONS_URL:
+        return bool(found) and all(isinstance(each.get("text"), str) for each in found)
+    return body.get("object") == "response"
 
 
 def json_object(content: bytes) -> dict[str, Any] | None:

@@ -82,9 +82,7 @@ class EndpointEngine:
             raise InternalError("nothing says how lines are read")
         machine = replace(self._machine, kv_tokens=_SEQUENCES * self._length)
         lines = plan_lines(table, self.options, machine, len(self._servers))
-        self._run = EndpointRun(
-            self._loop, self._servers, table, lines, self._machine, self._read
-        )
+        self._run = EndpointRun(self._loop, self._servers, table, lines, self._machine, self._read)
         return self._run
 
     def close(self) -> None:

@@ -80,8 +80,7 @@ class EndpointOptions:
         given = [
             flag(each.name)
             for each in fields(EngineOptions)
-            if each.name not in _KEPT
-            and getattr(options, each.name) != getattr(default, each.name)
+            if each.name not in _KEPT and getattr(options, each.name) != getattr(default, each.name)
         ]
         given += [name for name, value in further.items() if value is not None]
         if given:

@@ -114,9 +114,7 @@ class EndpointRun:
             self._send_to(number)
         tasks = {*self._sending, *self._looking}
         if tasks:
-            await asyncio.wait(
-                tasks, timeout=TURN_SECONDS, return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait(tasks, timeout=TURN_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         else:
             await asyncio.sleep(TURN_SECONDS / 4)
         done: list[Completion] = []

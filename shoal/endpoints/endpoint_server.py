@@ -107,7 +107,8 @@ class EndpointServer:
             why = self.trouble = _words(error)
             return TryAgain(why, overloaded=timed_out, unreachable=unreachable)
         self._heard, self._failures = time.monotonic(), 0
-        return judge(response.status_code, response.content, response.headers.get("retry-after"))
+        retry_after = response.headers.get("retry-after")
+        return judge(url, response.status_code, response.content, retry_after)
 
     def _failed(self, since: float, sent: float) -> None:
         """An attempt got no answer; of one that another's answer overtook, only itself is wrong."""

@@ -72,9 +72,11 @@ def _answered(path: str, body: dict[str, Any], prompt: str) -> bytes:
     return orjson.dumps(
         {
             "id": "theirs",
-            "object": path,
+            "object": "chat.completion" if "messages" in body else "text_completion",
             "model": body["model"],
-            "choices": [chat] if "messages" in body else [text | {"index": i} for i in range(count)],
+            "choices": [chat]
+            if "messages" in body
+            else [text | {"index": i} for i in range(count)],
             "usage": {
                 "prompt_tokens": 10,
                 "completion_tokens": 3,
@@ -100,6 +102,8 @@ async def _fail(name: str, request: Request) -> Response:
             return Response('{"choices": [')
         case "list":
             return Response("[1]")
+        case "empty":
+            return Response('{"object": "chat.completion", "choices": []}')
         case "hang":
             await asyncio.sleep(3600)
         case "reset":
