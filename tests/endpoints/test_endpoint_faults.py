@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ def test_order_model_and_key(
     prompts = [entry["body"]["messages"][0]["content"] for entry in server.log]
     letters = [prompt[0] for prompt in prompts]
     assert len(prompts) == 40
-    assert sum(a != b for a, b in zip(letters, letters[1:], strict=False)) == 3
+    assert sum(a != b for a, b in pairwise(letters)) == 3
     (kept,) = [
         e["body"] for e in server.log if e["body"]["messages"] == lines[8]["body"]["messages"]
     ]
@@ -140,12 +141,13 @@ def test_a_table_of_results_holds_their_answers(
         endpoints=EndpointOptions(endpoint=[server.url]),
         quiet=True,
     )
-    run_job(spec)
+    errors = run_job(spec).errors
     rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
     assert [row["custom_id"] for row in rows] == ["a"]
     assert (rows[0]["finish_reason"], rows[0]["completion_tokens"]) == ("stop", 3)
     assert "echo" in rows[0]["text"]
-    (error,) = read_records(tmp_path / "out.errors.jsonl")
+    assert errors is not None
+    (error,) = read_records(errors)
     assert error["response"]["status_code"] == 422
 
 

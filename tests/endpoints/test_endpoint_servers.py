@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,7 @@ def test_a_family_goes_to_one_server(tmp_path: Path, model: Path, start_server: 
     assert not set(one) & set(other)
     assert 2 <= len(set(one)) <= 6
     for got in (one, other):  # and one family after the other, but for where two are under way
-        changes = sum(a != b for a, b in zip(got, got[1:], strict=False))
+        changes = sum(a != b for a, b in pairwise(got))
         assert changes < 4 * len(set(got))
 
 
