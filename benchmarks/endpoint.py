@@ -39,8 +39,10 @@ from shoal.model.description import bundled_model_path
 SPEC = Spec("prefixes exceed the KV memory", (Group(24, 8, 1024, 32, 16),))
 POOL_TOKENS = 8192
 """KV of the server: a third of the prefixes."""
-BLOCK_TOKENS = 16
+BLOCK_TOKENS = 32
+"""The smallest that vLLM has on a CPU."""
 AT_ONCE = 32
+"""Most requests at once, of every client."""
 VOCABULARY = 1024
 """Ids below it; the bundled model has 1,280."""
 NAME = "bench"
@@ -60,7 +62,7 @@ def vllm_server(model: str, folder: Path) -> Iterator[str]:
     command += ["--served-model-name", NAME, "--port", str(port), "--dtype", "bfloat16"]
     command += ["--enable-prefix-caching", "--block-size", str(BLOCK_TOKENS)]
     command += ["--num-gpu-blocks-override", str(POOL_TOKENS // BLOCK_TOKENS)]
-    command += ["--max-num-seqs", "256", "--max-num-batched-tokens", "2048"]
+    command += ["--max-num-seqs", "256", "--max-num-batched-tokens", "2048", "--enforce-eager"]
     environment = os.environ | {
         "VLLM_SERVER_DEV_MODE": "1",
         "VLLM_NO_USAGE_STATS": "1",

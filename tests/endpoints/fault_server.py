@@ -14,9 +14,9 @@ from collections import Counter
 from typing import Any
 
 import uvicorn
-import uvicorn.protocols.http.h11_impl
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 FAULT = re.compile(r"\[(\w+) (\d+)\]")
 
@@ -115,20 +115,18 @@ async def _fail(name: str, request: Request) -> Response:
     raise AssertionError(name)
 
 
-class _Protocol(uvicorn.protocols.http.h11_impl.H11Protocol):  # type: ignore[name-defined]
+class _Protocol(H11Protocol):
     """Lets a request reach its connection, to break it."""
 
-    def handle_events(self) -> None:
-        super().handle_events()
-
-    def connection_made(self, transport: asyncio.Transport) -> None:
-        app = self.config.loaded_app
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        super().connection_made(transport)
+        app = self.app
 
         async def with_transport(scope: Any, receive: Any, send: Any) -> None:
             scope["transport_of"] = lambda: transport
             await app(scope, receive, send)
 
-        super().connection_made(transport)
         self.app = with_transport
 
 
