@@ -52,7 +52,7 @@ Metrics = dict[str, float]
 
 
 @contextmanager
-def vllm_server(model: str, folder: Path) -> Iterator[str]:
+def vllm_server(model: str, folder: Path, pool_tokens: int = POOL_TOKENS) -> Iterator[str]:
     """vLLM's OpenAI server on the CPU, as its documentation starts it; its URL."""
     python = python_of("vllm", folder)
     with socket.socket() as free:
@@ -61,7 +61,7 @@ def vllm_server(model: str, folder: Path) -> Iterator[str]:
     command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", model]
     command += ["--served-model-name", NAME, "--port", str(port), "--dtype", "bfloat16"]
     command += ["--enable-prefix-caching", "--block-size", str(BLOCK_TOKENS)]
-    command += ["--num-gpu-blocks-override", str(POOL_TOKENS // BLOCK_TOKENS)]
+    command += ["--num-gpu-blocks-override", str(pool_tokens // BLOCK_TOKENS)]
     command += ["--max-num-seqs", "256", "--max-num-batched-tokens", "2048", "--enforce-eager"]
     environment = os.environ | {
         "VLLM_SERVER_DEV_MODE": "1",
