@@ -44,6 +44,7 @@ FLOORS = {
     "engine": 8,
     "devices": 9,
     "endpoints": 9,
+    "fleet": 10,
     "tables": 9,
     "requests": 9,
     "results": 10,
@@ -61,6 +62,7 @@ WITHIN_FLOOR_0 = {
     ("disk", "errors"),
     ("config", "errors"),
     ("work", "types"),
+    ("costs", "work"),
     ("slots", "types"),
     ("signals", "errors"),
 }

@@ -15,7 +15,7 @@ from fate_tables import write
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.helpers.families import HEADS, families, row
+from tests.helpers.families import HEADS, count, families, row
 
 
 def table(name: str) -> str:
@@ -29,4 +29,4 @@ def table(name: str) -> str:
 
 if __name__ == "__main__":
     logging.disable(logging.CRITICAL)
-    sys.exit(write("models.md", {name: table(name) for name in HEADS}))
+    sys.exit(write("models.md", {name: table(name) for name in HEADS} | {"count": count()}))

@@ -16,8 +16,8 @@ import numpy as np
 from shoal.answers.answer_format import AnswerFormat
 from shoal.answers.detokenize import Detokenizer
 from shoal.answers.grammar import grammar_compiler
-from shoal.devices import make_engine
 from shoal.errors import GenerationInterrupted, InvalidRequestError, OptionError, ShoalError
+from shoal.fleet.engines import make_engine
 from shoal.llm.asked import Asked, Params, asked_for
 from shoal.llm.conversations import conversations, rendered
 from shoal.llm.drive import MakeOutput, T, drive, refused_outputs, summary_of
@@ -411,7 +411,8 @@ class LLM(PoolingCalls):
 
     @property
     def _rules(self) -> LengthRules:
-        return LengthRules(self._description.max_model_len, self._engine.machine.kv_tokens)
+        model = self._description
+        return LengthRules(model.max_model_len, self._engine.machine.kv_tokens, model.length_switch)
 
     def _column_table(
         self, columns: TokenColumns, params: Sequence[RequestParams], job_seed: int

@@ -86,6 +86,9 @@ def _count(config: PreTrainedConfig) -> WeightCounts:
     return WeightCounts(layers, round(active), head.weight.numel(), everything)
 
 
+_EXPERTS_PER_TOKEN = "num_experts_per_tok", "top_k_experts"
+
+
 def _built(config: PreTrainedConfig) -> Any:
     """The model; of a text part that has no class with a head in transformers, all but its head."""
     # Only here: with it come seconds of imports.
@@ -106,5 +109,6 @@ def _experts(config: PreTrainedConfig) -> tuple[int, int]:
     for name in ("num_local_experts", "num_experts", "n_routed_experts"):
         experts = getattr(config, name, None)
         if experts:
-            return int(experts), int(config.num_experts_per_tok)
+            given = (getattr(config, each, None) for each in _EXPERTS_PER_TOKEN)
+            return int(experts), int(next(filter(None, given), experts))
     return 1, 1

@@ -34,6 +34,7 @@ from shoal.model.fusion.trial import Call
 from shoal.model.hook import AttentionCall, attention_step, masks_are_made
 from shoal.model.packed_cache import packed_keywords
 from shoal.model.pieces import FIRST_TOKENS, Pieces
+from shoal.model.rotary import row_lengths
 from shoal.scheduler import BLOCK_SIZE
 from shoal.work import SegmentWork, Window
 
@@ -67,7 +68,12 @@ def prove_positions(
     ids, positions = pieces.token_ids.to(weight.device), pieces.positions.to(weight.device)
     try:
         packed = _Packed(pieces, shapes, layers, weight.dtype, weight.device)
-        with attention_step(packed), _wrapped(layers, packed.enter), suppress(_Attended):
+        with (
+            attention_step(packed),
+            _wrapped(layers, packed.enter),
+            row_lengths(pieces.lengths.to(weight.device)),
+            suppress(_Attended),
+        ):
             module(
                 input_ids=ids[None],
                 position_ids=positions[None],
@@ -214,10 +220,10 @@ class _Alone:
 
     def enter(self, layer: nn.Module, hidden: torch.Tensor, run: _Run) -> Any:
         """A layer is entered: of the first the inputs count, the others get the packed ones."""
-        packed = self._packed.entered[layer][:, self._rows]
+        packed = self._packed.entered[layer][..., self._rows, :]
         self._known = layer in self._everywhere
         if layer is self._packed.layers[0]:
-            self._compare("embeddings", hidden[0], packed[0])
+            self._compare("embeddings", _by_row(hidden), _by_row(packed))
         if layer in self._layers:
             with suppress(_Attended):
                 run(packed)
@@ -306,6 +312,11 @@ def _untried(kind: str, reason: str) -> UnsupportedModelError:
         f"models of type {kind!r} cannot be tried at the positions a request may have, so nothing "
         f"shows that they are right in packed batches: {reason}. Use another model.",
     )
+
+
+def _by_row(hidden: torch.Tensor) -> torch.Tensor:
+    """Hidden states [..., k, hidden] as [k, numbers]; Gemma 3n has several for each row."""
+    return hidden.movedim(-2, 0).flatten(1)
 
 
 def _own_attention(module: nn.Module) -> Callable[..., Any]:

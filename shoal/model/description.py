@@ -24,13 +24,10 @@ from shoal.config import (
 )
 from shoal.errors import ModelLoadError, OptionError, UnsupportedModelError
 from shoal.model.activations import check_activations_by_name
-from shoal.model.features import (
-    refuse_quantized_checkpoint,
-    refuse_unsupported,
-    refuse_unsupported_length,
-)
+from shoal.model.features import refuse_quantized_checkpoint, refuse_unsupported
 from shoal.model.generation import read_generation, token_ids
-from shoal.model.layer_sizes import layer_sizes, stated
+from shoal.model.layer_sizes import stated, stored_numbers
+from shoal.model.legacy_template import add_legacy_template
 from shoal.model.model_files import (
     check_source,
     fingerprint,
@@ -40,8 +37,10 @@ from shoal.model.model_files import (
 )
 from shoal.model.pooling import AskedPooling, Pooling, pooling_of
 from shoal.model.quantization import check_quantization
+from shoal.model.rotary import length_switch, refuse_mixed_switch, scaled_limit
 from shoal.model.shards import kv_shards, refuse_unsplittable
 from shoal.scheduler import BLOCK_SIZE
+from shoal.types import LengthSwitch
 
 BUNDLED_MODEL = "shoal-tiny"
 """The model that runs when none is named; it ships inside the package."""
@@ -142,14 +141,14 @@ class ModelDescription:
         whole = _read_config(source, trusted)
         config = _text_config(whole, source)
         parts = options.tensor_parallel
-        refuse_unsplittable(config, parts)
+        refuse_unsplittable(config, parts, whole)
         max_model_len = _max_model_len(config, options.max_model_len)
-        refuse_unsupported_length(config, max_model_len)
+        refuse_mixed_switch(config, max_model_len)
         tokenizer = _read_tokenizer(source, tokenizer_source, trusted, texts)
         dtype = _dtype(options.dtype, config)
         generation = read_generation(source)
-        device = _device(options.device, parts)
-        _check_devices(device, options.devices)
+        device = _device(options, parts)
+        _check_devices(device, options)
         check_quantization(options.quantization, device, dtype, parts)
         pooling = None if asked is None else pooling_of(source, config, tokenizer, asked)
         if pooling is not None and parts > 1:
@@ -201,6 +200,12 @@ class ModelDescription:
                 f"{block_bytes} B, and enough for the longest request."
             )
         return kv_bytes // block_bytes
+
+    @property
+    def length_switch(self) -> LengthSwitch | None:
+        """From which length on it turns keys otherwise, if a request may be longer."""
+        switch = length_switch(self.config)
+        return None if switch is None or self.max_model_len <= switch.threshold else switch
 
     @property
     def checkpoint_config(self) -> PreTrainedConfig:
@@ -263,6 +268,7 @@ def _read_tokenizer(
         _log.warning("%r holds no tokenizer: prompts are token ids, and texts are empty", source)
         return None
     read: Tokenizer = _read(AutoTokenizer, tokenizer_source or source, "tokenizer", trusted)
+    add_legacy_template(read, tokenizer_source or source)
     return read
 
 
@@ -324,7 +330,7 @@ def _eos_token_ids(
 
 
 def _max_model_len(config: PreTrainedConfig, wanted: int | None) -> int:
-    limit = getattr(config, "max_position_embeddings", None)
+    limit = scaled_limit(config)
     if limit is None:
         if wanted is None:
             raise OptionError("this model states no length limit: give max_model_len")
@@ -341,12 +347,21 @@ def _dtype(wanted: Dtype, config: PreTrainedConfig) -> torch.dtype:
     return dtype
 
 
-def _device(wanted: Device, parts: int) -> torch.device:
-    """The device, or the kind of the `parts` devices."""
+def _device(options: EngineOptions, parts: int) -> torch.device:
+    """The device, or the kind of the `parts` devices.
+
+    On Ray the devices are of other machines. One that is named is taken at its word: this machine
+    may have none.
+    """
+    wanted = options.device
+    if options.ray is not None and wanted is not Device.auto:
+        return torch.device(str(wanted))
     if wanted is Device.cuda and not torch.cuda.is_available():
         raise OptionError("device cuda: torch sees no CUDA device here; use --device cpu")
     auto = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(auto if wanted is Device.auto else str(wanted))
+    if options.ray is not None:
+        return device
     if device.type == "cuda" and parts > torch.cuda.device_count():
         raise OptionError(
             f"tensor_parallel {parts}: torch sees only {torch.cuda.device_count()} CUDA devices."
@@ -359,15 +374,19 @@ def _device(wanted: Device, parts: int) -> torch.device:
     return device
 
 
-def _check_devices(device: torch.device, wanted: int) -> None:
+def _check_devices(device: torch.device, options: EngineOptions) -> None:
     """Raise `OptionError` where there are fewer CUDA devices than wanted."""
-    if device.type == "cuda" and wanted > torch.cuda.device_count():
-        raise OptionError(
-            f"devices {wanted}: torch sees {torch.cuda.device_count()} CUDA device(s) here; give "
-            "at most that many."
-        )
+    if device.type != "cuda" or options.ray is not None:
+        return
+    each, there = options.tensor_parallel, torch.cuda.device_count()
+    if options.devices * each <= there:
+        return
+    of = "" if each == 1 else f" of {each} each"
+    raise OptionError(
+        f"devices {options.devices}{of}: torch sees {there} CUDA device(s) here; give "
+        f"devices {there // each} at most."
+    )
 
 
 def _kv_bytes_per_token(config: PreTrainedConfig, dtype: torch.dtype) -> int:
-    sizes = layer_sizes(config)
-    return 2 * sum(layer.kv_heads * layer.head_dim for layer in sizes) * dtype.itemsize
+    return stored_numbers(config) * dtype.itemsize

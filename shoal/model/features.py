@@ -88,20 +88,15 @@ def _refuse_other_memory(config: PreTrainedConfig) -> None:
         recurrent = [layer for layer in other if layer in _RECURRENT_LAYERS]
         feature = "recurrent layers" if recurrent else "layers of an unknown kind"
         raise _refusal(kind, f"{feature} ({', '.join(recurrent or other)})")
-    if getattr(config, "kv_lora_rank", None):
+    if kind == "longcat_flash":
         raise UnsupportedModelError(
-            "multi-head latent attention",
-            f"models of type {kind!r} use multi-head latent attention (MLA). What it keeps of a "
-            "token is one latent vector, which Shoal's KV pool does not hold yet; keys and values "
-            "made of it would take many times the memory. Use another model.",
+            "two attentions in a layer",
+            f"models of type {kind!r} attend twice in each layer, to latents (MLA). Shoal's proof "
+            "that a model is right in packed batches knows layers that attend once. Use another "
+            "model.",
         )
     if getattr(config, "cross_attention_layers", None):
         raise _refusal(kind, "cross-attention to images")
-
-
-def refuse_unsupported_length(config: PreTrainedConfig, max_model_len: int) -> None:
-    """Raise `UnsupportedModelError` for features that set in below `max_model_len` tokens."""
-    _refuse_length_dependent_rope(config, max_model_len)
 
 
 def refuse_unknown_keyword(kind: str, keywords: dict[str, Any]) -> None:
@@ -116,35 +111,9 @@ def refuse_unknown_keyword(kind: str, keywords: dict[str, Any]) -> None:
             raise _refusal(kind, f"the attention keyword {name!r}")
 
 
-def _refuse_length_dependent_rope(config: PreTrainedConfig, max_model_len: int) -> None:
-    """`dynamic` and `longrope` scale positions by the longest sequence in the batch.
-
-    Packed with others, a short request would get a long one's frequencies, so such a model runs
-    only up to the length where the scaling sets in.
-    """
-    rope = getattr(config, "rope_parameters", None) or {}
-    kind = rope.get("rope_type", "default") if isinstance(rope, dict) else "default"
-    if kind not in ("dynamic", "longrope"):
-        return
-    original = rope.get("original_max_position_embeddings") or getattr(
-        config, "original_max_position_embeddings", config.max_position_embeddings
-    )
-    if max_model_len > original:
-        raise _window(config.model_type, f"{kind} rotary scaling", int(original))
-
-
 def _refusal(model_type: str, feature: str) -> UnsupportedModelError:
     return UnsupportedModelError(
         feature,
         f"models of type {model_type!r} use {feature}, which Shoal's attention does not honour; "
         "running it anyway would give wrong answers. Use another model.",
-    )
-
-
-def _window(model_type: str, feature: str, limit: int) -> UnsupportedModelError:
-    return UnsupportedModelError(
-        feature,
-        f"models of type {model_type!r} use {feature} beyond {limit} tokens, which Shoal's "
-        f"attention does not honour. Up to there it makes no difference: "
-        f"use --max-model-len {limit} or less, or another model.",
     )

@@ -23,7 +23,6 @@ from shoal.kernels.interface import DTYPES
 from shoal.model.alone import prove_positions
 from shoal.model.checkpoint import check_files, check_loaded, kept_report, misfit
 from shoal.model.description import ModelDescription, load_error
-from shoal.model.features import refuse_unknown_keyword
 from shoal.model.fusion import (
     TOLERANCE,
     Fusion,
@@ -39,11 +38,15 @@ from shoal.model.fusion import (
     widen,
 )
 from shoal.model.heads import auto_class, headed
-from shoal.model.hook import ATTENTION_NAME, AttentionProbe, attention_step
+from shoal.model.hook import ATTENTION_NAME
+from shoal.model.latent_layers import keep_latents
 from shoal.model.memory import enough_memory, out_of_memory
 from shoal.model.packed_cache import packed_keywords
 from shoal.model.pieces import Pieces
+from shoal.model.probe import check_kv_bytes, own_attention_error, probe_attention
+from shoal.model.rotary import go_by_length, plain_positions
 from shoal.model.text_part import refuse_unknown_class, text_part_class
+from shoal.work import Window
 
 MOSTLY = 0.9
 """Share of a model's weights of which it is said to be quantized without a warning."""
@@ -57,6 +60,7 @@ class LoadedModel:
 
     Attributes:
         layers: (kv_heads, head_dim, value_dim) of each attention layer, by layer index.
+        owners: whose keys and values each layer reads, its own most often.
         fused: how many of its modules were replaced by fused ones, by kind.
         wide: whether its hidden states stay float32 between layers, though it is in bfloat16.
         selects_rows: whether its last layer can be told which rows are wanted (`WantedRows`).
@@ -68,6 +72,9 @@ class LoadedModel:
     fused: dict[str, int] = field(default_factory=dict)
     wide: bool = False
     selects_rows: bool = False
+    owners: tuple[int, ...] = ()
+    windows: tuple[Window | None, ...] = ()
+    """What each attention layer shows its rows, by layer index; None: everything."""
 
     def logits(
         self, token_ids: torch.Tensor, positions: torch.Tensor, rows: torch.Tensor | None
@@ -75,7 +82,7 @@ class LoadedModel:
         """Run T packed tokens inside an `attention_step`; logits of some of them.
 
         Args:
-            token_ids, positions: int64 [T].
+            token_ids, positions: int64 [T]; these carry lengths, see `shoal.model.rotary`.
             rows: int64 [R], rows whose logits are wanted; None: those that the last layer
                 computes, which are all, or the step's `WantedRows`.
 
@@ -83,11 +90,12 @@ class LoadedModel:
             [R, vocabulary].
         """
         select = self.selects_logits and rows is not None
-        keywords = packed_keywords(self.module, positions)
-        keywords |= {"logits_to_keep": rows} if select else {}
-        out = self.module(
-            input_ids=token_ids[None], position_ids=positions[None], use_cache=False, **keywords
-        )
+        with plain_positions(self.module, positions) as plain:
+            keywords = packed_keywords(self.module, plain)
+            keywords |= {"logits_to_keep": rows} if select else {}
+            out = self.module(
+                input_ids=token_ids[None], position_ids=plain[None], use_cache=False, **keywords
+            )
         logits: torch.Tensor = out.logits[0]
         return logits if select or rows is None else logits[rows]
 
@@ -180,7 +188,7 @@ def _read_weights(description: ModelDescription) -> torch.nn.Module:
             if isinstance(error, KeyError) and error.args == (ATTENTION_NAME,):
                 # Models that look attention up in a table of their own know no name but theirs.
                 kind = description.model_type
-                raise _own_attention(kind, "looks up only its own") from error
+                raise own_attention_error(kind, "looks up only its own") from error
             if report.unconverted:
                 what = f"{', '.join(report.unconverted)} cannot be put together"
                 raise misfit(description.id, what) from error
@@ -212,12 +220,18 @@ def prepare_model(module: torch.nn.Module, description: ModelDescription) -> Loa
         UnsupportedModelError: see `load_model`.
     """
     module = module.to(description.device).eval()
+    go_by_length(module, description.length_switch, description.model_type)
     signature = inspect.signature(module.forward).parameters
     model = LoadedModel(module, [], "logits_to_keep" in signature)
-    model = LoadedModel(module, _probe(model, description), model.selects_logits)
+    probe = probe_attention(model.logits, description)
+    model = LoadedModel(
+        module, probe.shapes, model.selects_logits, owners=probe.owners, windows=probe.windows
+    )
     kind = description.model_type
     prove_positions(module, model.layers, Pieces.of(description), kind)
-    return model
+    layers = keep_latents(module, model.layers, model.logits, description)
+    check_kv_bytes(layers, model.owners, description)
+    return replace(model, layers=layers)
 
 
 def _can_fuse(description: ModelDescription) -> bool:
@@ -341,50 +355,3 @@ def _widen(model: LoadedModel, trial: Trial, expected: torch.Tensor) -> bool:
         _log.debug("hidden states stay narrow", exc_info=True)
     narrow(layers)
     return False
-
-
-def _probe(model: LoadedModel, description: ModelDescription) -> list[tuple[int, int, int]]:
-    """One forward of two tokens: our function must be called exactly once per layer.
-
-    Some models keep their own attention whatever they are told; they would ignore segments and
-    be silently wrong.
-    """
-    probe = AttentionProbe()
-    kind = description.model_type
-    two = torch.arange(2, device=description.device)
-    try:
-        with torch.inference_mode(), attention_step(probe):
-            model.logits(two, two, two[1:])
-    except UnsupportedModelError:
-        raise
-    except Exception as error:
-        if out_of_memory(error):
-            raise
-        _log.debug("probe failed", exc_info=True)
-        raise UnsupportedModelError(
-            "packed batches",
-            f"models of type {kind!r} cannot run a packed batch: {type(error).__name__}: {error}",
-        ) from error
-    layers = description.config.num_hidden_layers
-    if sorted(probe.layers) != list(range(layers)):
-        called = len(set(probe.layers))
-        raise _own_attention(kind, f"{called} of {layers} layers called the one given")
-    for keywords in probe.keywords:
-        refuse_unknown_keyword(kind, keywords)
-    shapes = [shape for _, shape in sorted(zip(probe.layers, probe.head_dims, strict=True))]
-    numbers = sum(heads * (key_dim + value_dim) for heads, key_dim, value_dim in shapes)
-    if numbers * description.dtype.itemsize != description.kv_bytes_per_token:
-        raise UnsupportedModelError(
-            "keys and values of an unusual shape",
-            f"models of type {kind!r} store {numbers} numbers of KV per token, which is not what "
-            "their config says; memory could not be budgeted. Use another model.",
-        )
-    return shapes
-
-
-def _own_attention(model_type: str, evidence: str) -> UnsupportedModelError:
-    return UnsupportedModelError(
-        "its own attention code",
-        f"models of type {model_type!r} keep their own attention whatever they are given "
-        f"({evidence}), so shared segments would be ignored. Use another model.",
-    )

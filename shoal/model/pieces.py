@@ -91,6 +91,12 @@ class Pieces:
         return cls.spread(description.config, description.vocab_size, description.max_model_len)
 
     @property
+    def lengths(self) -> torch.Tensor:
+        """Tokens up to the end of each row's piece: int64 [T]."""
+        counts = torch.from_numpy(np.diff(self.bounds))
+        return torch.from_numpy(self.work.starts + self.work.kv_tokens).repeat_interleave(counts)
+
+    @property
     def num_blocks(self) -> int:
         """KV blocks the batch takes."""
         return len(self.work.blocks)

@@ -8,13 +8,23 @@ means by heads, and by rows where the partial outputs are summed over the device
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from transformers import PreTrainedConfig
 
 from shoal.errors import OptionError, UnsupportedModelError
+from shoal.model.layer_sizes import layer_sizes
 
 _KEY_PROJECTIONS = {"k_proj", "qkv_proj", "query_key_value"}
 """Names of the projections that make keys, alone or with queries and values."""
+
+
+_INDIVISIBLE = {
+    "gemma3n_text": "its MLPs keep the largest activations of a width that would be divided",
+    "gemma4": "its forward reads a token's row of the embeddings, which would be divided",
+    "qwen3_vl_moe": "transformers does not divide its experts' weights as they are stored",
+}
+"""Composite families, or their language models, that transformers' plan does not divide rightly."""
 
 
 def kv_shards(config: PreTrainedConfig, parts: int) -> int:
@@ -26,32 +36,52 @@ def kv_shards(config: PreTrainedConfig, parts: int) -> int:
     return parts if parts > 1 and _splits_heads(config) else 1
 
 
-def refuse_unsplittable(config: PreTrainedConfig, parts: int) -> None:
+def refuse_unsplittable(
+    config: PreTrainedConfig, parts: int, whole: PreTrainedConfig | None = None
+) -> None:
     """Check that a model can be split over `parts` devices.
 
+    Args:
+        whole: the config of a checkpoint that has towers besides.
+
     Raises:
-        UnsupportedModelError: transformers has no plan for this architecture.
+        UnsupportedModelError: transformers has no plan for this architecture, or a wrong one.
         OptionError: `parts` does not divide the heads.
     """
     if parts == 1:
         return
     kind = config.model_type
+    if getattr(config, "kv_lora_rank", None):
+        raise UnsupportedModelError(
+            "tensor parallelism of latents",
+            f"models of type {kind!r} keep one latent of each token (MLA), which every device "
+            "would have to hold whole: Shoal does not split them. Run it on one device, or several "
+            "copies of it with --devices.",
+        )
     if not getattr(config, "base_model_tp_plan", None):
         raise UnsupportedModelError(
             "tensor parallelism",
             f"transformers has no tensor parallel plan for models of type {kind!r}. Run it on one "
             "device, or several copies of it with --devices.",
         )
-    heads = int(config.num_attention_heads)
-    kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
-    common = math.gcd(heads, kv_heads)
+    for each in (whole or config, config):
+        reason = _INDIVISIBLE.get(each.model_type)
+        if reason is not None:
+            raise UnsupportedModelError(
+                "tensor parallelism",
+                f"models of type {each.model_type!r} cannot be split: {reason}. Run it on one "
+                "device, or several copies of it with --devices.",
+            )
+    sizes = layer_sizes(config)
+    common = math.gcd(*(number for size in sizes for number in (size.heads, size.kv_heads)))
     if not _splits_heads(config) or common % parts == 0:
         return
     possible = [str(n) for n in range(2, common + 1) if common % n == 0]
     remedy = f"give {_either(possible)}" if possible else "this model cannot be split"
     raise OptionError(
-        f"tensor_parallel {parts} does not divide the heads of this model, which has {heads} query "
-        f"heads and {kv_heads} KV heads: {remedy}."
+        f"tensor_parallel {parts} does not divide the heads of this model, which has "
+        f"{_counts(size.heads for size in sizes)} query heads and "
+        f"{_counts(size.kv_heads for size in sizes)} KV heads: {remedy}."
     )
 
 
@@ -61,6 +91,10 @@ def _splits_heads(config: PreTrainedConfig) -> bool:
         name.rsplit(".", 1)[-1] in _KEY_PROJECTIONS and style == "colwise"
         for name, style in plan.items()
     )
+
+
+def _counts(numbers: Iterable[int]) -> str:
+    return " or ".join(map(str, sorted(set(numbers))))
 
 
 def _either(words: list[str]) -> str:

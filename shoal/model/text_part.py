@@ -6,10 +6,14 @@ are its own. Its towers are taken out before weights are read: what has no place
 
 from __future__ import annotations
 
+import inspect
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedConfig
+from transformers import AutoModel, PreTrainedConfig
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
@@ -53,12 +57,39 @@ def refuse_unknown_class(config: PreTrainedConfig) -> None:
 
 def _without_towers(whole: type[Any]) -> type[Any]:
     def make(self: Any, config: PreTrainedConfig, *args: Any, **keywords: Any) -> None:
-        whole.__init__(self, config, *args, **keywords)
+        try:
+            whole.__init__(self, config, *args, **keywords)
+        except ImportError:
+            # A tower needs a package that is not here. Nobody needs the tower (Gemma 3n).
+            with _towers_left_out(config):
+                whole.__init__(self, config, *args, **keywords)
         remove_towers(self)
 
     # transformers finds the conversions of a checkpoint's names by the class's name and module.
     own = {"__init__": make, "__module__": whole.__module__, "__qualname__": whole.__qualname__}
     return type(whole.__name__, (whole,), own)
+
+
+_making = threading.Lock()
+
+
+@contextmanager
+def _towers_left_out(config: PreTrainedConfig) -> Iterator[None]:
+    """In this block transformers' `AutoModel` makes only the language model of a config."""
+    # transformers leaves it without types.
+    auto: Any = AutoModel
+    text, own = config.get_text_config(), auto.from_config
+
+    def from_config(part: PreTrainedConfig, **keywords: Any) -> Any:
+        return own(part, **keywords) if part is text else nn.Identity()
+
+    with _making:
+        auto.from_config = from_config
+        try:
+            yield
+        finally:
+            # It is inherited: what was put before it goes.
+            del auto.from_config
 
 
 def remove_towers(model: Any) -> None:
@@ -69,9 +100,14 @@ def remove_towers(model: Any) -> None:
         children = dict(holder.named_children())
         following = next(part for part in children.values() if _holds(part, language))
         for name, part in children.items():
-            if part is not following and part is not head:
+            if part is not following and part is not head and not _embeds_tokens(part):
                 delattr(holder, name)
         holder = following
+
+
+def _embeds_tokens(part: nn.Module) -> bool:
+    """Whether it takes token ids: Gemma 3n's tokens of images and sound have tables beside."""
+    return "input_ids" in inspect.signature(part.forward).parameters
 
 
 def _holds(part: nn.Module, wanted: nn.Module) -> bool:

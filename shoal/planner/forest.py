@@ -82,6 +82,7 @@ def build_forest(
     choices: Int32Array,
     exclusive: BoolArray | None = None,
     lengths: Int64Array | None = None,
+    classes: Int64Array | None = None,
 ) -> Forest:
     """The prefix forest of N prompts.
 
@@ -92,10 +93,11 @@ def build_forest(
         exclusive: bool [N], requests to keep out of sharing; None: no request.
         lengths: int64 [N], how many tokens of each prompt count; None: all. At least one of those
             that are not exclusive.
+        classes: int64 [N], requests of different ones share nothing; None: all are of one.
     """
     ends = offsets[1:] if lengths is None else offsets[:-1] + lengths
     refinement = _Refinement(tokens, offsets[:-1], ends, choices, exclusive)
-    refinement.run()
+    refinement.run(classes)
     return refinement.forest()
 
 
@@ -145,11 +147,11 @@ class _Groups:
 class _Refinement:
     """Sorts the requests token run by token run, most significant first.
 
-    All requests start as one group. In each round every group of a batch is compared over its
-    next few tokens (more of them the longer it has agreed). Where all members agree the group
-    moves on; where they part, or one ends, its node is complete: the members are sorted by their
-    next token inside the positions they hold, and each token that two sequences share is a new
-    group.
+    All requests of a class start as one group. In each round every group of a batch is compared
+    over its next few tokens (more of them the longer it has agreed). Where all members agree the
+    group moves on; where they part, or one ends, its node is complete: the members are sorted by
+    their next token inside the positions they hold, and each token that two sequences share is a
+    new group.
     """
 
     def __init__(
@@ -172,24 +174,31 @@ class _Refinement:
         # Columns of finished nodes, an array per round: parent, level, start, end, position, size.
         self._nodes: list[Int64Array] = [np.zeros((6, 0), dtype=np.int64)]
 
-    def run(self) -> None:
+    def run(self, classes: Int64Array | None) -> None:
         """Refine until no group is left."""
-        size = len(self._order)
-        if self._choices[self._order].sum() < 2:
-            return
-        zero = np.zeros(1, dtype=np.int64)
+        waiting = self._first_groups(classes).batches()
+        while waiting:
+            waiting += self._round(waiting.pop()).batches()
+
+    def _first_groups(self, classes: Int64Array | None) -> _Groups:
+        """Everyone in a group of their class, but for those who are alone in it."""
+        first = np.zeros(min(len(self._order), 1), dtype=np.int64)
+        if classes is not None:
+            self._order = self._order[np.argsort(classes[self._order], kind="stable")]
+            first = np.flatnonzero(np.diff(classes[self._order], prepend=-1))
+        size = np.diff(first, append=len(self._order))
+        zero = np.zeros(len(size), dtype=np.int64)
         groups = _Groups(
-            position=np.arange(size),
-            size=np.array([size]),
+            position=np.arange(len(self._order)),
+            size=size,
             start=zero,
             depth=zero,
             node=zero - 1,
             level=zero,
             width=zero + _FIRST_WIDTH,
         )
-        waiting = [groups]
-        while waiting:
-            waiting += self._round(waiting.pop()).batches()
+        users = np.add.reduceat(self._choices[self._order], first) if len(first) else first
+        return groups.select(users >= 2)
 
     def _round(self, groups: _Groups) -> _Groups:
         common = self._common(groups)
@@ -254,7 +263,7 @@ class _Refinement:
     def _add_nodes(self, groups: _Groups) -> Int64Array:
         """Record the groups' nodes and return their ids.
 
-        Only the first group of all can turn out empty: the others share the token they were
+        Only the first groups can turn out empty: the others share the token they were
         split by. Then what it hangs from stands in for it.
         """
         real = groups.depth > groups.start

@@ -74,7 +74,9 @@ def forest_of(table: RequestTable, exclusive: BoolArray | None = None) -> Forest
     lengths = table.computed_lengths
     nothing = lengths == 0
     exclusive = nothing if exclusive is None else exclusive | nothing
-    return build_forest(table.tokens, table.offsets, table.choices, exclusive, lengths)
+    return build_forest(
+        table.tokens, table.offsets, table.choices, exclusive, lengths, table.prefix_classes
+    )
 
 
 def _blocks_needed(table: RequestTable, segments: Segments, block_size: int) -> Int64Array:

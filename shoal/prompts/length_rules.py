@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from shoal.errors import InvalidRequestError
 from shoal.prompts.refusals import empty_prompt
-from shoal.types import RequestParams
+from shoal.types import LengthSwitch, RequestParams
 
 UNSTATED_EXPECTED_TOKENS = 256
 """What a choice without a stated limit is expected to generate, if it may generate as much."""
@@ -28,12 +28,15 @@ class LengthRules:
     """What bounds prompt and output of a request.
 
     Attributes:
-        max_model_len: most tokens of prompt and output together.
+        max_model_len: most tokens of prompt and output together. Where nothing is generated, the
+            prompt's last token is only scored, not read, and does not count.
         capacity_tokens: most tokens of KV the pool holds; the last output token needs none.
+        switch: see `RequestTable`.
     """
 
     max_model_len: int
     capacity_tokens: int
+    switch: LengthSwitch | None = None
 
     def output_length(
         self, prompt_tokens: int, params: RequestParams, param: str = "body"
@@ -50,11 +53,12 @@ class LengthRules:
         if prompt_tokens == 0:
             raise empty_prompt(param)
         stated = 0 if params.pooled else params.token_limit
-        asked = prompt_tokens + (1 if stated is None else stated)
+        only_scored = stated == 0 and not params.pooled
+        asked = prompt_tokens + (1 if stated is None else stated) - only_scored
         if asked > self.max_model_len:
             raise InvalidRequestError(
                 f"{param}: {_described(prompt_tokens, stated)}, but prompt and output together "
-                f"may have at most {self.max_model_len}; shorten the prompt"
+                f"may have at most {self.max_model_len + only_scored}; shorten the prompt"
                 f"{' or lower max_tokens' if stated else ''}.",
                 code="context_length_exceeded",
                 param=param,

@@ -173,7 +173,8 @@ class PromptReader:
                 keys[id(wanted)] = seedless.model_dump_json().encode()
             builder.add(index, ids, wanted, keys[id(wanted)], wanted.seed, length)
         nothing = np.zeros(0, dtype=np.int64)
-        return builder.build(job_seed=self._job_seed, without_lines=nothing), refused
+        table = builder.build(job_seed=self._job_seed, without_lines=nothing, switch=rules.switch)
+        return table, refused
 
     def _length(
         self, ids: Sequence[int], wanted: RequestParams, rules: LengthRules, where: str

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from shoal.prompts.length_rules import OutputLength
-from shoal.types import Int32Array, Int64Array, RequestParams, RequestTable
+from shoal.types import Int32Array, Int64Array, LengthSwitch, RequestParams, RequestTable
 
 
 class TableBuilder:
@@ -63,7 +63,9 @@ class TableBuilder:
         """Those of `lines` that have a request here."""
         return lines[np.isin(lines, np.array(self._line, dtype=np.int64))]
 
-    def build(self, *, job_seed: int, without_lines: Int64Array) -> RequestTable:
+    def build(
+        self, *, job_seed: int, without_lines: Int64Array, switch: LengthSwitch | None = None
+    ) -> RequestTable:
         """The table of all requests but those of some lines."""
         line = np.frombuffer(self._line, dtype=np.int64)
         keep = ~np.isin(line, without_lines)
@@ -82,6 +84,7 @@ class TableBuilder:
             has_seed=np.frombuffer(self._has_seed, dtype=np.bool_)[keep],
             line=line[keep],
             job_seed=job_seed,
+            switch=switch,
         )
 
 

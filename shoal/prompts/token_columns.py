@@ -123,6 +123,7 @@ class TokenColumns:
             has_seed=self._column([seed is not None for seed in seeds], np.bool_),
             line=np.arange(len(self)),
             job_seed=job_seed,
+            switch=rules.switch,
         )
 
     def _column(self, values: list[Any], dtype: type) -> Any:

@@ -204,7 +204,9 @@ class _Reader:
         self._renderer = Renderer(description.tokenizer)
         self._choices = ChoiceTokenizer(self._renderer)
         self._scored_keys: dict[RequestParams, bytes] = {}
-        self._rules = LengthRules(description.max_model_len, capacity_tokens)
+        self._rules = LengthRules(
+            description.max_model_len, capacity_tokens, description.length_switch
+        )
         self._index = index
         self._reject_line = reject
         self._skip, self._note = skip, note
@@ -236,7 +238,9 @@ class _Reader:
             if line in accepted:
                 name = self._index.name(line)
                 self._reject(line, name.custom_id, _duplicate(name.custom_id, first))
-        table = self._table.build(job_seed=job_seed, without_lines=duplicates)
+        table = self._table.build(
+            job_seed=job_seed, without_lines=duplicates, switch=self._rules.switch
+        )
         return JobInput(table, self._index, self._rejected, digest)
 
     def _check(self, raw: RawLine) -> _Pending | None:

@@ -63,7 +63,7 @@ def read_tokens(
     except InvalidRequestError as error:
         raise OptionError(str(error)) from None
     columns = open_tokens(path)
-    rules = LengthRules(description.max_model_len, capacity_tokens)
+    rules = LengthRules(description.max_model_len, capacity_tokens, description.length_switch)
     try:
         columns.check_vocabulary(description.vocab_size)
         return columns.table([params], rules, job_seed=0)

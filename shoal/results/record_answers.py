@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+Called = list[dict[str, str]]
+"""Calls of tools: {"id", "name", "arguments"}, the arguments as JSON."""
 TopLogprobs = list[dict[str, Any]]
 """The likeliest tokens in one place: {"token", "logprob"}."""
 
@@ -18,9 +20,10 @@ class RecordAnswer:
     """One answer of a record.
 
     Attributes:
-        finish_reason: "stop" or "length"; of a server also what else it calls it.
+        finish_reason: "stop", "length" or "tool_calls"; of a server also what else it calls it.
         tokens: the text of each token, where logprobs were asked for, with `logprobs` and `top`
             of the same length. In both, None stands for a first prompt token.
+        calls: of tools; none where there are none.
         probabilities: of each choice, in order, where choices were scored.
     """
 
@@ -30,6 +33,7 @@ class RecordAnswer:
     logprobs: list[float | None] | None = None
     top: list[TopLogprobs | None] | None = None
     probabilities: dict[str, float] | None = None
+    calls: Called | None = None
 
     @property
     def cumulative_logprob(self) -> float | None:
@@ -76,7 +80,10 @@ def _of_response(body: Mapping[str, Any]) -> RecordAnswer:
 
 def _of_chat(choice: Mapping[str, Any]) -> RecordAnswer:
     entries = (choice.get("logprobs") or {}).get("content")
-    return _with_logprobs(choice["message"].get("content"), choice.get("finish_reason"), entries)
+    message = choice["message"]
+    answer = _with_logprobs(message.get("content"), choice.get("finish_reason"), entries)
+    calls = [{"id": call["id"], **call["function"]} for call in message.get("tool_calls") or ()]
+    return replace(answer, calls=calls or None)
 
 
 def _with_logprobs(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shoal.types import Int64Array
+from shoal.types.length_switch import NEVER
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,10 @@ class ComputedPrompts:
         """Segments from `first` on are others, of which nothing was computed."""
         kept = self._segments[:first]
         self._segments = np.concatenate([kept, np.zeros(num_segments - first, dtype=np.int64)])
+
+    def restarted(self, sequence: int) -> None:
+        """All of its prompt, shared or not, has been computed, and is its own from now on."""
+        self._sequences[sequence] = NEVER
 
     def add(self, prompt: PromptRuns) -> int:
         """Note what was computed; how many of the tokens had been before."""

@@ -6,6 +6,7 @@ import numpy as np
 
 from shoal.planner import Plan
 from shoal.types import BoolArray, Int32Array, Int64Array, RequestTable
+from shoal.types.length_switch import NEVER
 
 
 class SequenceColumns:
@@ -19,12 +20,15 @@ class SequenceColumns:
         generates: bool, whether it samples at all.
         limit: int64, tokens after which it ends.
         sequential: bool, whether the host must know its last token before the next is sampled.
+        restarts_at: int64, tokens generated when it is computed anew; see `LengthSwitch`.
+        restarted: bool, whether it was: it uses no shared segment any more.
     """
 
     def __init__(self, table: RequestTable, plan: Plan, sequential: BoolArray) -> None:
         """`sequential`: bool [N], by request."""
         self._table, self._sequential = table, sequential
         self._lengths, self._generates = table.computed_lengths, table.generates
+        self.restarted: BoolArray = np.zeros(plan.num_sequences, dtype=np.bool_)
         self.replan(plan)
 
     def replan(self, plan: Plan) -> None:
@@ -37,6 +41,30 @@ class SequenceColumns:
         self.generates: BoolArray = self._generates[self.request]
         self.limit: Int64Array = table.max_new_tokens[self.request].astype(np.int64)
         self.sequential: BoolArray = self._sequential[self.request]
+        self.restarts_at: Int64Array = np.full(len(self), NEVER)
+        if table.switch is not None:
+            self.restarts_at = table.switch.restarts_at(table.lengths)[self.request]
+            # Those of the plan stay as they are.
+            self.segment = self.segment.copy()
+            for sequence in np.flatnonzero(self.restarted).tolist():
+                self._stand_alone(sequence)
+
+    def restart(self, sequence: int) -> None:
+        """All of it is its own from now on."""
+        self.restarted[sequence] = True
+        self._stand_alone(sequence)
+
+    def _stand_alone(self, sequence: int) -> None:
+        self.segment[sequence], self.shared[sequence] = -1, 0
+        self.own_prompt[sequence] = self._lengths[self.request[sequence]]
+        self.restarts_at[sequence] = NEVER
+
+    def row_order(self, sequences: Int64Array) -> Int64Array:
+        """By what the rows of sequences are ordered: those that left their segments come last.
+
+        Anywhere else they would part the rows of the segments' users.
+        """
+        return sequences + len(self) * self.restarted[sequences]
 
     def __len__(self) -> int:
         return len(self.request)

@@ -87,7 +87,7 @@ class RankWorker:
 
         def forward() -> None:
             step = AttentionStep(
-                kv=KVPool.of(self._backend, layers),
+                kv=KVPool.of(self._backend, layers, self._shard.model.owners),
                 slots=slots,
                 prepared=self._backend.prepare(batch.work, device),
             )

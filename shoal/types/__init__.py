@@ -3,6 +3,7 @@
 from shoal.types.arrays import BoolArray, Float32Array, Int32Array, Int64Array
 from shoal.types.choice_score import ChoiceScore, Normalisation, ScoredChoices
 from shoal.types.completion import Choice, Completion, FinishReason, ServerAnswer, TokenLogprob
+from shoal.types.length_switch import LengthSwitch
 from shoal.types.pooled import (
     CLASSIFY_URL,
     EMBEDDINGS_URL,
@@ -53,6 +54,7 @@ __all__ = [
     "Int32Array",
     "Int64Array",
     "LengthCounts",
+    "LengthSwitch",
     "LogprobColumns",
     "Normalisation",
     "PhaseSeconds",

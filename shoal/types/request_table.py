@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shoal.types.arrays import BoolArray, Int32Array, Int64Array
+from shoal.types.length_switch import LengthSwitch
 from shoal.types.request_params import RequestParams
 
 
@@ -29,6 +30,7 @@ class RequestTable:
             from 0; the prompts of one line are neighbours).
         prompt_index: int64 [N], the request's index among the prompts of its line, where the table
             is a part of another and may lack some of them; None: as `line` counts them.
+        switch: of a model that computes something else where a request is long; None: of others.
     """
 
     tokens: Int32Array
@@ -42,6 +44,7 @@ class RequestTable:
     line: Int64Array
     job_seed: int = 0
     prompt_index: Int64Array | None = None
+    switch: LengthSwitch | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -58,6 +61,11 @@ class RequestTable:
     def lengths(self) -> Int64Array:
         """Prompt lengths in tokens, int64 [N]."""
         return np.diff(self.offsets)
+
+    @property
+    def prefix_classes(self) -> Int64Array | None:
+        """Requests of different classes share no prefix, int64 [N]; None: all are of one."""
+        return None if self.switch is None else self.switch.classes(self.lengths)
 
     def per_request(self, values: Sequence[int]) -> Int32Array:
         """A column [N] from one value per entry of `params`, for example `n`."""
@@ -138,6 +146,7 @@ class RequestTable:
             prompt_index=requests - np.searchsorted(self.line, line)
             if prompt_index is None
             else prompt_index[requests],
+            switch=self.switch,
         )
 
     def _prompts(self, requests: Int64Array) -> Int32Array:

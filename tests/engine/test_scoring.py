@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from shoal import LLM, RequestOutput, SamplingParams, StructuredOutputsParams
 from shoal.engine.engine import Run
 from tests.helpers.ahead import run_ahead
-from tests.helpers.models import _oracle, save_model
+from tests.helpers.models import oracle, save_model
 
 SLOW = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 
@@ -47,7 +47,7 @@ def llms(folder: Path, ahead: bool) -> dict[str, LLM]:
 def log_softmax(folder: Path, ids: tuple[int, ...]) -> torch.Tensor:
     """What transformers says of the tokens after each of these, float32 [T, vocabulary]."""
     with torch.inference_mode():
-        return torch.log_softmax(_oracle(folder)(torch.tensor([ids])).logits[0], dim=-1)
+        return torch.log_softmax(oracle(folder)(torch.tensor([ids])).logits[0], dim=-1)
 
 
 def check(out: RequestOutput, prompt: list[int], params: SamplingParams, folder: Path) -> None:

@@ -8,16 +8,18 @@ from pathlib import Path
 import torch
 
 from shoal.attention import AttentionKind
+from shoal.attention.latent import LatentHeads
 from shoal.config import EngineOptions
 from shoal.errors import OptionError, UnsupportedModelError
 from shoal.model import load
 from shoal.model.description import ModelDescription
 from shoal.model.hook import AttentionProbe, attention_step
 from tests.helpers.composites import COMPOSITES, REFUSED_COMPOSITES, save_composite
-from tests.helpers.models import ARCHITECTURES, FAMILIES, KINDS, save_model
+from tests.helpers.eighty_one import EIGHTY_ONE
+from tests.helpers.models import ARCHITECTURES, FAMILIES, KINDS, LATENTS, LENGTHS, save_model
 from tests.helpers.refused_families import REFUSED_FAMILIES, save_refused
 
-RUN = [*ARCHITECTURES, *FAMILIES, *(name for name in KINDS if name not in FAMILIES)]
+RUN = [*(ARCHITECTURES | FAMILIES | KINDS | LENGTHS | LATENTS)]
 REFUSED = [*REFUSED_FAMILIES, *REFUSED_COMPOSITES]
 _FUSED = {"norm": "norms", "mlp": "MLPs", "attention": "attention"}
 
@@ -32,6 +34,21 @@ def row(table: str, family: str, folder: Path) -> str:
 def families(table: str) -> list[str]:
     """Those in a table, in its order."""
     return {"run": RUN, "text": list(COMPOSITES), "refused": REFUSED}[table]
+
+
+def count() -> str:
+    """Of the families tried at first, how many run, and which do not."""
+    run = {*RUN, *COMPOSITES}
+    refused = sorted(name for name, row in EIGHTY_ONE.items() if row not in run)
+    assert {EIGHTY_ONE[name] for name in refused} <= set(REFUSED)
+    running = sorted(EIGHTY_ONE.keys() - set(refused))
+    lines = [
+        f"| of the {len(EIGHTY_ONE)} families tried at first | how many | which |",
+        "|---|---:|---|",
+    ]
+    lines += [f"| run | {len(running)} | {', '.join(running)} |"]
+    lines += [f"| refused | {len(refused)} | {', '.join(refused)} |"]
+    return "\n".join(lines)
 
 
 HEADS = {
@@ -62,6 +79,8 @@ def _running_row(table: str, family: str, folder: Path) -> str:
     if 0 < done["attention"] < len(model.layers):
         names[-1] += " of some layers"
     attention = ", ".join(dict.fromkeys(map(_words, probe.kinds)))
+    if isinstance(model.layers[0], LatentHeads):
+        attention += " over latents"
     if len(set(model.layers)) > 1:
         attention += "; layers of several head sizes"
     named = type(description.checkpoint_config).__name__.removesuffix("Config")

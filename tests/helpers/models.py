@@ -195,8 +195,83 @@ KINDS: dict[str, tuple[str, dict[str, object]]] = {
         "Gemma4TextConfig", {**_GEMMA4, "num_kv_shared_layers": 2, "num_hidden_layers": 6,
                              "layer_types": ["sliding_attention", "full_attention"] * 3}
     ),
+    "gemma4 experts": (
+        "Gemma4TextConfig",
+        {**_GEMMA4, "enable_moe_block": True, "num_experts": 4, "top_k_experts": 2,
+         "moe_intermediate_size": 24, "num_kv_shared_layers": 2},
+    ),
+    "modernbert decoder": (
+        "ModernBertDecoderConfig",
+        {**{name: value for name, value in _LLAMA_LIKE.items() if name != "num_key_value_heads"},
+         "local_attention": 16, "num_hidden_layers": 3, "global_attn_every_n_layers": 3,
+         "cls_token_id": 0, "sep_token_id": 1},
+    ),
+    "gemma4 keys as values": ("Gemma4TextConfig", {**_GEMMA4, "attention_k_eq_v": True}),
+    "gemma3n": (
+        "Gemma3nTextConfig",
+        {**_LLAMA_LIKE, **_WINDOW, "head_dim": 16, "num_hidden_layers": 6, "laurel_rank": 4,
+         "vocab_size_per_layer_input": 256, "hidden_size_per_layer_input": 8,
+         "num_kv_shared_layers": 2, "altup_num_inputs": 2, "intermediate_size": [48] * 6,
+         "activation_sparsity_pattern": [0.5, 0.5, 0.0, 0.0, 0.0, 0.0],
+         "layer_types": ["sliding_attention", "full_attention"] * 3},
+    ),
 }  # fmt: skip
 """Families whose layers ask for windows of 16 tokens, chunks, soft-capping or sinks."""
+
+_LONG = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4,
+         "long_factor": [2.0, 3.0, 4.0, 6.0], "original_max_position_embeddings": 64}  # fmt: skip
+LENGTHS: dict[str, tuple[str, dict[str, object]]] = {
+    "phi3 longrope": (
+        "Phi3Config",
+        {**_LLAMA_LIKE, "rope_parameters": _LONG, "original_max_position_embeddings": 64},
+    ),
+    "phimoe longrope": (
+        "PhimoeConfig",
+        {**_LLAMA_LIKE, "num_local_experts": 4, "sliding_window": None,
+         "rope_parameters": {**_LONG, "short_mscale": 1.25, "long_mscale": 1.5},
+         "original_max_position_embeddings": 64},
+    ),
+    "phi4_multimodal": (
+        "Phi4MultimodalConfig",
+        {**_LLAMA_LIKE, "sliding_window": None, "rope_parameters": _LONG,
+         "original_max_position_embeddings": 64, "image_token_id": 5, "audio_token_id": 6,
+         "vision_config": {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+                           "num_attention_heads": 2, "crop_size": 28, "patch_size": 14},
+         "audio_config": {"hidden_size": 16, "intermediate_size": 16, "num_blocks": 1,
+                          "num_attention_heads": 2, "ext_pw_out_channel": 16,
+                          "nemo_conv_channels": 16, "depthwise_separable_out_channel": 16}},
+    ),
+    "llama longrope": ("LlamaConfig", {**_LLAMA_LIKE, "rope_parameters": _LONG}),
+    "llama dynamic rope": (
+        "LlamaConfig",
+        {**_LLAMA_LIKE, "max_position_embeddings": 64,
+         "rope_parameters": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}},
+    ),
+}  # fmt: skip
+"""Families whose rotary frequencies change with a request's length, at 64 tokens."""
+
+_MLA: dict[str, object] = {
+    **{k: v for k, v in _LLAMA_LIKE.items() if k != "num_key_value_heads"},
+    "num_key_value_heads": 4, "q_lora_rank": 24, "kv_lora_rank": 32, "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 16, "v_head_dim": 12, "moe_intermediate_size": 24, "n_routed_experts": 4,
+    "n_shared_experts": 1, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1,
+}  # fmt: skip
+_YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4, "mscale": 1.0,
+         "mscale_all_dim": 0.7, "original_max_position_embeddings": 64}  # fmt: skip
+LATENTS: dict[str, tuple[str, dict[str, object]]] = {
+    "deepseek_v2": (
+        "DeepseekV2Config",
+        {**_MLA, "q_lora_rank": None, "first_k_dense_replace": 1, "topk_method": "greedy"},
+    ),
+    "deepseek_v3, kimi k2": (
+        "DeepseekV3Config",
+        {**_MLA, "first_k_dense_replace": 1, "rope_parameters": _YARN},
+    ),
+    "glm4_moe_lite": ("Glm4MoeLiteConfig", _MLA),
+    "minicpm3": ("MiniCPM3Config", _MLA),
+    "youtu": ("YoutuConfig", _MLA),
+}
+"""Families that keep a latent of each token (MLA)."""
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
@@ -213,7 +288,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 def save_model(folder: Path, architecture: str, **changes: object) -> Path:
     """Write a random model of an architecture, its tokenizer and config into `folder`."""
-    config_class, fields = (ARCHITECTURES | FAMILIES | KINDS)[architecture]
+    config_class, fields = (ARCHITECTURES | FAMILIES | KINDS | LENGTHS | LATENTS)[architecture]
     config = getattr(transformers, config_class)(**{**fields, **changes})
     torch.manual_seed(1)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -223,18 +298,26 @@ def save_model(folder: Path, architecture: str, **changes: object) -> Path:
 
 
 @cache
-def _oracle(folder: Path) -> torch.nn.Module:
+def oracle(folder: Path) -> torch.nn.Module:
+    """The model as transformers loads it, in float32."""
     return AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager"
     ).eval()
 
 
-def greedy(folder: Path, prompt: list[int], max_new_tokens: int) -> list[int]:
+def greedy(
+    folder: Path, prompt: list[int], max_new_tokens: int, *, use_cache: bool = True
+) -> list[int]:
     """What `transformers` generates, one prompt at a time, in float32."""
     with torch.inference_mode():
+        # Dynamic rotary scaling keeps what it had of the last prompt till a short one comes.
+        oracle(folder)(torch.tensor([[2]]))
         # A module whose class transformers chose: mypy cannot know its generate.
-        out = _oracle(folder).generate(  # type: ignore[operator]
-            torch.tensor([prompt]), max_new_tokens=max_new_tokens, do_sample=False
+        out = oracle(folder).generate(  # type: ignore[operator]
+            torch.tensor([prompt]),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            use_cache=use_cache,
         )
     return out[0, len(prompt) :].tolist()
 

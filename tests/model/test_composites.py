@@ -7,20 +7,26 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import transformers
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from shoal import LLM
 from shoal.config import EngineOptions
-from shoal.errors import UnsupportedModelError
+from shoal.errors import ModelLoadError, UnsupportedModelError
 from shoal.model.description import ModelDescription
 from shoal.model.load import load_model
+from shoal.model.text_part import text_part_class
 from shoal.scheduler import BLOCK_SIZE
 from tests.helpers.composites import COMPOSITES, greedy_composite, save_composite
-from tests.helpers.models import forest_of_prompts
+from tests.helpers.models import KINDS, byte_tokenizer, forest_of_prompts, greedy, save_model
 from tests.model.test_kinds import NEW_TOKENS, SETTINGS, answers
 
 THREE = ["gemma3", "qwen3_vl", "mistral3 of ministral3"]
@@ -112,3 +118,76 @@ def test_numbers_are_in_the_format_the_composite_names(tmp_path: Path) -> None:
     path.write_text(json.dumps(config))
     description = ModelDescription.load(str(folder), EngineOptions(device="cpu"))
     assert str(description.dtype) == "torch.bfloat16"
+
+
+def test_a_tower_whose_package_is_missing_is_no_obstacle(tmp_path: Path) -> None:
+    """Gemma 3n's needs timm. The oracle is transformers' text model, with the same weights."""
+    text = save_model(tmp_path / "text", "gemma3n")
+    folder = tmp_path / "whole"
+    config = transformers.Gemma3nConfig(text_config=dict(KINDS["gemma3n"][1]))
+    config.architectures = ["Gemma3nForConditionalGeneration"]
+    config.save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    with safe_open(text / "model.safetensors", framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    renamed = {
+        name.replace("model.", "model.language_model.", 1): tensor
+        for name, tensor in tensors.items()
+    }
+    # Tables of the tokens of images and sound, which no text has, but every forward reads.
+    made = text_part_class(config)
+    assert made is not None
+    shapes = made(config).state_dict()
+    renamed |= {
+        name: torch.zeros_like(shapes[name]) for name in shapes if name.startswith("model.embed_")
+    }
+    renamed["model.vision_tower.timm_model.weight"] = torch.zeros(3)
+    save_file(renamed, folder / "model.safetensors", metadata={"format": "pt"})
+    prompts = forest_of_prompts(3)
+    expected = [greedy(text, prompt, NEW_TOKENS) for prompt in prompts]
+    assert answers(folder, prompts) == expected
+
+
+TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+
+
+def request(custom_id: str, content: object) -> dict[str, Any]:
+    body = {
+        "model": "model",
+        "messages": [{"role": "user", "content": content}],
+        "max_tokens": 8,
+        "temperature": 0,
+    }
+    return {"custom_id": custom_id, "method": "POST", "url": "/v1/chat/completions", "body": body}
+
+
+def test_a_batch_file_with_an_image_in_a_line(tmp_path: Path) -> None:
+    """The line is an error, the others are answered, by the template beside the checkpoint."""
+    folder = save_composite(tmp_path / "model", "gemma3")
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": TEMPLATE}))
+    image = [{"type": "text", "text": "See:"}, {"type": "image_url", "image_url": {"url": "x"}}]
+    lines = [request("one", "hello"), request("two", image), request("three", "goodbye")]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    options = ["--model", str(folder), "--dtype", "float32", "--device", "cpu"]
+    options += ["--kv-memory", "4MiB", "--errors", str(tmp_path / "errors.jsonl")]
+    arguments = ["run", str(tmp_path / "in.jsonl"), "-o", str(tmp_path / "out.jsonl"), *options]
+    ran = subprocess.run([sys.executable, "-m", "shoal", *arguments], capture_output=True)
+    assert ran.returncode == 3, ran.stderr.decode()
+    error = json.loads((tmp_path / "errors.jsonl").read_text())
+    assert error["custom_id"] == "two"
+    assert "body.messages[0].content[1].type" in json.dumps(error)
+    records = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [record["custom_id"] for record in records] == ["one", "three"]
+    tokenizer = byte_tokenizer()
+    for record, text in zip(records, ("hello", "goodbye"), strict=True):
+        prompt = tokenizer(f"<user>{text}", add_special_tokens=False)["input_ids"]
+        expected = tokenizer.decode(greedy_composite(folder, prompt, 8), skip_special_tokens=True)
+        assert record["response"]["body"]["choices"][0]["message"]["content"] == expected
+
+
+@pytest.mark.parametrize("stated", ["[]", '{"chat_template": 3}', "{"])
+def test_a_template_file_that_holds_none_is_refused(tmp_path: Path, stated: str) -> None:
+    folder = save_composite(tmp_path, "gemma3")
+    (folder / "chat_template.json").write_text(stated)
+    with pytest.raises(ModelLoadError, match=r"chat_template\.json .*Copy the file again"):
+        ModelDescription.load(str(folder), OPTIONS)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from shoal.kernels import load_kernels
-from tests.helpers.families import HEADS, families, row
+from tests.helpers.families import HEADS, count, families, row
 
 PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
 ALL = [(table, family) for table in HEADS for family in families(table)]
@@ -24,6 +24,10 @@ pytestmark = pytest.mark.long
 def test_its_row_is_up_to_date(tmp_path: Path, table: str, family: str) -> None:
     lines = PAGE.split(f"<!-- table: {table} -->")[1].split("<!-- end -->")[0].splitlines()
     assert row(table, family, tmp_path) in lines, "run python tools/make_models_docs.py"
+
+
+def test_the_count_is_up_to_date() -> None:
+    assert count() in PAGE, "run python tools/make_models_docs.py"
 
 
 @pytest.mark.parametrize("table", HEADS)

@@ -23,16 +23,13 @@ SMALL = {"vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 2, "eos_toke
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("DeepseekV32Config", {**LLAMA}, "sparse attention by an indexer"),
     ("GlmMoeDsaConfig", {**LLAMA}, "sparse attention by an indexer"),
-    ("DeepseekV3Config", {**LLAMA}, "latent attention"),
-    ("Glm4MoeLiteConfig", {**LLAMA}, "latent attention"),
+    ("LongcatFlashConfig", {}, "attend twice in each layer"),
     ("BloomConfig", {**SMALL, "n_head": 4, "n_layer": 2}, "ALiBi"),
     ("FalconConfig", {**SMALL, "num_attention_heads": 4, "alibi": True}, "ALiBi"),
     ("FalconConfig", {**SMALL, "num_attention_heads": 4, "alibi": False}, "own attention"),
     ("T5Config", {"vocab_size": 256, "d_model": 32, "num_layers": 2}, "encoder-decoder"),
     ("MambaConfig", {**SMALL, "state_size": 4}, "recurrent"),
     ("Lfm2Config", {**LLAMA, "layer_types": ["conv", "full_attention"]}, "recurrent"),
-    ("LlamaConfig", {**LLAMA, "rope_parameters": {"rope_type": "dynamic", "factor": 2.0,
-                     "rope_theta": 1e4, "original_max_position_embeddings": 64}}, "dynamic"),
 ]  # fmt: skip
 
 
@@ -56,6 +53,24 @@ def test_unsupported_features_are_refused_by_name(
         LLM(str(folder), device="cpu")
     assert feature in f"{caught.value.feature} {caught.value}"
     assert config_class.removesuffix("Config")[:5].lower() in str(caught.value).replace("_", "")
+
+
+MIXED = {"sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+         "full_attention": {"rope_type": "longrope", "rope_theta": 1e4, "factor": 4.0,
+                            "short_factor": [1.0] * 4, "long_factor": [2.0] * 4,
+                            "original_max_position_embeddings": 64}}  # fmt: skip
+
+
+def test_scaling_by_length_in_some_layers_is_refused_beyond_it(tmp_path: Path) -> None:
+    """The advice works."""
+    layers = {"layer_types": ["sliding_attention", "full_attention"], "head_dim": 8}
+    folder = save_model(tmp_path, "gemma3", num_hidden_layers=2, rope_parameters=MIXED, **layers)
+    with pytest.raises(UnsupportedModelError, match=r"--max-model-len 64 or less"):
+        LLM(str(folder), device="cpu")
+    llm = LLM(str(folder), dtype="float32", device="cpu", max_model_len=64)
+    prompt = list(range(2, 42))
+    out = llm.generate([prompt], SamplingParams(temperature=0.0, max_tokens=20), use_tqdm=False)
+    assert list(out[0].outputs[0].token_ids) == greedy(folder, prompt, 20)
 
 
 def test_a_layer_that_ignores_our_attention_is_found(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from shoal.model.fusion import fuse
+from shoal.model.fusion import attention_extras, fuse
 from shoal.model.fusion.fuse import Fusion
 from shoal.model.fusion.proof import TOLERANCE, agree, agree_in_most_rows, models_agree
 from shoal.model.load import load_model
@@ -78,9 +78,10 @@ def test_a_replacement_is_tried_at_every_position(
 
 @needs_kernels
 def test_attention_that_reads_positions_itself_is_left(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A scale too near 1 for any tolerance is noticed, too."""
+    """A scale too near 1 for any tolerance is noticed, too, if it is none that we know."""
+    monkeypatch.setattr(attention_extras, "_query_scale", lambda module: None)
     rope = {**FAMILIES["ministral3"][1]["rope_parameters"], "llama_4_scaling_beta": 0.01}
     folder = save_model(tmp_path, "ministral3", rope_parameters=rope)
     with caplog.at_level(logging.INFO):
@@ -88,6 +89,23 @@ def test_attention_that_reads_positions_itself_is_left(
     assert not {"attention", "layer"} & model.fused.keys()
     assert {"norm": 5, "mlp": 2}.items() <= model.fused.items()
     assert "attention of 2 of 2 layers reads positions itself" in caplog.text
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    ("family", "said"),
+    [
+        ("gemma4 shared", "attention of 2 and MLP of 0 of 6 layers"),
+        ("gpt_oss", "attention of 0 and MLP of 3 of 3 layers"),
+        ("gpt2", "attention of 2 and MLP of 2 of 2 layers"),
+    ],
+)
+def test_what_is_not_fused_is_said_once(
+    tmp_path: Path, family: str, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        load_model(description_of(save_model(tmp_path, family), "float32"))
+    assert caplog.text.count(f"run as in transformers, slower: {said}") == 1
 
 
 @needs_kernels

@@ -5,7 +5,6 @@ Windows are of 16 tokens, prompts of up to 90, answers of 24: both go past the w
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -103,13 +102,17 @@ def test_equals_generate_on_two_devices(tmp_path: Path) -> None:
     assert answers(model, prompts, data_parallel_size=2) == expected_of(model, prompts)
 
 
-@pytest.mark.parametrize("family", FEW[:3])
-def test_attention_is_fused(tmp_path: Path, family: str, caplog: pytest.LogCaptureFixture) -> None:
-    model = save_model(tmp_path, family)
-    with caplog.at_level(logging.INFO):
-        LLM(str(model), dtype="float32", device="cpu", kv_memory="4MiB").close()
-    layers = KINDS[family][1]["num_hidden_layers"]
-    assert f"'attention': {layers}" in caplog.text
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("family", "layers"),
+    [("mistral window", 2), ("gemma2", 3), ("gpt_oss", 3), ("llama4", 4), ("ministral3", 2),
+     ("gemma4", 4), ("gemma4 keys as values", 4), ("gemma4 shared", 4), ("gemma3n", 4), ("glm", 2)],
+)  # fmt: skip
+def test_attention_is_fused(tmp_path: Path, family: str, layers: int, dtype: str) -> None:
+    """All but that of layers which reuse the keys and values of others."""
+    options = EngineOptions(dtype=dtype, device="cpu")
+    description = ModelDescription.load(str(save_model(tmp_path, family)), options)
+    assert load.load_model(description).fused["attention"] == layers
 
 
 @pytest.mark.parametrize("chunk", [15, 17])
@@ -180,3 +183,43 @@ def test_a_soft_cap_or_sinks_that_are_forgotten_are_found(
     module = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=ATTENTION_NAME)
     with pytest.raises(UnsupportedModelError, match="differs from the softmax it asks for"):
         prepared(folder, module)
+
+
+@pytest.mark.parametrize(("family", "owners"), [("gemma4 shared", 4), ("gemma3n", 4)])
+def test_layers_that_reuse_the_kv_of_others_have_no_memory(
+    tmp_path: Path, family: str, owners: int
+) -> None:
+    """The pool holds a layer's keys and values once, and its capacity is counted so."""
+    llm = LLM(str(save_model(tmp_path, family)), dtype="float32", device="cpu", kv_memory="4MiB")
+    kv, layers = llm._engine._kv, llm._engine._model.layers
+    description = llm._description
+    llm.close()
+    memory = {kv[layer].keys.data_ptr() for layer in range(len(layers))}
+    assert len(memory) == owners < len(layers)
+    assert [kv.stores(layer) for layer in range(len(layers))] == [True] * 4 + [False] * 2
+    assert description.kv_bytes_per_token == sum(
+        4 * heads * (key + value) for heads, key, value in layers[:owners]
+    )
+
+
+@pytest.mark.parametrize("family", ["gpt_oss", "gemma3", "llama4"])
+def test_windows_bound_the_kv_of_their_layers(tmp_path: Path, family: str) -> None:
+    """Behind 200 shared tokens, prefilled in chunks of 33: the same answers from less memory."""
+    model = save_model(tmp_path, family)
+    shared = [5 + index % 40 for index in range(200)]
+    prompts = [shared + [7 + index] * 9 for index in range(4)]
+    expected, params = expected_of(model, prompts), SamplingParams(temperature=0.0, max_tokens=24)
+    block = ModelDescription.load(str(model), EngineOptions(dtype="float32")).kv_bytes_per_token
+    peaks = []
+    for tokens, whole in ((4096, False), (4096, True), (9 * BLOCK_SIZE, False)):
+        llm = LLM(
+            str(model), dtype="float32", device="cpu", kv_memory=f"{tokens * block}B",
+            max_num_batched_tokens=33, disable_hybrid_kv_cache_manager=whole,
+        )  # fmt: skip
+        outputs = llm.generate(prompts, params, use_tqdm=False)
+        assert [list(out.outputs[0].token_ids) for out in outputs] == expected, (tokens, whole)
+        peaks.append(llm.last_run.peak_kv_bytes)
+        llm.close()
+    bounded, whole_peak, tight = peaks
+    assert bounded < 0.8 * whole_peak
+    assert tight <= 9 * BLOCK_SIZE * block

@@ -14,6 +14,8 @@ from torch import nn
 
 from shoal.kernels import Kernels, load_kernels
 from shoal.kernels.ops import LayerOps, NativeOps
+from shoal.model.fusion.angles import table_width
+from shoal.model.fusion.attention_extras import AttentionExtras
 from shoal.model.fusion.fused_attention import AttentionLayer, attention_candidates
 from shoal.model.fusion.layer import layer_candidates
 from shoal.model.fusion.linear import can_pack, product_of
@@ -79,6 +81,14 @@ class Fusion:
     def report(self) -> None:
         """Log what was replaced, and what was not."""
         _log.info("fused modules: %s", dict(self.done))
+        total = len(self.layers)
+        kept = {kind: max(0, total - self.done[kind]) for kind in ("attention", "mlp")}
+        if any(kept.values()):
+            _log.info(
+                "run as in transformers, slower: attention of %d and MLP of %d of %d layers",
+                *kept.values(),
+                total,
+            )
         if self.refused:
             _log.info("left as they are, since no replacement agrees: %s", dict(self.refused))
         if self.reads_positions:
@@ -113,15 +123,14 @@ class Fusion:
             layer = getattr(child.module, "layer_idx", None)
             if call is None or layer not in self.trial.scales:
                 continue
-            if isinstance(call.keywords.get("position_embeddings"), torch.Tensor):
-                # Complex numbers (Llama 4); ours knows cosines and sines.
-                continue
-            if self._reads_positions(child.module, call):
-                # Ours knows positions only as rotations.
+            extras = AttentionExtras.of(child.module)
+            if extras.query_scale is None and self._reads_positions(child.module, call):
+                # Ours knows positions only as rotations and known scales of queries.
                 self.reads_positions.append(layer)
             else:
                 shape, scale = self.layers[layer], self.trial.scales[layer]
-                asked = AttentionLayer(layer, shape, scale, self.trial.kinds[layer])
+                kind, table = self.trial.kinds[layer], table_width(call.keywords)
+                asked = AttentionLayer(layer, shape, scale, kind, extras, table)
                 candidates = attention_candidates(
                     child.module, asked, ops, self.held, pack=self.pack
                 )

@@ -45,12 +45,21 @@ class FusedLayer(nn.Module):
         wanted = current_step().wanted if self.is_last else None
         add = hidden_states if wanted is None else hidden_states[:, wanted.rows]
         x, _ = self.self_attn(
-            self.input_layernorm(hidden_states), position_embeddings, add=add, wanted=wanted
+            self.input_layernorm(hidden_states),
+            position_embeddings,
+            add=add,
+            wanted=wanted,
+            position_ids=kwargs.get("position_ids"),
+            past_key_values=kwargs.get("past_key_values"),
         )
         normed = self.post_attention_layernorm(x)
-        out: torch.Tensor = (
-            self.mlp(normed, x) if isinstance(self.mlp, FusedMLP) else x + self.mlp(normed)
-        )
+        out: torch.Tensor
+        if isinstance(self.mlp, FusedMLP):
+            out = self.mlp(normed, x)
+        else:
+            given = self.mlp(normed)
+            # Some routers give what they chose, too (gpt-oss).
+            out = x + (given[0] if isinstance(given, tuple) else given)
         return out.to(self._gives or out.dtype)
 
     @property

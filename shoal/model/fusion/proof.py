@@ -62,19 +62,19 @@ def _median_row_agrees(
 def norm_input(width: int, like: torch.Tensor, rows: int = 19) -> torch.Tensor:
     """[1, rows, width] of the dtype of `like` and beside it, of a mean that is not 0: RMSNorm and
     LayerNorm differ."""
-    return _random(rows, width).add_(0.5).to(like)
+    return _random(1, rows, width).add_(0.5).to(like)
 
 
 def hidden_input(like: torch.Tensor) -> torch.Tensor:
     """Hidden states of the shape and dtype of `like`, and beside it, as they come out of a norm."""
-    return _random(*like.shape[1:]).to(like)
+    return _random(*like.shape).to(like)
 
 
 def residual_input(like: torch.Tensor) -> torch.Tensor:
     """Hidden states so small that what a layer adds to them stands out."""
-    return _random(*like.shape[1:]).mul_(0.02).to(like)
+    return _random(*like.shape).mul_(0.02).to(like)
 
 
 def _random(*shape: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(1, *shape, generator=generator)
+    return torch.randn(*shape, generator=generator)

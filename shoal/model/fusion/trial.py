@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from shoal.attention import AttentionKind, select_backend
+from shoal.attention import AttentionBackend, AttentionKind, select_backend
 from shoal.model.description import ModelDescription
 from shoal.model.hook import AttentionProbe, AttentionStep, WantedRows, attention_step
 from shoal.model.kv import KVPool
 from shoal.model.pieces import Pieces
+from shoal.model.rotary import with_lengths
 from shoal.scheduler import BLOCK_SIZE
 from shoal.types import Int64Array
 
@@ -77,11 +78,20 @@ class Trial:
         self.scales: dict[int, float] = {}
         self.kinds: dict[int, AttentionKind] = {}
         self._longest = description.max_model_len
+        self._by_length = description.length_switch is not None
         self.calls: dict[nn.Module, Call] = {}
 
     def step(self) -> Any:
         """A context in which attention layers see the batch."""
         return attention_step(self._step)
+
+    def step_with(self, change: Callable[[Any], AttentionBackend]) -> Any:
+        """The same, with another backend made of the batch's, which has the same layout."""
+        kv = self._step.kv
+        backend = change(kv.backend)
+        prepared = backend.prepare(self.pieces.work, self._device)
+        step = AttentionStep(kv.with_backend(backend), self._step.slots, prepared)
+        return attention_step(step)
 
     def record(self, modules: Iterable[nn.Module], forward: Callable[..., torch.Tensor]) -> None:
         """Run the model once and keep how it calls `modules`, and the scales.
@@ -116,7 +126,10 @@ class Trial:
     def _inputs(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         pieces, device = self.pieces, self._device
         rows = torch.arange(pieces.work.num_rows, device=device)
-        return pieces.token_ids.to(device), pieces.positions.to(device), rows
+        positions = pieces.positions
+        if self._by_length:
+            positions = with_lengths(positions, pieces.lengths.long())
+        return pieces.token_ids.to(device), positions.to(device), rows
 
     @contextmanager
     def _recording(self, modules: Iterable[nn.Module]) -> Iterator[None]:
