@@ -149,7 +149,7 @@ def planned(url: str, lines: list[dict[str, Any]], model: str) -> None:
             JobSpec(
                 input=source,
                 output=Path(folder) / "out.jsonl",
-                model=model,
+                model=str(model),
                 endpoints=EndpointOptions(endpoint=[url], endpoint_concurrency=AT_ONCE),
                 quiet=True,
             )
@@ -171,7 +171,7 @@ def main() -> int:
     """Measure rounds in turn, and print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.endpoint")
     parser.add_argument(
-        "--model", default=bundled_model_path(), help="the bundled one if not given"
+        "--model", default=str(bundled_model_path()), help="the bundled one if not given"
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=ROOT / ".bench")

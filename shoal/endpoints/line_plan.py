@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -42,7 +42,7 @@ def plan_lines(
     everything = np.arange(len(table), dtype=np.int64)
     parts = [everything]
     if servers > 1:
-        division = divide_job(table, replace(options, devices=servers), machine)
+        division = divide_job(table, options, machine, servers)
         parts = [_whole_lines(share.requests, table) for share in division.shares]
     plans: list[Plan] = []
     shares: list[list[PlannedLine]] = []

@@ -24,7 +24,7 @@ pytestmark = [
 
 
 def test_vllm(tmp_path: Path) -> None:
-    model = bundled_model_path()
+    model = str(bundled_model_path())
     workload = make_generation("endpoint", SPEC, 1024, 0.5, SEED)
     shuffled, ordered = lines_of(workload), lines_of(workload.sorted())
     with vllm_server(model, ROOT / ".bench", pool_tokens=3072) as url:
