@@ -1,12 +1,12 @@
 """How many requests a server has at once: more while that makes it faster, fewer when it objects.
 
-Windows of as many answers as requests are under way are compared by tokens per second. A change
-takes a window to show, which is not counted.
+Windows of as many answers as requests are under way are compared by tokens per second. Answers to
+requests that were under way when the number changed come before, and are not counted.
 """
 
 from __future__ import annotations
 
-FIRST = 4
+FIRST = 8
 """Requests at once to begin with."""
 _FASTER = 1.1
 """Throughput against that before, from which on more has helped."""
@@ -24,24 +24,23 @@ class Concurrency:
         self._before = self.limit
         self._rate = 0.0
         self._held = 0
-        self._settling = True
+        self._settling = self.limit
         self._answers, self._tokens, self._began = 0, 0, -1.0
         self._cut = -1.0
 
     def answered(self, tokens: int, now: float) -> None:
         """A request of so many tokens was answered."""
-        if self._began < 0:
-            self._began = now
+        if self._settling:
+            self._settling -= 1
+            self._open(now)
+            return
         self._answers += 1
         self._tokens += tokens
         if self._answers < self.limit or now <= self._began:
             return
         rate = self._tokens / (now - self._began)
-        settled = not self._settling
-        self._settling = False
         self._open(now)
-        if settled:
-            self._judge(rate)
+        self._judge(rate)
 
     def refused(self, sent: float, now: float) -> None:
         """The server said that it has too much, or took too long, of a request sent then.
@@ -76,7 +75,7 @@ class Concurrency:
             self._held = _HELD_WINDOWS
 
     def _set(self, limit: int) -> None:
-        self._settling = limit != self.limit
+        self._settling = 0 if limit == self.limit else self.limit
         self.limit = limit
 
     def _open(self, now: float) -> None:
