@@ -45,6 +45,7 @@ FLOORS = {
     "machine": 7,
     "engine": 8,
     "devices": 9,
+    "endpoints": 9,
     "fleet": 10,
     "tables": 9,
     "requests": 9,

@@ -13,6 +13,7 @@ from shoal.answers.detokenize import Detokenizer
 from shoal.answers.structure import Structure
 from shoal.config import EngineOptions
 from shoal.costs import BLOCK_SIZE
+from shoal.endpoints import SendsLines
 from shoal.errors import InternalError, InvalidRequestError, JobChangedError
 from shoal.jobs.collect import Collector
 from shoal.jobs.finish import finish_job
@@ -61,6 +62,7 @@ class JobRun:
     Attributes:
         table: whose rows the requests were made from, line i from row i; None: from none.
         unexecuted: what requests without a result end with; None: they are run.
+        elsewhere: the engine is somebody's servers; how long a request may be, it says.
     """
 
     paths: JobPaths
@@ -72,6 +74,7 @@ class JobRun:
     interruption: Interruption
     table: KeptTable | None = None
     unexecuted: Unexecuted | None = None
+    elsewhere: bool = False
     summary: RunSummary = field(default_factory=RunSummary)
     engine_run: RunProtocol | None = None
 
@@ -103,6 +106,8 @@ class JobRun:
         started = time.perf_counter()
         with self.reporter, closing(self):
             capacity = self._capacity_tokens(make_engine)
+            if isinstance(self._engine, SendsLines):
+                names = {*names, *self._engine.model_names}
             reading = time.perf_counter()
             survey = Survey(schema, choices)
             job = self._read(names, schema, choices, capacity, survey)
@@ -121,7 +126,7 @@ class JobRun:
 
     def _capacity_tokens(self, make_engine: EngineFactory) -> int:
         """See `kv_capacity_tokens`; here the engine is made if it takes that."""
-        stated = kv_capacity_tokens(self.description, self.options)
+        stated = None if self.elsewhere else kv_capacity_tokens(self.description, self.options)
         if stated is None and self.unexecuted is not None:
             return (
                 self.description.max_model_len
@@ -198,6 +203,8 @@ class JobRun:
         seconds = self.summary.seconds
         engine = self._load(make_engine)
         loaded = time.perf_counter()
+        if isinstance(engine, SendsLines):
+            engine.read_with(job.index.content)
         self.engine_run = run = engine.run(job.table)
         planned = time.perf_counter()
         seconds.plan += planned - loaded
@@ -244,6 +251,11 @@ class JobRun:
 
     def _record(self, job: JobInput, line: int, prompts: Sequence[Completion]) -> None:
         name = job.index.name(line)
+        if (answer := prompts[0].answer) is not None:
+            record = self._records.answered(line, name.custom_id, answer)
+            kind = FrameKind.done if answer.succeeded else FrameKind.failed
+            self.journal.append(kind, line, record)
+            return
         error = next((prompt.error for prompt in prompts if prompt.error is not None), None)
         if error is None:
             record = self._records.success(line, name, prompts, job.table)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from shoal.answers.structure import Structure
 from shoal.config import EngineOptions
 from shoal.disk import ContentDigest, NewFile
+from shoal.endpoints.httpx_package import require_httpx
 from shoal.errors import JobChangedError, OutputExistsError
 from shoal.jobs.execute import EngineFactory, JobRun
 from shoal.jobs.finish import refuse_changed, refuse_foreign
@@ -80,8 +81,8 @@ def run_job(
     without lines gives an empty output.
 
     Args:
-        engine: makes the engine, by default that of `shoal.fleet.engines`; called only when
-            there is something to run.
+        engine: makes the engine, by default that of `shoal.fleet.engines`, or with `spec.endpoints`
+            what sends the requests there; called only when there is something to run.
         reporter: shows how far it is; by default what `make_reporter` chooses.
         asked: whether somebody wants the job interrupted, looked at in every iteration.
         unexecuted: end the job now. Requests without a result are not run, and get an error record
@@ -95,6 +96,7 @@ def run_job(
         OutputExistsError: the output exists and no journal says that this job made it.
         OutputChangedError: the job has finished, and its files were changed since.
         JobChangedError: input, model or options are not those the job began with.
+        EndpointError: no server of `spec.endpoints` can be used.
         OutputWriteError: the disk is full, or refuses otherwise.
         Interrupted: SIGINT or SIGTERM, or `asked`.
     """
@@ -124,8 +126,22 @@ def run_job(
             spool, rendered = open_table(spec.table, spec.template)
         if rendered.order is not None:
             reporter.message(f"{rendered.rows:,} rows: {rendered.order}")
-    make = engine or _make_engine
+    make = engine or _engine_of(spec)
     return _JobStart(spec, paths, spool, kept, make, reporter, asked, unexecuted).run()
+
+
+def _engine_of(spec: JobSpec) -> EngineFactory:
+    """The factory of the engine that a job asks for."""
+    if not spec.endpoints:
+        return _make_engine
+    require_httpx()
+
+    def make(description: ModelDescription, options: EngineOptions) -> EngineProtocol:
+        from shoal.endpoints.endpoint_engine import EndpointEngine
+
+        return EndpointEngine(description, options, spec.endpoints)
+
+    return make
 
 
 def _make_engine(description: ModelDescription, options: EngineOptions) -> EngineProtocol:
@@ -195,6 +211,7 @@ class _JobStart:
                     interruption,
                     self.kept,
                     self.unexecuted,
+                    elsewhere=bool(self.spec.endpoints),
                 )
                 summary = job.run(self.spec.served_names, schema, choices, self.engine)
                 summary.seconds.total = time.perf_counter() - started
@@ -242,7 +259,10 @@ class _JobStart:
         schema: Structure | None,
         choices: AskedChoices | None,
     ) -> JobHeader:
-        return JobHeader.new(content, description, self.spec.served_names, schema, choices)
+        spec = self.spec
+        return JobHeader.new(
+            content, description, spec.served_names, schema, choices, spec.endpoints
+        )
 
     def _begin_or_go_on(self, journal: Journal, asked: JobHeader) -> JobHeader:
         begun, finished, paths = journal.header, journal.finished, self.paths
