@@ -1,4 +1,4 @@
-"""Prompt tokens computed when a job is planned whole, in pieces by ranges, or in blocks as it comes.
+"""Prompt tokens computed by one plan, by pieces that are ranges, and by blocks as they come.
 
 `python -m benchmarks.planner.pieces --requests 100000` prints a table. No model runs: what is
 counted is what the planner would have computed. A token of the table stands for 32 of a prompt, so
@@ -26,7 +26,7 @@ BLOCK_BYTES = 128 << 20
 ID_BYTES = 8
 """Of a token id in a list of int64, as Python's integers come."""
 CALL_ROWS = 1_024
-"""Ray Data's default batch of `map_batches` until 2.50, and a common choice."""
+"""Rows of a batch of `map_batches`, `LEGACY_DEFAULT_BATCH_SIZE` of Ray Data."""
 
 Prompts = np.ndarray
 """int32 [N, length], in the order they come."""

@@ -29,7 +29,9 @@ def prompt_values(column: Any, *, chat: bool) -> list[Any]:
 
 def _value(value: Any, chat: bool, name: str) -> Any:
     if value is None:
-        return InvalidRequestError("the row has no prompt.", code="missing_required_field", param=name)
+        return InvalidRequestError(
+            "the row has no prompt.", code="missing_required_field", param=name
+        )
     if not chat:
         if isinstance(value, str) or _are_ids(value):
             return value

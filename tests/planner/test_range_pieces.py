@@ -14,7 +14,9 @@ def families(sizes: list[int]) -> list[bytes]:
     random = np.random.default_rng(3)
     prefixes = [random.bytes(40) for _ in sizes]
     prompts = [
-        prefix + random.bytes(8) for prefix, n in zip(prefixes, sizes, strict=True) for _ in range(n)
+        prefix + random.bytes(8)
+        for prefix, n in zip(prefixes, sizes, strict=True)
+        for _ in range(n)
     ]
     return [prompts[i] for i in random.permutation(len(prompts))]
 

@@ -28,7 +28,10 @@ DRIVER = """
 import sys
 import ray, ray.data
 import shoal.ray
-ray.init(num_cpus=4, include_dashboard=False, object_store_memory=200_000_000, log_to_driver=False)
+ray.init(
+    address="local", num_cpus=4, include_dashboard=False, object_store_memory=200_000_000,
+    log_to_driver=False,
+)
 pieces, checkpoint, output = sys.argv[1:]
 config = shoal.ray.ProcessorConfig(
     engine_kwargs={"dtype": "float32", "device": "cpu", "kv_memory": "8MiB"}, column="messages",
@@ -99,8 +102,8 @@ def test_names_that_are_taken_are_refused(ray_data: Any, tmp_path: Path) -> None
     with pytest.raises(OptionError, match="rename"):
         shoal_ray.partition(taken, str(tmp_path / "a"), CONFIG, CUT)
     without = ray_data.from_items([{"messages": []}])
+    cut = shoal_ray.PieceConfig(id_column="key")
     with pytest.raises(OptionError, match="'key'"):
-        cut = shoal_ray.PieceConfig(id_column="key")
         shoal_ray.partition(without, str(tmp_path / "b"), CONFIG, cut)
 
 
