@@ -52,6 +52,9 @@ LLM_OPTIONS: dict[str, Fate] = {
     "device": _sets("device"),
     "sharing": _sets("sharing"),
     "order": _sets("order"),
+    "ray": _sets("ray"),
+    "ray_actors": _sets("ray_actors"),
+    "ray_cpus": _sets("ray_cpus"),
     **alike(
         "enable_prefix_caching prefix_caching_hash_algo max_num_seqs max_num_partial_prefills"
         " max_long_partial_prefills long_prefill_token_threshold enable_chunked_prefill"

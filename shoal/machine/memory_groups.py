@@ -43,7 +43,7 @@ def memory_groups(
     for kind in kinds:
         layers = tuple(layer for layer, window in enumerate(seen) if window == kind)
         numbers = sum(stored[layer] for layer in layers)
-        flops = 4.0 * sum(sizes[layer].heads * sizes[layer].head_dim for layer in layers)
+        flops = sum(sizes[layer].pair_flops for layer in layers)
         bytes_ = float(numbers * description.dtype.itemsize // shards)
         groups.append(
             MemoryGroup(layers=layers, kv_bytes=bytes_, attention_flops=flops, window=kind)

@@ -14,12 +14,14 @@ import torch
 from transformers import PreTrainedConfig
 
 from shoal.errors import UnsupportedModelError
+from shoal.model.layer_sizes import RECURRENT_LAYERS, attending
 
 _ALIBI_MODELS = {"bloom", "mpt"}
-_KNOWN_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
+_KNOWN_LAYERS = {"full_attention", "sliding_attention", "chunked_attention", "mlp", "moe"}
+_KNOWN_LAYERS |= RECURRENT_LAYERS
 _SPARSE_LAYERS = {"indexed_attention", "compressed_sparse_attention", "minimax_m3_sparse"}
 _SPARSE_LAYERS |= {"heavily_compressed_attention"}
-_RECURRENT_LAYERS = {"linear_attention", "conv", "hybrid", "hybrid_sliding", "mamba", "recurrent"}
+_RECURRENT_LAYERS = {"mamba", "recurrent"}
 _HONOURED: dict[str, Callable[[Any], bool]] = {
     "sliding_window": lambda value: type(value) is int and value > 0,
     "softcap": lambda value: isinstance(value, int | float) and value > 0,
@@ -88,12 +90,14 @@ def _refuse_other_memory(config: PreTrainedConfig) -> None:
         recurrent = [layer for layer in other if layer in _RECURRENT_LAYERS]
         feature = "recurrent layers" if recurrent else "layers of an unknown kind"
         raise _refusal(kind, f"{feature} ({', '.join(recurrent or other)})")
-    if getattr(config, "kv_lora_rank", None):
+    if not any(attending(config, int(config.num_hidden_layers))):
+        raise _refusal(kind, "recurrent layers alone, none that attends")
+    if kind == "longcat_flash":
         raise UnsupportedModelError(
-            "multi-head latent attention",
-            f"models of type {kind!r} use multi-head latent attention (MLA). What it keeps of a "
-            "token is one latent vector, which Shoal's KV pool does not hold yet; keys and values "
-            "made of it would take many times the memory. Use another model.",
+            "two attentions in a layer",
+            f"models of type {kind!r} attend twice in each layer, to latents (MLA). Shoal's proof "
+            "that a model is right in packed batches knows layers that attend once. Use another "
+            "model.",
         )
     if getattr(config, "cross_attention_layers", None):
         raise _refusal(kind, "cross-attention to images")

@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 from shoal.config import EngineOptions
 from shoal.costs import Machine
-from shoal.devices import EngineProtocol, RunProtocol, make_engine
+from shoal.devices import EngineProtocol, RunProtocol
 from shoal.errors import InternalError, Interrupted, OutputLockedError, OutputWriteError, ShoalError
+from shoal.fleet.engines import make_engine
 from shoal.jobs import JobSpec, run_job
 from shoal.model.description import ModelDescription
 from shoal.processes import Parent

@@ -68,10 +68,11 @@ def batch_time(batch: TokenBatch, costs: Costs, groups: Sequence[MemoryGroup] = 
         + costs.use_seconds * int(uses.sum())
     )
     attention = float(np.maximum(multiply, read).sum())
+    states = 2 * len(batch.chunks) * costs.state_bytes / bandwidth
     return BatchTime(
-        seconds=max(linear, weights) + attention + head + overhead,
+        seconds=max(linear, weights) + attention + states + head + overhead,
         compute=linear + float(multiply.sum()) + head,
-        memory=weights + float(read.sum()),
+        memory=weights + float(read.sum()) + states,
     )
 
 
@@ -89,5 +90,8 @@ def _attention_seconds(
     if window is not None:
         pairs = np.minimum(pairs, rows * window.tokens)
         tokens = np.minimum(tokens, window.tokens + np.where(work.causal, rows, 0))
-    multiply: FloatArray = pairs * (layers.attention_flops / costs.flops_per_second)
-    return multiply, tokens * (layers.kv_bytes / costs.bytes_per_second)
+    multiply: FloatArray = pairs.astype(np.float64) * (
+        layers.attention_flops / costs.flops_per_second
+    )
+    read: FloatArray = tokens.astype(np.float64) * (layers.kv_bytes / costs.bytes_per_second)
+    return multiply, read

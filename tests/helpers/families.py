@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from shoal.attention import AttentionKind
+from shoal.attention.latent import LatentHeads
 from shoal.config import EngineOptions
 from shoal.errors import OptionError, UnsupportedModelError
 from shoal.model import load
@@ -15,10 +16,11 @@ from shoal.model.description import ModelDescription
 from shoal.model.hook import AttentionProbe, attention_step
 from tests.helpers.composites import COMPOSITES, REFUSED_COMPOSITES, save_composite
 from tests.helpers.eighty_one import EIGHTY_ONE
-from tests.helpers.models import ARCHITECTURES, FAMILIES, KINDS, LENGTHS, save_model
+from tests.helpers.models import ARCHITECTURES, FAMILIES, KINDS, LATENTS, LENGTHS, save_model
+from tests.helpers.recurrent_models import RECURRENT
 from tests.helpers.refused_families import REFUSED_FAMILIES, save_refused
 
-RUN = [*(ARCHITECTURES | FAMILIES | KINDS | LENGTHS)]
+RUN = [*(ARCHITECTURES | FAMILIES | KINDS | LENGTHS | RECURRENT | LATENTS)]
 REFUSED = [*REFUSED_FAMILIES, *REFUSED_COMPOSITES]
 _FUSED = {"norm": "norms", "mlp": "MLPs", "attention": "attention"}
 
@@ -75,13 +77,29 @@ def _running_row(table: str, family: str, folder: Path) -> str:
     fused = load._fuse(model, description)
     done = Counter({} if fused is None else fused.fused)
     names = [words for name, words in _FUSED.items() if done[name]]
-    if 0 < done["attention"] < len(model.layers):
+    if 0 < done["attention"] < sum(heads > 0 for heads, _, _ in model.layers):
         names[-1] += " of some layers"
     attention = ", ".join(dict.fromkeys(map(_words, probe.kinds)))
-    if len(set(model.layers)) > 1:
+    if any(isinstance(layer, LatentHeads) for layer in model.layers):
+        attention += " over latents"
+    attention += f"; {states}" if (states := _states(description)) else ""
+    if len({layer for layer in model.layers if layer[0]}) > 1:
         attention += "; layers of several head sizes"
     named = type(description.checkpoint_config).__name__.removesuffix("Config")
     return f"| {family} | {named} | {attention} | {', '.join(names) or 'nothing'} |"
+
+
+def _states(description: ModelDescription) -> str:
+    """What its recurrent layers carry over."""
+    kinds = {
+        (shape.conv is not None, shape.recurrent is not None)
+        for shape in description.states.values()
+    }
+    return (
+        {(True, True): "recurrent states", (True, False): "short convolutions"}[kinds.pop()]
+        if kinds
+        else ""
+    )
 
 
 def _words(kind: AttentionKind) -> str:

@@ -23,14 +23,14 @@ SMALL = {"vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 2, "eos_toke
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("DeepseekV32Config", {**LLAMA}, "sparse attention by an indexer"),
     ("GlmMoeDsaConfig", {**LLAMA}, "sparse attention by an indexer"),
-    ("DeepseekV3Config", {**LLAMA}, "latent attention"),
-    ("Glm4MoeLiteConfig", {**LLAMA}, "latent attention"),
+    ("LongcatFlashConfig", {}, "attend twice in each layer"),
     ("BloomConfig", {**SMALL, "n_head": 4, "n_layer": 2}, "ALiBi"),
     ("FalconConfig", {**SMALL, "num_attention_heads": 4, "alibi": True}, "ALiBi"),
     ("FalconConfig", {**SMALL, "num_attention_heads": 4, "alibi": False}, "own attention"),
     ("T5Config", {"vocab_size": 256, "d_model": 32, "num_layers": 2}, "encoder-decoder"),
     ("MambaConfig", {**SMALL, "state_size": 4}, "recurrent"),
-    ("Lfm2Config", {**LLAMA, "layer_types": ["conv", "full_attention"]}, "recurrent"),
+    ("JambaConfig", {**LLAMA, "attn_layer_period": 2, "attn_layer_offset": 1}, "Mamba-1"),
+    ("MiniMaxConfig", {**LLAMA}, "recurrent"),
 ]  # fmt: skip
 
 
