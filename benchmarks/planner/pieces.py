@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from shoal.planner import build_forest, savings
-from shoal.planner.range_pieces import Sample, piece_bounds, piece_of
+from shoal.planner.range_pieces import PromptSample, piece_bounds, piece_of
 
 SEED = 20_260
 TOKEN = 32
@@ -85,7 +85,7 @@ def in_pieces(
     chosen = random.permutation(len(keys))[:SAMPLE_ROWS]
     tokens = np.full(len(chosen), prompts.shape[1] * TOKEN)
     rate = len(chosen) / len(keys)
-    sample = Sample([keys[i] for i in chosen], tokens, np.full(len(chosen), 64), rate)
+    sample = PromptSample([keys[i] for i in chosen], tokens, np.full(len(chosen), 64), rate)
     pieces = piece_of(keys, piece_bounds(sample, -(-len(keys) // rows_per_piece)))
     each = [computed(prompts[pieces == piece]) for piece in np.unique(pieces)]
     return sum(each), each

@@ -22,7 +22,7 @@ SLACK = 0.1
 
 
 @dataclass(frozen=True)
-class Sample:
+class PromptSample:
     """Prompts drawn at random from a job's.
 
     Attributes:
@@ -37,14 +37,14 @@ class Sample:
     output: Int64Array
     rate: float = 1.0
 
-    def sorted(self) -> Sample:
+    def sorted(self) -> PromptSample:
         """The same, in the order of the keys."""
         order = sorted(range(len(self.keys)), key=self.keys.__getitem__)
         keys = [self.keys[i] for i in order]
-        return Sample(keys, self.tokens[order], self.output[order], self.rate)
+        return PromptSample(keys, self.tokens[order], self.output[order], self.rate)
 
 
-def piece_bounds(sample: Sample, pieces: int) -> list[bytes]:
+def piece_bounds(sample: PromptSample, pieces: int) -> list[bytes]:
     """Where pieces begin, but for the first: at most `pieces` - 1 keys, ascending.
 
     Each is the shortest key that tells the prompt behind it from the one before, so that also the
@@ -91,7 +91,7 @@ def _common_bytes(keys: Sequence[bytes]) -> Int64Array:
     return common
 
 
-def _work(sample: Sample, common: Int64Array) -> FloatArray:
+def _work(sample: PromptSample, common: Int64Array) -> FloatArray:
     """Tokens that each prompt of the sample adds to a run, float64 [S].
 
     What a family shares is computed once, however many prompts the sample took of it; so it

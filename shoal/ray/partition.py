@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from shoal.errors import OptionError
-from shoal.planner.range_pieces import Sample, piece_bounds
+from shoal.planner.range_pieces import PromptSample, piece_bounds
 from shoal.ray.dataset_processor import actor_pool
-from shoal.ray.piece_folder import PieceFolder, Pieces
+from shoal.ray.piece_folder import PieceFolder, WrittenPieces
 from shoal.ray.processor_config import PIECE, ROW_ID, PieceConfig, ProcessorConfig
 from shoal.ray.prompt_keys import PieceActor, SampleActor
 from shoal.ray.require_ray import require_ray_data
@@ -18,7 +18,7 @@ from shoal.ray.require_ray import require_ray_data
 
 def partition(
     dataset: Any, path: str, config: ProcessorConfig, cut: PieceConfig | None = None
-) -> Pieces:
+) -> WrittenPieces:
     """Write a data set's rows as Parquet, a folder for each piece, for `read_pieces`.
 
     A sample of the prompts, as the model will read them, decides where pieces begin: where
@@ -98,5 +98,5 @@ def _bounds(dataset: Any, config: ProcessorConfig, cut: PieceConfig) -> list[byt
     ).take_all()
     columns = ([row[name] for row in rows] for name in ("key", "tokens", "output"))
     keys, tokens, output = columns
-    sample = Sample(keys, np.array(tokens, np.int64), np.array(output, np.int64), rate)
+    sample = PromptSample(keys, np.array(tokens, np.int64), np.array(output, np.int64), rate)
     return piece_bounds(sample, pieces)

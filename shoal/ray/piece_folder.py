@@ -13,7 +13,7 @@ MANIFEST = "pieces.json"
 
 
 @dataclass(frozen=True)
-class Pieces:
+class WrittenPieces:
     """What `partition` wrote.
 
     Attributes:
@@ -49,7 +49,7 @@ class PieceFolder:
                 f"{path!r} is no folder for pieces ({error}): give an absolute path or a URI."
             ) from None
 
-    def load(self) -> Pieces | None:
+    def load(self) -> WrittenPieces | None:
         """What is there; None: nothing, or a partition that was cut off."""
         from pyarrow import fs
 
@@ -57,7 +57,7 @@ class PieceFolder:
         if self._fs.get_file_info(name).type is fs.FileType.NotFound:
             return None
         with self._fs.open_input_file(name) as file:
-            return Pieces(**orjson.loads(file.read()))
+            return WrittenPieces(**orjson.loads(file.read()))
 
     def clear(self) -> None:
         """Remove what a partition that was cut off has left.
@@ -73,7 +73,7 @@ class PieceFolder:
         for info in found:
             self._fs.delete_dir(info.path)
 
-    def finish(self, id_column: str, asked: dict[str, Any]) -> Pieces:
+    def finish(self, id_column: str, asked: dict[str, Any]) -> WrittenPieces:
         """Count the pieces' rows, and say that all are there."""
         from pyarrow import fs
         from pyarrow import parquet as pq
@@ -86,7 +86,7 @@ class PieceFolder:
                 with self._fs.open_input_file(info.path) as file:
                     rows[piece] = rows.get(piece, 0) + pq.read_metadata(file).num_rows
         ordered = {piece: rows[piece] for piece in sorted(rows, key=int)}
-        pieces = Pieces(ordered, id_column, asked)
+        pieces = WrittenPieces(ordered, id_column, asked)
         self._fs.create_dir(self.path)
         # The name appears with its content: a reader never finds half of it.
         with self._fs.open_output_stream(f"{self.path}/.{MANIFEST}") as file:

@@ -80,7 +80,7 @@ class PromptKeys:
 
 
 class SampleActor(PromptKeys):
-    """Tables of rows become tables of what `Sample` holds."""
+    """Tables of rows become tables of what `PromptSample` holds."""
 
     def __call__(self, table: Any) -> Any:
         """Columns `key`, `tokens` and `output`."""

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from shoal.planner.range_pieces import Sample, piece_bounds, piece_of
+from shoal.planner.range_pieces import PromptSample, piece_bounds, piece_of
 
 
 def families(sizes: list[int]) -> list[bytes]:
@@ -21,9 +21,9 @@ def families(sizes: list[int]) -> list[bytes]:
     return [prompts[i] for i in random.permutation(len(prompts))]
 
 
-def sample_of(keys: list[bytes], rate: float = 1.0) -> Sample:
+def sample_of(keys: list[bytes], rate: float = 1.0) -> PromptSample:
     length = np.array([len(key) for key in keys], dtype=np.int64)
-    return Sample(keys, length, np.full(len(keys), 8), rate)
+    return PromptSample(keys, length, np.full(len(keys), 8), rate)
 
 
 def test_families_stay_whole_and_pieces_are_even() -> None:
@@ -66,7 +66,7 @@ def test_equal_prompts_that_fill_several_pieces_are_dealt() -> None:
 def test_long_answers_count() -> None:
     keys = sorted(families([1] * 100))
     output = np.where(np.arange(100) < 20, 4000, 0)
-    sample = Sample(keys, np.full(100, 48), output)
+    sample = PromptSample(keys, np.full(100, 48), output)
     pieces = piece_of(keys, piece_bounds(sample, 2))
     assert 8 <= np.count_nonzero(pieces == 0) <= 12
 
