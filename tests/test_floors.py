@@ -54,6 +54,7 @@ FLOORS = {
     "llm": 11,
     "jobs": 11,
     "integrations": 12,
+    "ray": 12,
     "server": 12,
     "cli": 13,
     "__main__": 14,
