@@ -45,8 +45,12 @@ class ModelShape:
 
     @property
     def linear_shapes(self) -> dict[str, tuple[int, int]]:
-        """(in, out) of a layer's products, with those that share their input as one."""
-        qkv = (self.heads + 2 * self.kv_heads) * self.head_dim
+        """(in, out) of the products of a layer with attention, those that share an input as one.
+
+        Models with layers of a gated delta rule gate what their attention gives too.
+        """
+        queries = self.heads * (2 if self.linear_heads else 1)
+        qkv = (queries + 2 * self.kv_heads) * self.head_dim
         return {
             "qkv": (self.hidden, qkv),
             "attention output": (self.heads * self.head_dim, self.hidden),
@@ -68,7 +72,21 @@ class ModelShape:
     @property
     def linear_parameters(self) -> int:
         """Weights that a token meets in all layers, without embedding, head and biases."""
-        return self.layers * sum(rows * columns for rows, columns in self.linear_shapes.values())
+        attention = sum(rows * columns for rows, columns in self.linear_shapes.values())
+        if not self.linear_heads:
+            return self.layers * attention
+        mlp = 3 * self.hidden * self.active * self.intermediate
+        return self.full_layers * attention + (self.layers - self.full_layers) * (
+            self._delta_parameters + mlp
+        )
+
+    @property
+    def _delta_parameters(self) -> int:
+        """Weights of one gated delta rule: Q, K, V, gate and output; two numbers a head; filters.
+
+        Its heads are as wide as the model together, and its filters four positions long.
+        """
+        return self.hidden * (5 * self.hidden + 2 * self.linear_heads) + 4 * 3 * self.hidden
 
     @property
     def kv_bytes_per_token(self) -> int:

@@ -71,7 +71,9 @@ def test_towers_are_not_loaded(
     with caplog.at_level(logging.INFO):
         model = load_model(ModelDescription.load(str(folder), OPTIONS))
     assert not [name for name, _ in model.module.named_modules() if tower(name)]
-    assert "do not belong to its language model" in caplog.text
+    # Of some classes transformers itself ignores the tower, and names nothing.
+    ignored = any("visual" in key for key in model.module._keys_to_ignore_on_load_unexpected or [])
+    assert ignored or "do not belong to its language model" in caplog.text
 
 
 def resident(field: str) -> int:
