@@ -22,7 +22,7 @@ from shoal.types.request_params import (
     RESPONSES_URL,
     RequestParams,
 )
-from shoal.types.request_table import RequestTable
+from shoal.types.request_table import RequestTable, joined
 from shoal.types.run_summary import (
     LengthCounts,
     PhaseSeconds,
@@ -67,4 +67,5 @@ __all__ = [
     "ScoredChoices",
     "TokenCounts",
     "TokenLogprob",
+    "joined",
 ]
