@@ -12,12 +12,14 @@ about a whole file.
 
 from shoal.jobs.execute import EngineFactory, kv_capacity_tokens
 from shoal.jobs.file_rules import ENDPOINTS, FileCheck, FileError, check_file
-from shoal.jobs.job import JobResult, run_job
+from shoal.jobs.job import run_job
+from shoal.jobs.job_result import JobResult
 from shoal.jobs.paths import check_files, check_folder, check_written
 from shoal.jobs.planned_job import PlannedJob, plan_job
 from shoal.jobs.reader import JobInput, read_job
 from shoal.jobs.sources import readable_source
 from shoal.jobs.spec import JobSpec
+from shoal.jobs.together import JobOfSeveral, Outcome, run_together
 from shoal.jobs.unexecuted import CANCELLED, ENGINE_FAILED, EXPIRED, Unexecuted
 
 __all__ = [
@@ -29,8 +31,10 @@ __all__ = [
     "FileCheck",
     "FileError",
     "JobInput",
+    "JobOfSeveral",
     "JobResult",
     "JobSpec",
+    "Outcome",
     "PlannedJob",
     "Unexecuted",
     "check_file",
@@ -42,4 +46,5 @@ __all__ = [
     "read_job",
     "readable_source",
     "run_job",
+    "run_together",
 ]
