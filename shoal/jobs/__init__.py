@@ -11,8 +11,9 @@ about a whole file.
 """
 
 from shoal.jobs.execute import EngineFactory, kv_capacity_tokens
-from shoal.jobs.file_rules import ENDPOINTS, FileCheck, FileError, check_file
+from shoal.jobs.file_rules import FileCheck, FileError, check_file
 from shoal.jobs.job import run_job
+from shoal.jobs.job_kind import asked_at
 from shoal.jobs.job_result import JobResult
 from shoal.jobs.paths import check_files, check_folder, check_written
 from shoal.jobs.planned_job import PlannedJob, plan_job
@@ -24,7 +25,6 @@ from shoal.jobs.unexecuted import CANCELLED, ENGINE_FAILED, EXPIRED, Unexecuted
 
 __all__ = [
     "CANCELLED",
-    "ENDPOINTS",
     "ENGINE_FAILED",
     "EXPIRED",
     "EngineFactory",
@@ -37,6 +37,7 @@ __all__ = [
     "Outcome",
     "PlannedJob",
     "Unexecuted",
+    "asked_at",
     "check_file",
     "check_files",
     "check_folder",

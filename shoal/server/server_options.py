@@ -25,6 +25,10 @@ class ServerOptions:
     max_file_size: Annotated[str, "Largest upload."] = "200MB"
     max_requests: Annotated[int, "Most requests in one batch."] = 50_000
     max_batches: Annotated[int, "Most batches of one key that have not ended."] = 1000
+    merge: Annotated[bool, "Run batches that wait for the same model in one plan."] = True
+    merge_wait: Annotated[
+        float, "Seconds without a further batch, after which those that wait begin."
+    ] = 0.5
     json_logs: Annotated[bool, "Write the log as lines of JSON."] = False
 
     def __post_init__(self) -> None:
@@ -32,6 +36,8 @@ class ServerOptions:
         for name, least in (("port", 0), ("max_requests", 1), ("max_batches", 1)):
             if getattr(self, name) < least:
                 raise OptionError(f"{name} must be at least {least}, not {getattr(self, name)}.")
+        if not 0 <= self.merge_wait <= 3600:
+            raise OptionError(f"merge_wait must be from 0 to 3600, not {self.merge_wait}.")
         if self.port > 65535:
             raise OptionError(f"port must be at most 65535, not {self.port}.")
 

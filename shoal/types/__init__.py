@@ -32,11 +32,15 @@ from shoal.types.run_summary import (
     TokenCounts,
 )
 
+ENDPOINTS = (CHAT_URL, COMPLETIONS_URL, RESPONSES_URL, *POOLED_URLS)
+"""What a batch may be for."""
+
 __all__ = [
     "CHAT_URL",
     "CLASSIFY_URL",
     "COMPLETIONS_URL",
     "EMBEDDINGS_URL",
+    "ENDPOINTS",
     "MAX_LOGPROBS",
     "MAX_LOGPROB_TOKEN_IDS",
     "POOLED",

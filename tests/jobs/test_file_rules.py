@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from shoal.jobs import ENDPOINTS, FileCheck, check_file
+from shoal.jobs import FileCheck, check_file
 from shoal.jobs.file_rules import MOST_ERRORS
+from shoal.types import ENDPOINTS
 from tests.helpers.job_files import CHAT_URL, chat, completion, describe, make_model, write_lines
 
 
