@@ -26,7 +26,7 @@ METAVARS = {"kv_memory": "SIZE", "max_file_size": "SIZE", "host": "ADDRESS", "da
 METAVARS |= {"data_dir": "DIR"} | dict.fromkeys(
     ("token_budget", "max_model_len", "devices", "tensor_parallel"), "N"
 )
-METAVARS |= dict.fromkeys(("port", "max_requests", "max_batches"), "N")
+METAVARS |= dict.fromkeys(("port", "max_requests", "max_batches", "max_rate"), "N")
 METAVARS |= {"merge_wait": "SECONDS"}
 MOST_ERRORS = 5
 """Invalid lines that `shoal plan` shows."""

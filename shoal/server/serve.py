@@ -75,6 +75,7 @@ def _serve(
         names=tuple(name for name in names if name != "*"),
         figures=runner.figures,
         max_file_bytes=options.max_file_bytes,
+        max_rate=options.max_rate,
         wake=clerk.wake,
     )
     config = uvicorn.Config(
