@@ -13,10 +13,10 @@ from shoal.costs import BLOCK_SIZE
 from shoal.errors import InternalError
 from shoal.jobs.collect import remaining_tokens
 from shoal.jobs.open_job import OpenJob
-from shoal.jobs.unexecuted import Unexecuted
 from shoal.machine.capacity import stated_blocks
 from shoal.model.description import ModelDescription
 from shoal.progress import ProgressState
+from shoal.results.unexecuted import Unexecuted
 from shoal.types import RunSummary
 
 if TYPE_CHECKING:

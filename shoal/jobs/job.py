@@ -13,13 +13,13 @@ from shoal.jobs.execute import EngineFactory, JobRun
 from shoal.jobs.job_result import JobResult
 from shoal.jobs.job_start import Describe, JobStart
 from shoal.jobs.paths import JobPaths
-from shoal.jobs.results_file import check_format, is_parquet
 from shoal.jobs.sources import STANDARD_INPUT, KeptTable, open_source, open_table
 from shoal.jobs.spec import JobSpec
-from shoal.jobs.unexecuted import Unexecuted
 from shoal.model.description import ModelDescription
 from shoal.model.pooling import AskedPooling
 from shoal.progress import Reporter, make_reporter
+from shoal.results.results_file import check_format, is_parquet
+from shoal.results.unexecuted import Unexecuted
 from shoal.signals import Interruption
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ class GiveUp:
     """Write the files of a batch that is not run on: what it has, and what it has not.
 
     Attributes:
-        code: why requests are not executed, see `shoal.jobs.Unexecuted`.
+        code: why requests are not executed, see `shoal.results.unexecuted`.
 
     Answered by `Done`, `NotNow` or `CannotEnd`.
     """

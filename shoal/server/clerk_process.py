@@ -18,9 +18,11 @@ from shoal.errors import (
     OutputWriteError,
     ShoalError,
 )
-from shoal.jobs import CANCELLED, ENGINE_FAILED, EXPIRED, asked_at, check_file, run_job
+from shoal.jobs import asked_at, run_job
 from shoal.processes import Parent
 from shoal.progress import QuietReporter
+from shoal.requests import check_file
+from shoal.results import CANCELLED, ENGINE_FAILED, EXPIRED
 from shoal.server.clerk_messages import CannotEnd, CheckFile, FileChecked, FromClerk, GiveUp
 from shoal.server.engine_messages import Done, LoadFailed, NotNow
 from shoal.server.engine_process import NICENESS, job_spec

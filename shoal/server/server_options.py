@@ -9,7 +9,6 @@ from typing import Annotated
 from shoal.config import EngineOptions, parse_bytes
 from shoal.errors import OptionError
 
-
 _LEAST = {"port": 0, "max_requests": 1, "max_batches": 1, "max_rate": 1}
 
 
