@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -10,6 +11,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -70,6 +72,7 @@ def install_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientDisconnect, _gone)
+    app.add_exception_handler(OperationalError, _no_database)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -95,7 +98,21 @@ async def _gone(request: Request, error: Exception) -> JSONResponse:
     return ApiError(400, "The request broke off.", code="client_disconnected").response()
 
 
+async def _no_database(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, OperationalError)
+    _log.error("%s %s: the database: %s", request.method, request.url.path, error.orig)
+    return ApiError(
+        503,
+        "The server's database cannot be used at present; try again.",
+        code="database_unavailable",
+        headers={"retry-after": "5"},
+    ).response()
+
+
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        _log.error("%s %s: the disk is full", request.method, request.url.path)
+        return ApiError(507, "The server's disk is full.", code="disk_full").response()
     _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return ApiError(500, "The server had an error; its log says which.").response()
 
