@@ -15,7 +15,6 @@ import pytest
 from tests.server.server_process import CHAT_URL, chats, serving
 from tests.server.test_ends import begun, long_lines, one_record_per_line
 
-
 NEW = {"input_file_id": "file-x", "endpoint": CHAT_URL, "completion_window": "24h"}
 
 
