@@ -9,7 +9,7 @@ PEER_PYTHON ?= python3.11
 WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install kernels sanitize demo test test-fast test-kernels test-slow wheel test-package bench bench-attention bench-int8 bench-structured bench-gpu bench-planner bench-peers lint format types docs check clean
+.PHONY: help install kernels sanitize demo test test-fast test-kernels test-slow wheel test-package bench bench-attention bench-int8 bench-structured bench-pooling bench-gpu bench-planner bench-peers lint format types docs check clean
 
 help:  ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,7 +35,7 @@ sanitize:  ## Run the C++ kernels under the address and undefined behaviour sani
 	build/sanitize/test_sampling
 	build/sanitize/test_ops
 
-demo: install  ## Plan and run 320 support tickets on the bundled model, then 26 into a table
+demo: install  ## Plan and run 320 support tickets on the bundled model, then tables of fields and labels
 	@mkdir -p $(OUT)
 	$(BIN)/shoal plan examples/tickets.jsonl
 	$(BIN)/shoal run examples/tickets.jsonl --output $(OUT)/tickets.results.jsonl \
@@ -44,6 +44,9 @@ demo: install  ## Plan and run 320 support tickets on the bundled model, then 26
 	$(BIN)/shoal run --table examples/orders.csv --template examples/orders.toml \
 		--schema examples/order.json --output $(OUT)/orders.parquet --restart --quiet
 	$(BIN)/python examples/show_table.py $(OUT)/orders.parquet examples/answers.jsonl
+	$(BIN)/shoal run --table examples/topics.csv --template examples/topics.toml \
+		--choices examples/topics.txt --output $(OUT)/topics.parquet --restart --quiet
+	$(BIN)/python examples/show_labels.py $(OUT)/topics.parquet examples/answers.jsonl
 
 test: install  ## Run the tests in three processes, since some wait; WORKERS=..
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
@@ -75,6 +78,10 @@ bench-int8: install  ## Compare products in 8 bits with those in the model's for
 bench-structured: install  ## Compare answers held to a JSON schema with free ones; WORKLOAD=.. MODEL=..
 	$(BIN)/python -m benchmarks.structured --workload $(or $(WORKLOAD),shared-2k) \
 		--model $(or $(MODEL),llama-100m) --rounds $(or $(ROUNDS),3)
+
+bench-pooling: install  ## Compare scores of 1,000 pairs with transformers and vLLM; MODEL=.. PEERS=..
+	$(BIN)/python -m benchmarks.pooling --model $(or $(MODEL),llama-100m) \
+		--rounds $(or $(ROUNDS),3) $(if $(PEERS),--peers $(PEERS))
 
 bench-gpu:  ## Measure on a CUDA device, ten minutes, nothing to install; PARTS=.. MINUTES=.. RESULTS=..
 	$(PYTHON) -m benchmarks.gpu $(if $(PARTS),--parts $(PARTS)) $(if $(MINUTES),--minutes $(MINUTES)) \

@@ -79,9 +79,13 @@ class ToolCallParser(StrEnum):
 
     auto = "auto"
     none = "none"
+    glm45 = "glm45"
     hermes = "hermes"
     llama3_json = "llama3_json"
+    llama4_pythonic = "llama4_pythonic"
     mistral = "mistral"
+    openai = "openai"
+    qwen3_coder = "qwen3_coder"
 
 
 class ReasoningParser(StrEnum):
@@ -91,7 +95,9 @@ class ReasoningParser(StrEnum):
     none = "none"
     qwen3 = "qwen3"
     deepseek_r1 = "deepseek_r1"
+    glm45 = "glm45"
     mistral = "mistral"
+    openai_gptoss = "openai_gptoss"
 
 
 class OrderOption(StrEnum):

@@ -11,14 +11,13 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from shoal.answers.formats import (
+from shoal.answers.find_formats import (
     REASONING_FORMATS,
-    CallFormat,
-    ReasoningFormat,
     find_call_format,
     find_reasoning_format,
     named_call_format,
 )
+from shoal.answers.formats import CallFormat, ReasoningFormat, between_marks
 from shoal.config import AUTO
 
 REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
@@ -103,11 +102,13 @@ class AnswerFormat:
             calls: whether calls are looked for.
         """
         if self.own is not None:
-            fields = {k: v for k, v in self.own["fields"].items() if calls or k != "tool_calls"}
+            own: dict[str, Any] = self.own["fields"]
+            fields = {k: v for k, v in own.items() if calls or k != "tool_calls"}
             return {**self.own, "fields": fields}
         fields = {"content": _CONTENT}
         if self.reasoning is not None:
-            fields["reasoning_content"] = self.reasoning.field
+            fields["content"] = {**_CONTENT, "join": self.reasoning.join}
+            fields |= {"reasoning_content": self.reasoning.field, **self.reasoning.others}
         if calls and self.calls is not None:
             fields["tool_calls"] = self.calls.field
         return {"start_anchor": ANCHOR, "fields": fields}
@@ -125,10 +126,16 @@ class AnswerFormat:
         end = prompt.rstrip()
         if end.endswith(self.reasoning.open):
             return Reasoning.open
-        return Reasoning.closed if end.endswith(self.reasoning.close) else Reasoning.none
+        over = self.reasoning.header or self.reasoning.close
+        return Reasoning.closed if end.endswith(over) else Reasoning.none
 
 
-_CONTENT = {"content": "text", "content_args": {"strip": False}, "repeats": True, "join": ""}
+_CONTENT: dict[str, Any] = {
+    "content": "text",
+    "content_args": {"strip": False},
+    "repeats": True,
+    "join": "",
+}
 
 
 def _template_text(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -143,5 +150,5 @@ def _marks_of(own: Mapping[str, Any]) -> ReasoningFormat | None:
         found = own["fields"].get(name, {})
         marks = found.get("open"), found.get("close")
         if all(isinstance(mark, str) for mark in marks):
-            return ReasoningFormat(str(marks[0]), str(marks[1]))
+            return between_marks(str(marks[0]), str(marks[1]))
     return None

@@ -6,7 +6,8 @@ in turn, from which the grammar of an enforced call is made. Names are those of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 NAME, ARGUMENTS, SPACE, NAME_JSON = object(), object(), object(), object()
@@ -16,13 +17,30 @@ and the name as JSON writes it."""
 Parts = tuple[object, ...]
 
 
-def _object(name: str, arguments: str) -> Parts:
-    """The parts of a JSON object with two keys."""
-    head = ("{", SPACE, f'"{name}"', SPACE, ":", SPACE, NAME_JSON, SPACE, ",", SPACE)
-    return (*head, f'"{arguments}"', SPACE, ":", SPACE, ARGUMENTS, SPACE, "}")
+@dataclasses.dataclass(frozen=True)
+class OneOf:
+    """A part of a call that may be written in several ways."""
+
+    ways: tuple[Parts, ...]
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
+class ParameterFormat:
+    """How arguments are written that are no JSON object: one parameter after the other.
+
+    Attributes:
+        before, end: around a value; `NAME` is the parameter's name.
+        text_end: the last of `end`, which no text contains; None: texts are written as JSON.
+        between: what stands between two parameters.
+    """
+
+    before: Parts
+    end: str = ""
+    text_end: str | None = None
+    between: Parts = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class CallFormat:
     """How a model calls tools.
 
@@ -31,6 +49,11 @@ class CallFormat:
         before, call, between, after: what an answer of calls consists of. Texts that are special
             tokens of the model are those tokens.
         several: whether an answer may have more than one.
+        mark: begins calls wherever it stands; None: only an answer that begins with one calls.
+        prefix: a token that may stand before an answer of calls.
+        ends: whether a call is the end of an answer: its last token ends the sequence.
+        parameters: how arguments are written; None: as the JSON of an object.
+        read: calls from the text of the field, where a response template cannot tell them.
         short_ids: whether templates demand ids of nine letters and digits.
     """
 
@@ -40,109 +63,39 @@ class CallFormat:
     between: Parts = (SPACE,)
     after: Parts = ()
     several: bool = True
+    mark: str | None = None
+    prefix: str | None = None
+    ends: bool = False
+    parameters: ParameterFormat | None = None
+    read: Callable[[str], list[dict[str, Any]]] | None = None
     short_ids: bool = False
 
 
-_FUNCTION = {"function": "{content}"}
-_NAMED = {"function": {"name": "{name}", "arguments": "{content}"}}
-
-HERMES = CallFormat(
-    field={
-        "open_pattern": r"\s*<tool_call>",
-        "close": "</tool_call>",
-        "repeats": True,
-        "content": "json",
-        "transform": _FUNCTION,
-    },
-    call=("<tool_call>", SPACE, *_object("name", "arguments"), SPACE, "</tool_call>"),
-)
-LLAMA3 = CallFormat(
-    field={
-        "open_pattern": r'(?:\A|;)\s*(?:<\|python_tag\|>)?\s*(?=\{\s*"name")',
-        "close_pattern": r'(?=\s*;\s*\{\s*"name")',
-        "repeats": True,
-        "content": "json",
-        "transform": _FUNCTION,
-    },
-    call=_object("name", "parameters"),
-    several=False,
-)
-MISTRAL = CallFormat(
-    field={
-        "open_pattern": r"\[TOOL_CALLS\]\s*(?=\[)",
-        "content": "json",
-        "transform": {
-            "function": {"name": "{name}", "arguments": "{arguments}"},
-        },
-        "transform_each": True,
-    },
-    before=("[TOOL_CALLS]", SPACE, "["),
-    call=_object("name", "arguments"),
-    between=(",", SPACE),
-    after=("]",),
-    short_ids=True,
-)
-MISTRAL_ARGUMENTS = CallFormat(
-    field={
-        "open_pattern": r"\[TOOL_CALLS\](?P<name>[^\[\]{}]+)(?:\[ARGS\])?\s*(?=\{)",
-        "close_pattern": r"(?=\[TOOL_CALLS\])",
-        "repeats": True,
-        "content": "json",
-        "transform": _NAMED,
-    },
-    call=("[TOOL_CALLS]", NAME, "[ARGS]", ARGUMENTS),
-    between=(),
-    short_ids=True,
-)
-
-
-def named_call_format(name: str, template: str) -> CallFormat | None:
-    """The form that vLLM's parser of this name reads; Mistral's has two, told by the template."""
-    if name == "mistral":
-        return MISTRAL_ARGUMENTS if "[ARGS]" in template else MISTRAL
-    return {"hermes": HERMES, "llama3_json": LLAMA3}.get(name)
-
-
-def find_call_format(template: str) -> CallFormat | None:
-    """The form in which a chat template writes earlier calls; None if it is none of ours."""
-    if "<tool_call>" in template:
-        return None if "<function=" in template or "<arg_" in template else HERMES
-    if "[TOOL_CALLS]" in template:
-        return named_call_format("mistral", template)
-    if '"parameters": ' in template and '"name": ' in template and "ipython" in template:
-        return LLAMA3
-    return None
-
-
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class ReasoningFormat:
-    """The marks around a model's reasoning."""
+    """The marks around a model's reasoning.
+
+    Attributes:
+        open, close: around it.
+        after: what follows `close` before the model goes on; then it may reason again.
+        header: what begins an answer that is no reasoning.
+        field: of a response template.
+        others: fields for what is neither reasoning nor content.
+        join: what stands between two pieces of content.
+    """
 
     open: str
     close: str
-
-    @property
-    def field(self) -> dict[str, Any]:
-        """Of a response template."""
-        return {
-            "open": self.open,
-            "close": self.close,
-            "content": "text",
-            "repeats": True,
-            "join": "\n",
-        }
+    after: str = ""
+    header: str = ""
+    field: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    others: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    join: str = ""
 
 
-THINK = ReasoningFormat("<think>", "</think>")
-MISTRAL_THINK = ReasoningFormat("[THINK]", "[/THINK]")
-REASONING_FORMATS = {"qwen3": THINK, "deepseek_r1": THINK, "mistral": MISTRAL_THINK}
-"""By the names of vLLM's parsers."""
-
-
-def find_reasoning_format(template: str, added_tokens: frozenset[str]) -> ReasoningFormat | None:
-    """The marks that a chat template writes or looks for, or that are tokens of their own."""
-    for marks in (THINK, MISTRAL_THINK):
-        in_tokens = marks.open in added_tokens and marks.close in added_tokens
-        if in_tokens or marks.close in template:
-            return marks
-    return None
+def between_marks(open: str, close: str) -> ReasoningFormat:
+    """Reasoning between two marks, and an answer right behind."""
+    marks = {"open": open, "close": close}
+    return ReasoningFormat(
+        open, close, field={**marks, "content": "text", "repeats": True, "join": "\n"}
+    )

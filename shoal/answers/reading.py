@@ -9,13 +9,13 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from transformers.utils.chat_parsing import parse_response
 
 from shoal.answers.answer_format import ANCHOR, REASONING_FIELDS, AnswerFormat, Reasoning
 from shoal.answers.detokenize import Context, Detokenizer
+from shoal.answers.parameter_types import tools_with_types
 from shoal.answers.stops import find_stop
 from shoal.types import Choice, Int32Array, RequestParams
 
@@ -86,12 +86,15 @@ class AnswerReader:
 
     def _parsed(self, text: str, prefix: str, tools: str | None) -> _Parsed | None:
         """The parts of a text; None where it does not fit the template, or a call is none."""
-        known: list[Any] = _tools(tools) if tools is not None else []
+        known: list[Any] = [] if tools is None else [*tools_with_types(tools)]
         try:
             template = self.form.template(calls=tools is not None)
             message = parse_response(text, template, prefix=prefix, tools=known)
             names = {tool["function"]["name"] for tool in known}
-            calls = tuple(_call(call, names) for call in message.get("tool_calls") or ())
+            found = message.get("tool_calls") or ()
+            if isinstance(found, str) and self.form.calls and self.form.calls.read:
+                found = self.form.calls.read(found)
+            calls = tuple(_call(call, names) for call in found)
         except Exception as error:  # a checkpoint's template may raise anything
             _log.debug("an answer is not what its response template reads: %s", error)
             return None
@@ -107,7 +110,7 @@ class AnswerReader:
             return ANCHOR
         begun = self.form.reasoning_in(self._text(prompt[-_TAIL_TOKENS:]))
         before, closes, _ = text.partition(marks.close)
-        if begun is Reasoning.none and closes and marks.open not in before:
+        if begun is Reasoning.none and closes and not marks.header and marks.open not in before:
             begun = Reasoning.open  # the prompt may begin it in other words than these
         return ANCHOR + marks.open if begun is Reasoning.open else ANCHOR
 
@@ -171,12 +174,6 @@ class _Parsed:
     content: str
     reasoning: str
     calls: tuple[ToolCall, ...]
-
-
-@lru_cache(maxsize=256)
-def _tools(text: str) -> list[dict[str, Any]]:
-    tools: list[dict[str, Any]] = json.loads(text)
-    return tools
 
 
 def _call(value: Mapping[str, Any], names: set[str]) -> ToolCall:

@@ -20,6 +20,9 @@ from shoal.prompts.refusals import kind_of, missing, unsupported, wrong_value
 ANY_OBJECT = {"type": "object"}
 """The schema behind `json_object`."""
 
+WHITE_SPACE = "[ \\n]{0,4}"
+"""The pattern of white space within calls; bounded, so that no model falls into it."""
+
 _KINDS = ("json", "regex", "choice", "grammar", "json_object")
 _WHITESPACE = {"whitespace_pattern": str, "disable_any_whitespace": bool}
 _LONGEST = 1 << 20

@@ -161,7 +161,7 @@ class ShoalLM(TemplateLM):
         ends = []
         for tokens in self._tokens.encode(texts):
             found = get_rolling_token_windows(
-                tokens, self.prefix_token_id, self._most_scored - 1, context_len=1
+                tokens, self.prefix_token_id, self.max_length, context_len=1
             )
             windows += [(None, *make_disjoint_window(window)) for window in found]
             ends.append(len(windows))
@@ -214,7 +214,7 @@ class ShoalLM(TemplateLM):
     @property
     def _most_scored(self) -> int:
         """Tokens of a context and its continuation. The last is only looked up, not read."""
-        return min(self.max_length + 1, self._llm.max_model_len)
+        return self.max_length + 1
 
     def _asked(self, arguments: Sequence[dict[str, Any]]) -> list[AskedGeneration]:
         """What each request asks for; one object for all that ask alike."""

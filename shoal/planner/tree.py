@@ -28,6 +28,9 @@ class Tree:
         prompt: int64 [N], prompt tokens to compute.
         choices, output: int64 [N], sequences, and expected output tokens of each.
         index: int64 [N], indices in the input.
+        whole: int64 [N], prompt tokens, with a last one that is only scored.
+        scored: int64 [N], position of the first prompt token that is scored; `whole`: none is.
+        samples: int64 [N], 1 where the answer's first token is sampled, 0 where there is none.
         tie: int64 [S + N], decides between children that are equal otherwise.
     """
 
@@ -41,6 +44,9 @@ class Tree:
     choices: Int64Array
     output: Int64Array
     index: Int64Array
+    whole: Int64Array
+    scored: Int64Array
+    samples: Int64Array
     tie: Int64Array
 
     @classmethod
@@ -57,6 +63,9 @@ class Tree:
             choices=forest.choices,
             output=table.expected_new_tokens.astype(np.int64),
             index=np.arange(len(table)),
+            whole=table.lengths,
+            scored=table.score_start,
+            samples=table.generates.astype(np.int64),
             tie=np.concatenate([forest.first[segments.node], forest.rank]),
         )
 
@@ -77,6 +86,9 @@ class Tree:
             choices=np.diff(np.append(heads, plan.num_sequences)),
             output=table.expected_new_tokens[request].astype(np.int64),
             index=request,
+            whole=table.lengths[request],
+            scored=table.score_start[request],
+            samples=table.generates[request].astype(np.int64),
             tie=np.concatenate([plan.segment_first.astype(np.int64), heads]),
         )
 

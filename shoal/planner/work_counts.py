@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal.costs import Costs
+from shoal.planner.logit_rows import scored_rows, segment_logit_rows
 from shoal.planner.tree import Tree
 from shoal.types import Int64Array
 
@@ -19,9 +20,9 @@ class WorkCounts:
     """Counts of M parts of a job, each computed once.
 
     Attributes:
-        counts: int64 [4, M]: tokens run through the model; rows whose next token is sampled;
-            pairs of a query token and a KV token; KV tokens that decoding reads, each once per
-            iteration however many rows use it.
+        counts: int64 [4, M]: tokens run through the model; rows whose logits are wanted, to
+            sample or to score what follows; pairs of a query token and a KV token; KV tokens that
+            decoding reads, each once per iteration however many rows use it.
     """
 
     counts: Int64Array
@@ -69,7 +70,7 @@ def request_work(tree: Tree) -> WorkCounts:
     grown = decodes * own + _triangle(decodes)
     pairs = own * tree.shared + _triangle(own) + decodes * tree.shared + grown
     # One that has nothing of its own samples its first token from its segment's logits.
-    heads = decodes + (own > 0)
+    heads = decodes + tree.samples * (own > 0) + scored_rows(tree)
     return WorkCounts(np.stack([own + decodes, heads, pairs, grown]) * tree.choices)
 
 
@@ -80,7 +81,8 @@ def segment_work(tree: Tree) -> WorkCounts:
     """
     length, decodes = tree.length, tree.highest(tree.output) - 1
     pairs = length * tree.start + _triangle(length)
-    return WorkCounts(np.stack([length, 0 * length, pairs, length * decodes]))
+    heads = segment_logit_rows(tree)
+    return WorkCounts(np.stack([length, heads, pairs, length * decodes]))
 
 
 def _triangle(count: Int64Array) -> Int64Array:

@@ -28,7 +28,8 @@ class LengthRules:
     """What bounds prompt and output of a request.
 
     Attributes:
-        max_model_len: most tokens of prompt and output together.
+        max_model_len: most tokens of prompt and output together. Where nothing is generated, the
+            prompt's last token is only scored, not read, and does not count.
         capacity_tokens: most tokens of KV the pool holds; the last output token needs none.
     """
 
@@ -50,11 +51,12 @@ class LengthRules:
         if prompt_tokens == 0:
             raise empty_prompt(param)
         stated = 0 if params.pooled else params.token_limit
-        asked = prompt_tokens + (1 if stated is None else stated)
+        only_scored = stated == 0 and not params.pooled
+        asked = prompt_tokens + (1 if stated is None else stated) - only_scored
         if asked > self.max_model_len:
             raise InvalidRequestError(
                 f"{param}: {_described(prompt_tokens, stated)}, but prompt and output together "
-                f"may have at most {self.max_model_len}; shorten the prompt"
+                f"may have at most {self.max_model_len + only_scored}; shorten the prompt"
                 f"{' or lower max_tokens' if stated else ''}.",
                 code="context_length_exceeded",
                 param=param,

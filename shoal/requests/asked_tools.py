@@ -10,7 +10,12 @@ from typing import Any
 import orjson
 
 from shoal.answers.answer_format import AnswerFormat
-from shoal.answers.call_grammar import calls_structure, either
+from shoal.answers.call_grammar import (
+    AskedCalls,
+    calls_structure,
+    either,
+    one_call_at_most,
+)
 from shoal.answers.structure import Structure
 from shoal.prompts.refusals import unsupported, wrong_value
 from shoal.prompts.tool_fields import parse_tool_choice, parse_tools
@@ -25,12 +30,14 @@ class AskedTools:
         callable: JSON of those that the answer may call; None: none.
         calls: makes the structure of an answer that calls them and says nothing else; None where
             none is called, or the form of calls is not known.
+        at_most: makes that of a free answer with one call at most; None: it may have several.
         must: whether the answer must be of that structure.
     """
 
     given: list[dict[str, Any]] = field(default_factory=list)
     callable: str | None = None
     calls: Callable[[], Structure] | None = None
+    at_most: Callable[[], Structure | None] | None = None
     must: bool = False
 
     @property
@@ -44,6 +51,8 @@ class AskedTools:
         Raises:
             InvalidRequestError: parameters of a function are no schema.
         """
+        if content is None and not self.must and self.at_most is not None:
+            return self.at_most()
         if self.calls is None or (content is None and not self.must):
             return content
         calls = self.calls()
@@ -68,18 +77,28 @@ def asked_tools(body: Mapping[str, Any], form: AnswerFormat) -> AskedTools:
         raise unsupported("body.tool_choice", f'only "auto" and "none" are: {_unknown(form)}')
     if not form.knows_calls and not form.off:
         raise unsupported("body.tools", f'{_unknown(form)}, or set tool_choice to "none"')
-    calls = None
+    several = body.get("parallel_tool_calls", True)
+    calls = at_most = None
     if form.calls is not None:
-        several = body.get("parallel_tool_calls", True)
-        calls = partial(calls_structure, form, tools, choice.name, several)
+        asked = AskedCalls(tools, choice.name, several)
+        calls = partial(calls_structure, form, asked)
+        at_most = None if several else partial(one_call_at_most, form, asked)
+    elif form.knows_calls and not several:
+        raise unsupported(
+            "body.parallel_tool_calls",
+            f"an answer is held to one call by its form alone: {_UNNAMED}",
+        )
     try:
         callable = orjson.dumps(tools).decode()
     except TypeError:
         raise wrong_value("body.tools", "is nested too deeply") from None
-    return AskedTools(tools, callable, calls, choice.must)
+    return AskedTools(tools, callable, calls, at_most, choice.must)
 
 
 def _unknown(form: AnswerFormat) -> str:
     if not form.reads_tools:
         return "the model's chat template reads no tools; describe them in a message"
-    return "how the model calls tools is not known; name the form with --tool-call-parser"
+    return _UNNAMED
+
+
+_UNNAMED = "how the model calls tools is not known; name the form with --tool-call-parser"

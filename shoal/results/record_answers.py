@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+Called = list[dict[str, str]]
+"""Calls of tools: {"id", "name", "arguments"}, the arguments as JSON."""
 TopLogprobs = list[dict[str, Any]]
 """The likeliest tokens in one place: {"token", "logprob"}."""
 
@@ -15,9 +17,10 @@ class RecordAnswer:
     """One answer of a record.
 
     Attributes:
-        finish_reason: "stop" or "length".
+        finish_reason: "stop", "length" or "tool_calls".
         tokens: the text of each token, where logprobs were asked for, with `logprobs` and `top`
             of the same length. In both, None stands for a first prompt token.
+        calls: of tools; none where there are none.
         probabilities: of each choice, in order, where choices were scored.
     """
 
@@ -27,6 +30,7 @@ class RecordAnswer:
     logprobs: list[float | None] | None = None
     top: list[TopLogprobs | None] | None = None
     probabilities: dict[str, float] | None = None
+    calls: Called | None = None
 
     @property
     def cumulative_logprob(self) -> float | None:
@@ -62,7 +66,8 @@ def token_counts(body: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _of_response(body: Mapping[str, Any]) -> RecordAnswer:
-    (part,) = (part for item in body["output"] for part in item["content"])
+    said = (item for item in body["output"] if item["type"] == "message")
+    (part,) = (part for item in said for part in item["content"])
     reason = "stop" if body["status"] == "completed" else "length"
     return _with_logprobs(part["text"], reason, part["logprobs"] or None)
 
@@ -70,7 +75,10 @@ def _of_response(body: Mapping[str, Any]) -> RecordAnswer:
 def _of_chat(choice: Mapping[str, Any]) -> RecordAnswer:
     logprobs = choice["logprobs"]
     entries = None if logprobs is None else logprobs["content"]
-    return _with_logprobs(choice["message"]["content"], choice["finish_reason"], entries)
+    message = choice["message"]
+    answer = _with_logprobs(message["content"], choice["finish_reason"], entries)
+    calls = [{"id": call["id"], **call["function"]} for call in message.get("tool_calls", ())]
+    return replace(answer, calls=calls or None)
 
 
 def _with_logprobs(

@@ -132,6 +132,9 @@ def _answer_columns(survey: Survey) -> Iterator[tuple[str, Any, _OfAnswer, bool]
         yield name, _arrow_type(kind), _field(name, kind), False
     if survey.json and not kinds:
         yield "json", text, lambda _, parsed: None if parsed is None else json_text(parsed), True
+    if survey.calls:
+        call = pa.struct([("id", text), ("name", text), ("arguments", text)])
+        yield "tool_calls", pa.list_(call), lambda answer, _: answer.calls, True
     yield "finish_reason", text, lambda answer, _: answer.finish_reason, True
     if survey.logprobs:
         yield "cumulative_logprob", number, lambda answer, _: answer.cumulative_logprob, True

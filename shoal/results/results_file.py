@@ -72,7 +72,7 @@ def check_format(output: Path) -> None:
     if output.suffix.lower() in _NOT_WRITTEN:
         raise OptionError(
             f"{output} would not be what its name says: results are JSON lines, or Parquet. Name "
-            "it *.jsonl or *.parquet."
+            "it *.jsonl or *.parquet; pandas.read_parquet(...).to_csv(...) makes a CSV of that."
         )
     if is_parquet(output):
         require_pyarrow("results in Parquet need", "name the output *.jsonl")

@@ -23,6 +23,7 @@ class Survey:
         top_logprobs: a line asks for the likeliest tokens beside them.
         json: a line asks for JSON.
         scored: a line has choices scored.
+        calls: a line has tools that its answers may call.
 
     Args:
         schema: of answers whose request asks for no form of its own.
@@ -33,7 +34,7 @@ class Survey:
         self, schema: Structure | None = None, choices: AskedChoices | None = None
     ) -> None:
         self.several = self.logprobs = self.top_logprobs = self.json = False
-        self.scored = False
+        self.scored = self.calls = False
         self._default, self._default_choices = schema, choices
         self._choices: tuple[str, ...] = ()
         self._one_list = True
@@ -65,6 +66,7 @@ class Survey:
         self.logprobs |= body.get("logprobs") not in (None, False) or bool(body.get("include"))
         number = "logprobs" if url == COMPLETIONS_URL else "top_logprobs"
         self.top_logprobs |= bool(body.get(number))
+        self.calls |= bool(body.get("tools")) and body.get("tool_choice") != "none"
         own = asked_structure(body, url)
         self._note_choices(body.get("score_choices"), formed=own is not None)
         structure = own or self._default

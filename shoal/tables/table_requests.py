@@ -15,7 +15,7 @@ from shoal.errors import JobError
 from shoal.tables.field_order import FieldTable, Int16Array, choose_orders
 from shoal.tables.table import TableFile, TextColumn
 from shoal.tables.template import Parts, Placeholder, Template
-from shoal.types import CHAT_URL, Int32Array
+from shoal.types import CHAT_URL, RESPONSES_URL, Int32Array
 
 _ROWS_AT_A_TIME = 4096
 
@@ -85,7 +85,7 @@ class TableRequests:
             rows = slice(start, start + _ROWS_AT_A_TIME)
             pieces = self._pieces(rows)
             for i, texts in enumerate(self._texts(rows, pieces)):
-                yield orjson.dumps(self._request(start + i, *texts))
+                yield orjson.dumps(self._request(start + i, texts))
 
     def _arrange(self) -> tuple[Int16Array, FieldOrder | None]:
         rules = self._template.fields
@@ -131,22 +131,19 @@ class TableRequests:
             for order, code in zip(self._orders[rows].tolist(), codes, strict=True)
         ]
 
-    def _texts(
-        self, rows: slice, pieces: Sequence[str]
-    ) -> Iterator[tuple[str | None, str, str | None]]:
-        """System message, prompt and custom_id of each of these rows."""
+    def _texts(self, rows: slice, pieces: Sequence[str]) -> Iterator[_RowTexts]:
+        """The texts of each of these rows."""
         template = self._template
-        size = len(pieces)
-        system: list[str] | list[None] = [None] * size
-        if template.system is not None:
-            system = self._filled(template.system, rows, size)
-        before = self._filled(template.before, rows, size)
-        after = self._filled(template.after, rows, size)
-        ids: list[str] | list[None] = [None] * size
-        if template.id is not None:
-            ids = self._filled((Placeholder(template.id),), rows, size)
-        for parts in zip(system, before, pieces, after, ids, strict=True):
-            yield parts[0], parts[1] + parts[2] + parts[3], parts[4]
+        before = self._filled(template.before, rows, len(pieces))
+        after = self._filled(template.after, rows, len(pieces))
+        ids = None if template.id is None else (Placeholder(template.id),)
+        beside = [
+            [None] * len(pieces) if parts is None else self._filled(parts, rows, len(pieces))
+            for parts in (template.system, template.answer, ids)
+        ]
+        prompts = map("".join, zip(before, pieces, after, strict=True))
+        for prompt, system, answer, custom_id in zip(prompts, *beside, strict=True):
+            yield _RowTexts(prompt, system, answer, custom_id)
 
     def _filled(self, parts: Parts, rows: slice, size: int) -> list[str]:
         """A text with its placeholders filled, for each of these rows."""
@@ -159,23 +156,46 @@ class TableRequests:
                 filled.append([part] * size)
         return ["".join(texts) for texts in zip(*filled, strict=True)] if filled else [""] * size
 
-    def _request(
-        self, row: int, system: str | None, prompt: str, custom_id: str | None
-    ) -> dict[str, Any]:
+    def _request(self, row: int, texts: _RowTexts) -> dict[str, Any]:
         template = self._template
         body: dict[str, Any] = {"model": template.model}
         if template.url == CHAT_URL:
-            messages = [{"role": "user", "content": prompt}]
-            if system is not None:
-                messages.insert(0, {"role": "system", "content": system})
-            body["messages"] = messages
+            body |= texts.as_chat()
+        elif template.url == RESPONSES_URL:
+            body["input"] = texts.prompt
+            if texts.system is not None:
+                body["instructions"] = texts.system
         else:
-            body["prompt"] = prompt
+            body["prompt"] = texts.prompt
         return {
-            "custom_id": f"row-{row + 1}" if custom_id is None else custom_id,
+            "custom_id": f"row-{row + 1}" if texts.custom_id is None else texts.custom_id,
             "method": "POST",
             "url": template.url,
             "body": body | dict(template.body),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _RowTexts:
+    """What a row makes of a template's texts; None: the template has no such text."""
+
+    prompt: str
+    system: str | None
+    answer: str | None
+    custom_id: str | None
+
+    def as_chat(self) -> dict[str, Any]:
+        """Messages; where the answer has begun, the model goes on with it."""
+        messages = [{"role": "user", "content": self.prompt}]
+        if self.system is not None:
+            messages.insert(0, {"role": "system", "content": self.system})
+        if self.answer is None:
+            return {"messages": messages}
+        messages.append({"role": "assistant", "content": self.answer})
+        return {
+            "messages": messages,
+            "add_generation_prompt": False,
+            "continue_final_message": True,
         }
 
 

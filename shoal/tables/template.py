@@ -3,8 +3,9 @@
     model = "shoal-tiny"                  # goes into body.model
     system = "You sort reviews."          # optional; chat only
     prompt = "{{ fields }}\\nIs this positive? Answer yes or no."
+    answer = "The answer is "             # optional; how each answer begins, chat only
     id = "review_id"                      # optional column of custom_ids; else row-1, row-2, ...
-    url = "/v1/chat/completions"          # or "/v1/completions"
+    url = "/v1/chat/completions"          # or "/v1/completions", "/v1/responses"
     null = ""                             # what a missing value reads as
 
     [body]                                # further parameters of the request
@@ -15,7 +16,7 @@
     format = "{{ name }}: {{ value }}\\n"  # one piece per field
     reorder = true                        # each row may name them in its own order
 
-`{{ column }}` in `system` and `prompt` is the row's value, `{{ "{{" }}` is two braces.
+`{{ column }}` in `system`, `prompt` and `answer` is the row's value, `{{ "{{" }}` is two braces.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal.errors import JobError
-from shoal.types import CHAT_URL, COMPLETIONS_URL
+from shoal.types import CHAT_URL, COMPLETIONS_URL, RESPONSES_URL
 
 FIELDS = "fields"
 """The placeholder that stands for all fields."""
@@ -40,12 +41,14 @@ _KEYS: dict[str, type] = {
     "model": str,
     "system": str,
     "prompt": str,
+    "answer": str,
     "id": str,
     "url": str,
     "null": str,
     "body": dict,
     "fields": dict,
 }
+_URLS = (CHAT_URL, COMPLETIONS_URL, RESPONSES_URL)
 _FIELD_KEYS: dict[str, type] = {"include": list, "format": str, "reorder": bool}
 _KINDS = {str: "a string", dict: "a table", list: "an array", bool: "true or false"}
 
@@ -83,6 +86,7 @@ class Template:
     Attributes:
         before, after: the prompt around `{{ fields }}`; without that placeholder all is `before`
             and `fields` is None.
+        answer: what an answer begins with; the model goes on from there.
         body: further parameters, checked with each request.
     """
 
@@ -91,6 +95,7 @@ class Template:
     before: Parts
     after: Parts = ()
     system: Parts | None = None
+    answer: Parts | None = None
     id: str | None = None
     url: str = CHAT_URL
     null: str = ""
@@ -108,7 +113,7 @@ class Template:
 
     def named(self) -> list[str]:
         """The columns that texts name, each once."""
-        texts = (*(self.system or ()), *self.before, *self.after)
+        texts = (*(self.system or ()), *self.before, *self.after, *(self.answer or ()))
         return list(dict.fromkeys(p.name for p in texts if isinstance(p, Placeholder)))
 
     def check_columns(self, columns: Sequence[str], table: Path) -> None:
@@ -117,7 +122,7 @@ class Template:
         Raises:
             JobError: names the column and those there are.
         """
-        uses = [("prompt or system", name) for name in self.named()]
+        uses = [("prompt, system or answer", name) for name in self.named()]
         uses += [("id", self.id)] if self.id is not None else []
         uses += [("fields.include", name) for name in self.field_names(columns)]
         for key, name in uses:
@@ -166,30 +171,43 @@ class _Checker:
             if key not in values:
                 raise JobError(f"{self._path}: the key {key!r} is missing.")
         url = values.get("url", CHAT_URL)
-        if url not in (CHAT_URL, COMPLETIONS_URL):
-            raise self._error("url", f"must be {CHAT_URL!r} or {COMPLETIONS_URL!r}, not {url!r}")
+        if url not in _URLS:
+            names = ", ".join(map(repr, _URLS))
+            raise self._error("url", f"must be one of {names}, not {url!r}")
         if url == COMPLETIONS_URL and "system" in values:
             raise self._error("system", f"is for {CHAT_URL}; write it into the prompt")
+        if url != CHAT_URL and "answer" in values:
+            raise self._error("answer", f"is for {CHAT_URL}, where a model can go on with it")
         body = values.get("body", {})
-        for key in ("model", "messages", "prompt"):
+        for key in _INSTEAD:
             if key in body:
                 raise self._error(key, f"must not stand in [body]: {_INSTEAD[key]}")
         before, after, rules = self._prompt(values)
-        system = self._parts("system", values["system"]) if "system" in values else None
-        if system is not None and Placeholder(FIELDS) in system:
-            raise self._error("system", "cannot hold {{ fields }}; it belongs into the prompt")
+        if values.get("answer") == "":
+            raise self._error("answer", "is empty; leave it out")
+        system, answer = self._beside(values, "system"), self._beside(values, "answer")
         return Template(
             path=self._path,
             model=values["model"],
             before=before,
             after=after,
             system=system,
+            answer=answer,
             id=values.get("id"),
             url=url,
             null=values.get("null", ""),
             body=body,
             fields=rules,
         )
+
+    def _beside(self, values: dict[str, Any], key: str) -> Parts | None:
+        """A text beside the prompt."""
+        if key not in values:
+            return None
+        parts = self._parts(key, values[key])
+        if Placeholder(FIELDS) in parts:
+            raise self._error(key, "cannot hold {{ fields }}; it belongs into the prompt")
+        return parts
 
     def _prompt(self, values: dict[str, Any]) -> tuple[Parts, Parts, FieldRules | None]:
         parts = self._parts("prompt", values["prompt"])
@@ -259,6 +277,8 @@ class _Checker:
 
 _INSTEAD = {
     "model": "it is a key of its own",
-    "messages": "the template's system and prompt become the messages",
+    "messages": "the template's system, prompt and answer become the messages",
     "prompt": "it is a key of its own",
+    "input": "the template's prompt becomes the input",
+    "instructions": "the template's system becomes the instructions",
 }

@@ -20,6 +20,10 @@ PROMPTS = {
     "llama3": "<|start_header_id|>assistant<|end_header_id|>\n\n",
     "mistral": "<s>[INST]hi[/INST]",
     "mistral_args": "<s>[INST]hi[/INST]",
+    "gpt_oss": "<|start|>user<|message|>hi<|end|><|start|>assistant",
+    "qwen3_coder": "<|im_start|>assistant\n",
+    "glm45": "<|im_start|>assistant\n",
+    "llama4": "<|header_start|>assistant<|header_end|>\n\n",
 }
 NOW = ToolCall("now", '{"zone": "UTC"}')
 HERMES = '<tool_call>\n{"name": "now", "arguments": {"zone": "UTC"}}\n</tool_call>'

@@ -136,6 +136,27 @@ def test_the_example_of_an_extraction(shoal: Shoal) -> None:
     assert "extract-06-012 | Askport | P-17014 | Zora Melland | Lumen Lamp\n" in shown.stdout
 
 
+def test_the_example_of_a_classification(shoal: Shoal) -> None:
+    """Prompts are those of the tickets with the answer begun; all topics come out right."""
+    source = ("--table", EXAMPLES / "topics.csv", "--template", EXAMPLES / "topics.toml")
+    choices = ("--choices", EXAMPLES / "topics.txt")
+    assert shoal("run", *source, *choices, "-o", "topics.parquet", "--quiet") == 0
+    lines = (EXAMPLES / "tickets.jsonl").read_text().splitlines()
+    tickets = {line["custom_id"]: line["body"]["messages"] for line in map(json.loads, lines)}
+    requests = shoal.read("topics.parquet.requests.jsonl")
+    assert len(requests) == 24
+    for request in requests:
+        begun = {"role": "assistant", "content": '{"tag":"'}
+        assert request["body"]["messages"] == [*tickets[request["custom_id"]], begun]
+    command = [sys.executable, EXAMPLES / "show_labels.py", "topics.parquet"]
+    shown = subprocess.run(
+        [*command, EXAMPLES / "answers.jsonl"], cwd=shoal.folder, capture_output=True, text=True
+    )
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert "\nroute-07-001 | cancel | 0.999" in shown.stdout
+    assert shown.stdout.endswith("topics right in 24 of 24 tickets\n")
+
+
 def test_results_as_a_table_beside_the_rows_they_are_of(reviews: Shoal) -> None:
     """On the real model, held to a schema; every answer is in columns, and the rows are kept."""
     schema = {

@@ -10,6 +10,7 @@ from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
 from tests.helpers.models import byte_tokenizer, save_model
+from tests.helpers.tool_templates import GLM45, GPT_OSS, LLAMA4, QWEN3_CODER
 
 _TURN = "{{ '<|im_start|>' + m.role + '\n' }}"
 QWEN = (
@@ -66,15 +67,39 @@ TEMPLATES = {
     "llama3": LLAMA3,
     "mistral": MISTRAL,
     "mistral_args": MISTRAL_ARGUMENTS,
+    "gpt_oss": GPT_OSS,
+    "qwen3_coder": QWEN3_CODER,
+    "glm45": GLM45,
+    "llama4": LLAMA4,
 }
-_PLAIN = {"qwen": ("<think>", "</think>", "<tool_call>", "</tool_call>")}
+_CALLS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
+_PLAIN = {
+    "qwen": _CALLS,
+    "qwen3_coder": ("<tool_call>", "</tool_call>"),
+    "glm45": (*_CALLS, "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"),
+}
 """Added tokens that are text, and those that are special."""
 _SPECIAL = {
     "qwen": ("<|im_start|>", "<|im_end|>"),
     "llama3": ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|python_tag|>"),
     "mistral": ("[INST]", "[/INST]", "[TOOL_CALLS]", "[THINK]", "[/THINK]"),
     "mistral_args": ("[INST]", "[/INST]", "[TOOL_CALLS]", "[ARGS]"),
+    "gpt_oss": (
+        *("<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|constrain|>"),
+        *("<|return|>", "<|call|>"),
+    ),
+    "qwen3_coder": ("<|im_start|>", "<|im_end|>"),
+    "glm45": ("<|im_start|>", "<|im_end|>"),
+    "llama4": (
+        "<|header_start|>",
+        "<|header_end|>",
+        "<|eot|>",
+        "<|python_start|>",
+        "<|python_end|>",
+    ),
 }
+_ENDS = {"gpt_oss": ("<|return|>", "<|call|>")}
+"""Tokens that end a sequence, beside the tokenizer's own."""
 
 WEATHER: dict[str, Any] = {
     "type": "function",
@@ -123,7 +148,11 @@ def tool_tokenizer(family: str) -> PreTrainedTokenizerFast:
 def save_tool_model(folder: Path, family: str, **tokenizer_config: Any) -> Path:
     """A random Llama with the family's tokenizer; more may be written to its config."""
     save_model(folder, "llama", vocab_size=272, max_position_embeddings=2048)
-    tool_tokenizer(family).save_pretrained(folder)
+    tokenizer = tool_tokenizer(family)
+    tokenizer.save_pretrained(folder)
+    if family in _ENDS:
+        ends = [1, *tokenizer.convert_tokens_to_ids(list(_ENDS[family]))]
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
     path = folder / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | tokenizer_config))
     return folder

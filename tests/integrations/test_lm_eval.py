@@ -71,11 +71,13 @@ def instances(kind: str, arguments: list[tuple[Any, ...]]) -> list[Instance]:
     return [Instance(kind, {}, each, i) for i, each in enumerate(arguments)]
 
 
-def check_scores(ours: ShoalLM, theirs: HFLM, pairs: list[tuple[str, str]]) -> list[Any]:
+def check_scores(
+    ours: ShoalLM, theirs: HFLM, pairs: list[tuple[str, str]], close: float = CLOSE
+) -> list[Any]:
     asked = instances("loglikelihood", pairs)
     found = ours.loglikelihood(asked, disable_tqdm=True)
     expected = theirs.loglikelihood(asked, disable_tqdm=True)
-    assert [each for each, _ in found] == pytest.approx([each for each, _ in expected], abs=CLOSE)
+    assert [each for each, _ in found] == pytest.approx([each for each, _ in expected], abs=close)
     assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
     return found
 
@@ -114,6 +116,20 @@ def test_long_contexts_lose_their_beginning(folder: Path, llm: LLM) -> None:
     assert scores[3] == pytest.approx(scores[4])
     assert scores[0] != pytest.approx(scores[4])
     check_scores(ours, theirs, [("a", "b" * 40)])
+
+
+def test_a_text_one_token_longer_than_the_model(folder: Path, llm: LLM) -> None:
+    """Its last token is only scored, so its first one is read."""
+    ours, theirs = ShoalLM(llm), hf(folder)
+    assert ours.max_length == theirs.max_length == llm.max_model_len
+    assert len(ours.tok_encode("x" * 252 + " sea")) == llm.max_model_len
+    pairs = [("", "x" * 252 + " sea"), ("ab" * 126 + "x", " sea"), ("x", "y" * 256)]
+    check_scores(ours, theirs, pairs, 10 * CLOSE)  # sums of 256 float32
+    texts = [("many fish " * n + "x" * 6,) for n in (25, 60)] + [("x" * 257,)]
+    asked = instances("loglikelihood_rolling", texts)
+    found = ours.loglikelihood_rolling(asked, disable_tqdm=True)
+    expected = theirs.loglikelihood_rolling(asked, disable_tqdm=True)
+    assert found == pytest.approx(expected, abs=10 * CLOSE)
 
 
 def test_continuations_that_cannot_be_scored_are_refused(llm: LLM) -> None:

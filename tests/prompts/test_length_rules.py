@@ -49,6 +49,16 @@ def test_echo_of_a_prompt_that_fills_the_model() -> None:
     assert rules.output_length(10, RequestParams(max_tokens=0, echo=True)).limit == 1
 
 
+def test_a_last_token_that_is_only_scored_does_not_count() -> None:
+    rules = LengthRules(max_model_len=10, capacity_tokens=10)
+    scored = RequestParams(max_tokens=0, prompt_logprobs=1)
+    assert rules.output_length(11, scored).limit == 1
+    assert code(rules, 12, 0) == "context_length_exceeded"
+    assert code(rules, 10, 1) == "context_length_exceeded"
+    with pytest.raises(InvalidRequestError, match="at most 10"):
+        rules.output_length(11, RequestParams(pooled=True))
+
+
 @given(*[st.integers(1, 60)] * 3, st.none() | st.integers(1, 60))
 def test_whatever_is_accepted_fits(
     model: int, capacity: int, prompt: int, limit: int | None

@@ -13,6 +13,7 @@ from typing import Any
 import jsonschema
 import pytest
 from openai.types.chat import ChatCompletion
+from pyarrow import parquet
 from transformers import AutoTokenizer
 
 from shoal.config import EngineOptions
@@ -40,7 +41,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def run(folder: Path, model: Path, lines: list[Any], **options: Any) -> list[dict[str, Any]]:
     """The records of a job, in input order."""
-    output = folder / "out.jsonl"
+    output = folder / options.pop("output", "out.jsonl")
     write_lines(folder / "in.jsonl", lines)
     chosen = EngineOptions.create(**{**OPTIONS, **options})
     spec = JobSpec(
@@ -52,6 +53,8 @@ def run(folder: Path, model: Path, lines: list[Any], **options: Any) -> list[dic
         quiet=True,
     )
     result = run_job(spec)
+    if output.suffix == ".parquet":
+        return parquet.read_table(output).to_pylist()
     failed = read_records(result.errors) if result.errors else []
     records = {record["custom_id"]: record for record in [*read_records(output), *failed]}
     return [records[line["custom_id"]] for line in lines]
@@ -100,7 +103,7 @@ def test_required_calls(family: str, models: dict[str, Path], tmp_path: Path) ->
     for i, tool in enumerate([NOW, WEATHER] * 3):
         assert set(names[12 + i]) <= {tool["function"]["name"]}
     assert {len(names[i]) for i in whole if i >= 18} == {1}
-    if family != "llama3":
+    if family not in ("llama3", "gpt_oss", "llama4"):
         assert max(len(names[i]) for i in whole) > 1
     ids = [call.id for c in completions for call in c.choices[0].message.tool_calls or []]
     assert len(set(ids)) == len(ids)
@@ -122,12 +125,32 @@ def test_an_answer_can_be_sent_back(family: str, models: dict[str, Path], tmp_pa
     replayed = json.loads(json.dumps(said))
     function = replayed[1]["tool_calls"][0]["function"]
     function["arguments"] = json.loads(function["arguments"])
-    replayed[1]["content"] = ""
+    replayed[1]["content"] = message["content"] or ""
     expected = AutoTokenizer.from_pretrained(models[family]).apply_chat_template(
         replayed, tools=TOOLS, add_generation_prompt=True
     )["input_ids"]
     assert answered(again).usage.prompt_tokens == len(expected)
     assert answered(again).choices[0].message.tool_calls is None
+
+
+@pytest.mark.parametrize("family", ["qwen", "mistral", "qwen3_coder", "glm45"])
+def test_one_call_at_most(family: str, models: dict[str, Path], tmp_path: Path) -> None:
+    """A free answer ends with its first call; one without a call is free."""
+    tokenizer = AutoTokenizer.from_pretrained(models[family])
+    mark = "[TOOL_CALLS]" if family == "mistral" else "<tool_call>"
+    bias = {str(tokenizer.convert_tokens_to_ids(mark)): 8}
+    ask = partial(asked, logit_bias=bias, parallel_tool_calls=False, max_tokens=400)
+    records = run(tmp_path, models[family], [ask(i) for i in range(8)], reasoning_parser="none")
+    calls = 0
+    for completion in map(answered, records):
+        (choice,) = completion.choices
+        names = checked_calls(completion)
+        calls += len(names)
+        assert len(names) <= 1
+        if names:
+            assert choice.finish_reason == "tool_calls"
+            assert mark not in (choice.message.content or "")
+    assert calls > 3
 
 
 def test_a_call_or_an_answer_that_keeps_its_schema(models: dict[str, Path], tmp_path: Path) -> None:
@@ -237,6 +260,45 @@ def test_what_cannot_be_had_is_refused_in_words(models: dict[str, Path], tmp_pat
     )
     assert answered(fourth).choices[0].message.content
     assert refusal(fifth)[:2] == ("unsupported_parameter", "body.tool_choice")
+
+
+def test_calls_are_a_column(models: dict[str, Path], tmp_path: Path) -> None:
+    """Of a table of results; null where an answer calls nothing."""
+    lines = [asked(i, tool_choice="required") for i in range(4)]
+    lines.append(asked(4, tools=None, max_tokens=3))
+    options = {"reasoning_parser": "none"}
+    records = run(tmp_path, models["qwen"], lines, **options)
+    rows = run(tmp_path, models["qwen"], lines, output="out.parquet", **options)
+    told = []
+    for record in records:
+        message = record["response"]["body"]["choices"][0]["message"]
+        calls = message.get("tool_calls", [])
+        told.append([{"name": c["function"]["name"], "arguments": c["function"]["arguments"]}
+                     for c in calls] or None)  # fmt: skip
+    for row, expected in zip(rows, told, strict=True):
+        found = [{k: call[k] for k in ("name", "arguments")} for call in row["tool_calls"] or ()]
+        assert (found or None) == expected
+        assert row["tool_calls"] is None or all(
+            c["id"].startswith("call_") for c in row["tool_calls"]
+        )
+    assert told[4] is None
+    assert any(told)
+    assert "tool_calls" not in run(tmp_path, models["qwen"], lines[4:], output="b.parquet")[0]
+
+
+def test_responses_that_reason_are_rows(tmp_path: Path) -> None:
+    model = save_tool_model(tmp_path / "toy", "qwen")
+    always = TEMPLATES["qwen"].replace("{% elif begin_thinking %}", "{% else %}")
+    (model / "chat_template.jinja").write_text(always)
+    body = {"model": "toy", "input": "fish", "max_output_tokens": 9, "temperature": 0}
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/responses", "body": body}
+    (record,) = run(tmp_path, model, [line])
+    kinds = [item["type"] for item in record["response"]["body"]["output"]]
+    assert kinds == ["reasoning", "message"]
+    details = record["response"]["body"]["usage"]["output_tokens_details"]
+    assert details["reasoning_tokens"] == 9
+    (row,) = run(tmp_path, model, [line], output="out.parquet")
+    assert (row["text"], row["finish_reason"]) == ("", "length")
 
 
 @pytest.mark.parametrize("tool", [WEATHER, NOW])

@@ -314,3 +314,32 @@ def test_an_empty_table(table_job: Job) -> None:
     (table_job.folder / "t.csv").write_text("key,note,colour,after\n")
     assert run(table_job).exit_code == 0
     assert table_job.output.read_bytes() == b""
+
+
+def test_an_answer_may_have_begun(tmp_path: Path) -> None:
+    begun = 'model = "toy"\nsystem = "S"\nprompt = "{{ note }}"\nanswer = "{{ colour }}: "'
+    first, *_ = requests(tmp_path, ROWS, begun + "\n[body]\nmax_tokens = 3")
+    assert first["body"] == {
+        "model": "toy",
+        "messages": [
+            {"role": "system", "content": "S"},
+            {"role": "user", "content": "note 0"},
+            {"role": "assistant", "content": f"{'long blue ' * 4}: "},
+        ],
+        "add_generation_prompt": False,
+        "continue_final_message": True,
+        "max_tokens": 3,
+    }
+
+
+def test_rows_for_responses(tmp_path: Path) -> None:
+    text = 'model = "toy"\nurl = "/v1/responses"\nprompt = "{{ note }}"'
+    first, *_ = requests(tmp_path, ROWS, text)
+    assert first["url"] == "/v1/responses"
+    assert first["body"] == {"model": "toy", "input": "note 0"}
+    first, *_ = requests(tmp_path, ROWS, text + '\nsystem = "S {{ colour }}"')
+    assert first["body"] == {
+        "model": "toy",
+        "input": "note 0",
+        "instructions": f"S {'long blue ' * 4}",
+    }
