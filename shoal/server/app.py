@@ -12,8 +12,9 @@ from shoal.server.body_limit import BodyLimit
 from shoal.server.files import Files
 from shoal.server.http_errors import install_handlers, not_found
 from shoal.server.keys import Keys
-from shoal.server.objects import ModelList, ModelObject
+from shoal.server.objects import ERRORS, ModelList, ModelObject
 from shoal.server.operations import operations
+from shoal.server.rate_limit import RateLimit
 from shoal.server.routes_batches import batch_routes
 from shoal.server.routes_files import UPLOAD_PATH, file_routes
 from shoal.server.runner import EngineFigures
@@ -36,6 +37,7 @@ class Parts:
     names: tuple[str, ...]
     figures: EngineFigures
     max_file_bytes: int
+    max_rate: int
     wake: Callable[[], None]
 
 
@@ -46,11 +48,12 @@ def make_app(parts: Parts) -> FastAPI:
         description="OpenAI's Files and Batches API on one's own machine.",
         docs_url=None,  # these pages load scripts from elsewhere
         redoc_url=None,
+        responses=ERRORS,
     )
     install_handlers(app)
     app.add_middleware(BodyLimit, except_path=UPLOAD_PATH)
 
-    app.state.keys = parts.keys
+    app.state.keys, app.state.rate = parts.keys, RateLimit(parts.max_rate)
     app.include_router(file_routes(parts.files, parts.max_file_bytes))
     app.include_router(batch_routes(parts.batches, parts.files, parts.wake))
     app.include_router(_model_routes(parts.names))

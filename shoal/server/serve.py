@@ -13,18 +13,20 @@ from contextlib import contextmanager
 import orjson
 import uvicorn
 
+from shoal.config import model_names
 from shoal.errors import ModelError, OptionError
-from shoal.model.description import ModelDescription
 from shoal.server.app import Parts, make_app
 from shoal.server.batches import Batches
 from shoal.server.clerk import Clerk
 from shoal.server.database import Database
 from shoal.server.files import Files
+from shoal.server.gathering import Gathering
 from shoal.server.keys import Keys
 from shoal.server.lock import data_directory
 from shoal.server.runner import Runner
 from shoal.server.server_options import Served, ServerOptions
 
+BACKLOG = 2048
 GRACE_SECONDS = 5
 """How long requests under way may take when the server stops."""
 
@@ -34,6 +36,8 @@ _log = logging.getLogger("shoal.server")
 def serve(options: ServerOptions, served: Served) -> None:
     """Serve until SIGINT or SIGTERM. Batches that have not ended go on at the next start.
 
+    It answers before the model is loaded; batches wait for that.
+
     Raises:
         OptionError: an option is wrong, or the address or the data directory is taken.
         ModelError: the model cannot be used.
@@ -42,8 +46,7 @@ def serve(options: ServerOptions, served: Served) -> None:
     with data_directory(options.data_dir) as root, _listening(options) as listener:
         database = Database(options.database_url)
         try:
-            description = ModelDescription.load(served.model, served.options)
-            _serve(options, served, description, database, Files(database, root), listener)
+            _serve(options, served, database, Files(database, root), listener)
         finally:
             database.close()
 
@@ -51,7 +54,6 @@ def serve(options: ServerOptions, served: Served) -> None:
 def _serve(
     options: ServerOptions,
     served: Served,
-    description: ModelDescription,
     database: Database,
     files: Files,
     listener: socket.socket,
@@ -63,9 +65,10 @@ def _serve(
         fatal.append(reason)
         server.should_exit = True
 
-    runner = Runner(batches, files, served, stop_for)
-    clerk = Clerk(batches, files, runner, served, description, options.max_requests)
-    names = dict.fromkeys((description.id, description.name, *served.names))
+    gathering = Gathering(options.merge_wait if options.merge else None)
+    runner = Runner(batches, served, gathering, stop_for)
+    clerk = Clerk(batches, files, runner, served, options.max_requests, stop_for)
+    names = dict.fromkeys((*model_names(served.model), *served.names))
     parts = Parts(
         keys=Keys(served.api_keys, database),
         files=files,
@@ -73,6 +76,7 @@ def _serve(
         names=tuple(name for name in names if name != "*"),
         figures=runner.figures,
         max_file_bytes=options.max_file_bytes,
+        max_rate=options.max_rate,
         wake=clerk.wake,
     )
     config = uvicorn.Config(
@@ -112,6 +116,7 @@ def _listening(options: ServerOptions) -> Iterator[socket.socket]:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((options.host, options.port))
+            listener.listen(BACKLOG)  # from here on a client waits, and is not refused
         except OSError as error:
             where = f"{options.host}:{options.port}"
             raise OptionError(f"cannot listen on {where}: {error.strerror}.") from error
