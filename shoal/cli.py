@@ -433,7 +433,10 @@ def _serve(
     from shoal.server.serve import serve
 
     names, keys = tuple(served_model_name or ()), tuple(api_key or ())
-    serve(server, Served(model=model, options=options, names=names, api_keys=keys))
+    served = Served(
+        model=model, options=options, names=names, api_keys=keys, log_format=server.log_format
+    )
+    serve(server, served)
 
 
 app.command("serve")(_with_options(_serve, server=ServerOptions, options=EngineOptions))

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from shoal.server.telemetry import Telemetry
+
 
 @dataclass(frozen=True)
 class RunBatch:
@@ -84,4 +86,6 @@ class BatchRefused:
 
 
 ToEngine: TypeAlias = RunBatch | Stop
-FromEngine: TypeAlias = EngineReady | LoadFailed | Progress | Done | Stopped | NotNow | BatchRefused
+FromEngine: TypeAlias = (
+    EngineReady | LoadFailed | Progress | Telemetry | Done | Stopped | NotNow | BatchRefused
+)

@@ -14,6 +14,7 @@ from shoal.jobs import JobSpec, run_job
 from shoal.model.description import ModelDescription
 from shoal.processes import Parent
 from shoal.progress import ProgressState, QuietReporter
+from shoal.report.excerpts import Decode
 from shoal.server.engine_messages import (
     BatchRefused,
     Done,
@@ -26,7 +27,10 @@ from shoal.server.engine_messages import (
     Stop,
     Stopped,
 )
+from shoal.server.forest_file import write_forest
+from shoal.server.logs import set_up_log
 from shoal.server.server_options import Served
+from shoal.server.telemetry import Telemeter
 from shoal.server.usage import usage_of
 from shoal.types import RequestTable
 
@@ -38,10 +42,13 @@ _log = logging.getLogger(__name__)
 
 def main(parent: Parent, served: Served) -> int:
     """Load the model, then run what the server sends; returns when the model cannot be loaded."""
-    logging.basicConfig(format="engine: %(message)s")
+    set_up_log(served.log_format, "engine")
     try:
         description = ModelDescription.load(served.model, served.options)
-        kept = KeptEngine(make_engine(description, served.options))
+        tokenizer = description.tokenizer
+        kept = KeptEngine(
+            make_engine(description, served.options), lambda ids: str(tokenizer.decode(list(ids)))
+        )
     except ShoalError as error:
         parent.send(LoadFailed(str(error)))
         return 0
@@ -54,10 +61,16 @@ def main(parent: Parent, served: Served) -> int:
 
 
 class KeptEngine:
-    """An engine that runs many jobs: a job's `close` leaves it as it is."""
+    """An engine that runs many jobs: a job's `close` leaves it as it is.
 
-    def __init__(self, engine: EngineProtocol) -> None:
-        self._engine = engine
+    Attributes:
+        decode: text of token ids.
+        on_run: is told of each run before it begins.
+    """
+
+    def __init__(self, engine: EngineProtocol, decode: Decode) -> None:
+        self._engine, self.decode = engine, decode
+        self.on_run: Callable[[RequestTable, RunProtocol], None] | None = None
 
     @property
     def machine(self) -> Machine:
@@ -66,7 +79,10 @@ class KeptEngine:
 
     def run(self, table: RequestTable) -> RunProtocol:
         """See `EngineProtocol`."""
-        return self._engine.run(table)
+        run = self._engine.run(table)
+        if self.on_run is not None:
+            self.on_run(table, run)
+        return run
 
     def close(self) -> None:
         """Nothing: the next job takes the same engine."""
@@ -83,9 +99,11 @@ class _Teller(QuietReporter):
 
     def __init__(self, batch: str, send: Callable[[FromEngine], None]) -> None:
         self._batch, self._send, self._next = batch, send, 0.0
+        self.telemeter = Telemeter(send)
 
     def update(self, state: ProgressState) -> None:
         """Tell it, unless it was told just now."""
+        self.telemeter.update(state)
         if state.done < state.total and time.monotonic() < self._next:
             return
         self._next = time.monotonic() + PROGRESS_SECONDS
@@ -100,12 +118,22 @@ class _Teller(QuietReporter):
             )
         )
 
+    def __exit__(self, *exception: object) -> None:
+        self.telemeter.ended()
+
 
 def _run(task: RunBatch, served: Served, kept: KeptEngine, parent: Parent) -> FromEngine:
     def asked() -> bool:
         message = parent.poll()
         return isinstance(message, Stop) and message.batch == task.batch
 
+    teller = _Teller(task.batch, parent.send)
+
+    def begun(table: RequestTable, run: RunProtocol) -> None:
+        write_forest(task.output.parent, table, run, kept.decode)
+        teller.telemeter.began(run)
+
+    kept.on_run = begun
     spec = JobSpec(
         input=task.input,
         output=task.output,
@@ -115,9 +143,7 @@ def _run(task: RunBatch, served: Served, kept: KeptEngine, parent: Parent) -> Fr
         served_names=served.names,
     )
     try:
-        result = run_job(
-            spec, engine=kept.factory, reporter=_Teller(task.batch, parent.send), asked=asked
-        )
+        result = run_job(spec, engine=kept.factory, reporter=teller, asked=asked)
     except Interrupted:
         return Stopped(task.batch)
     except (OutputLockedError, OutputWriteError) as error:

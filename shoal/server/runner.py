@@ -27,7 +27,9 @@ from shoal.server.engine_messages import (
     Stopped,
 )
 from shoal.server.files import Files
+from shoal.server.live import Live
 from shoal.server.server_options import Served
+from shoal.server.telemetry import Telemetry
 from shoal.server.wall_clock import now
 
 POLL_SECONDS = 0.1
@@ -42,20 +44,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class EngineFigures:
-    """What the engine is doing, for /healthz and /metrics.
-
-    Attributes:
-        state: `loading`, `ready` or `stopped`.
-        prompt_tokens, generated_tokens: of the batches that ended since the server started.
-    """
+    """What the engine is doing; `state` is `loading` or `ready`."""
 
     state: str = "loading"
     restarts: int = 0
     tokens_per_second: float = 0.0
     kv_bytes: int = 0
     kv_pool_bytes: int = 0
-    prompt_tokens: int = 0
-    generated_tokens: int = 0
 
 
 class Runner:
@@ -78,7 +73,7 @@ class Runner:
         self._done_before = 0
         self._told = ("", 0)
         self._not_before = 0.0
-        self.figures = EngineFigures()
+        self.figures, self.live = EngineFigures(), Live()
 
     def start(self) -> None:
         """Begin."""
@@ -144,6 +139,7 @@ class Runner:
             self._current, self._stop_sent = batch.id, False
             self._done_before = batch.completed + batch.failed
         _log.info("batch %s begins", batch.id, extra={"batch": batch.id})
+        self.live.begin((batch.id,))
         self._send(self._task(batch))
 
     def _task(self, batch: StoredBatch) -> RunBatch:
@@ -168,10 +164,10 @@ class Runner:
                 self._on_fatal(reason)
             case Progress():
                 self._progress(message)
+            case Telemetry():
+                self.live.take(message)
             case Done(id, completed, failed, usage):
                 self._batches.end(id, completed, failed, usage, expired=False)
-                self.figures.prompt_tokens += usage["input_tokens"]
-                self.figures.generated_tokens += usage["output_tokens"]
                 _log.info("batch %s is done", id, extra={"batch": id})
                 self._release()
             case Stopped(id):
@@ -218,6 +214,7 @@ class Runner:
         with self._lock:
             self._current = None
         self.figures.tokens_per_second, self.figures.kv_bytes = 0.0, 0
+        self.live.end()
 
 
 def _refused() -> dict[str, object]:

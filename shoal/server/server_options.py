@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 from shoal.config import EngineOptions, parse_bytes
 from shoal.errors import OptionError
+
+
+class LogFormat(StrEnum):
+    """Of the log on standard error: `json` is a JSON object per line."""
+
+    text = "text"
+    json = "json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +33,7 @@ class ServerOptions:
     max_file_size: Annotated[str, "Largest upload."] = "200MB"
     max_requests: Annotated[int, "Most requests in one batch."] = 50_000
     max_batches: Annotated[int, "Most batches of one key that have not ended."] = 1000
-    json_logs: Annotated[bool, "Write the log as lines of JSON."] = False
+    log_format: Annotated[LogFormat, "How the log is written."] = LogFormat.text
 
     def __post_init__(self) -> None:
         parse_bytes(self.max_file_size)
@@ -55,9 +63,11 @@ class Served:
         options: of the engine.
         names: further names for `body.model`; `*` accepts any.
         api_keys: one of them must come with each request; none: no key is asked for.
+        log_format: of the engine's process.
     """
 
     model: str | None = None
     options: EngineOptions = field(default_factory=EngineOptions)
     names: tuple[str, ...] = ()
     api_keys: tuple[str, ...] = ()
+    log_format: LogFormat = LogFormat.text

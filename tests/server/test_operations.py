@@ -47,7 +47,7 @@ def forget_peak(pid: int) -> None:
 
 def test_uploads_and_downloads_stream(tmp_path: Path) -> None:
     """Three at a time, each far larger than what the process may grow by; JSON logs on the way."""
-    with serving(tmp_path, "--json-logs") as server:
+    with serving(tmp_path, "--log-format", "json") as server:
         server.ended(server.submit([chat("a")]).id)
         pid = server.process.pid
         forget_peak(pid)
