@@ -81,9 +81,11 @@ function progressCard() {
   const note = el("p", { class: "muted" });
   const rates = runFigures(), curves = runCurves();
   const live = el("div", { class: "stack" }, rates.element, curves.element);
+  const element = el("section", { class: "card stack", "aria-label": "Progress" }, bar, text, note, live);
   return {
-    element: el("section", { class: "card stack", "aria-label": "Progress" }, bar, text, note, live),
+    element,
     update(batch, running) {
+      show(element, batch.status !== "failed"); // nothing was run: the errors say why
       show(bar, batch.request_counts.total > 0);
       bar.value = part(batch, running);
       say(text, progressText(batch));
@@ -108,7 +110,7 @@ function noteOf(batch, running) {
     case "cancelling": return "It stops after the iteration under way and keeps what it has.";
     case "cancelled": return `Cancelled. ${number(counts.completed)} results are kept.`;
     case "expired": return `Its time ended. ${number(counts.completed)} results are kept.`;
-    default: return "Nothing was run.";
+    default: return "";
   }
 }
 

@@ -81,13 +81,14 @@ export function engineCard() {
   const items = new Map();
   const close = watch(() => {
     const { engine } = state;
-    show(element, engine !== null && (state.batches.size > 0 || engine.state !== "ready"));
-    if (engine === null) return;
-    const active = engine.batches.length + engine.others > 0;
-    say(heading, active ? "Running now" : engine.state === "ready" ? "Engine idle" : "Loading the model");
+    const active = engine !== null && engine.batches.length + engine.others > 0;
+    const loads = engine !== null && engine.state !== "ready";
+    show(element, active || loads);
+    if (element.hidden) return;
+    say(heading, active ? "Running now" : "Loading the model");
     show(busy, active);
     show(idle, !active);
-    say(idle, idleText(engine));
+    say(idle, "Batches that you start now wait until it is loaded.");
     if (!active) return;
     const mine = newest().filter(runs);
     for (const [id, { element: item }] of items) {
@@ -105,12 +106,6 @@ export function engineCard() {
     curves.update();
   });
   return { element, close };
-}
-
-function idleText(engine) {
-  if (engine.state !== "ready") return "Batches that you start now wait until it is loaded.";
-  const waiting = newest().some((batch) => batch.status === "in_progress");
-  return waiting ? "The next batch begins in a moment." : "Nothing to run.";
 }
 
 function runningItem(batch) {

@@ -2,13 +2,13 @@
 
 import { hasKey, useKey } from "./api.js";
 import { el } from "./dom.js";
-import { reconnect, state } from "./store.js";
+import { reconnect, state, watch } from "./store.js";
 
 /** A form for the key, in place of everything else. */
 export function askForKey(place) {
   const field = el("input", { id: "key", type: "password", autocomplete: "off", required: true,
     spellcheck: "false", "aria-describedby": "key-help" });
-  const wrong = hasKey();
+  const button = el("button", { class: "primary" }, "Continue");
   const problem = el("p", { class: "problem", id: "key-problem", role: "alert" });
   const form = el("form", { class: "card narrow stack" },
     el("h1", { tabindex: "-1" }, "API key"),
@@ -17,20 +17,25 @@ export function askForKey(place) {
       "server only."),
     problem,
     el("div", { class: "field" }, el("label", { for: "key" }, "Key"), field),
-    el("div", { class: "actions" }, el("button", { class: "primary" }, "Continue")));
+    el("div", { class: "actions" }, button));
+  let refused = hasKey() ? 0 : state.refused; // how often, when we last looked
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     useKey(field.value);
-    state.connection = "connecting";
+    button.disabled = true;
     reconnect({ forget: true });
   });
   place.append(form);
-  if (wrong) {
-    problem.textContent = `${state.problem} Check it and try again.`;
-    field.setAttribute("aria-invalid", "true");
-  }
   field.focus();
   document.title = "API key · Shoal";
+  return watch(() => {
+    if (state.refused === refused) return;
+    refused = state.refused;
+    button.disabled = false;
+    problem.textContent = `${state.problem} Check it and try again.`;
+    field.setAttribute("aria-invalid", "true");
+    field.select();
+  });
 }
 
 /** As if the tab had been opened anew. */

@@ -21,16 +21,17 @@ function route() {
     : { key: "list", open: listView };
 }
 
-/** Show what the address says; the focus moves only when somebody went there. */
-function showView({ moved }) {
+/** Show what the address says; the focus goes along, but for the first view. */
+function showView() {
   const { key, open } = route();
   if (shown?.key === key) return;
+  const moved = shown !== null;
   shown?.close();
   content.replaceChildren();
   shown = { key, close: open(content) ?? (() => {}) };
   if (moved) {
     window.scrollTo(0, 0);
-    content.querySelector("h1")?.focus();
+    if (!content.contains(document.activeElement)) content.querySelector("h1")?.focus();
   }
 }
 
@@ -50,7 +51,7 @@ function header() {
   if (connection === "lost") say(offline, `${state.problem} Trying again; what you see may be old.`);
 }
 
-window.addEventListener("hashchange", () => showView({ moved: true }));
+window.addEventListener("hashchange", showView);
 window.addEventListener("online", () => reconnect());
 document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault(); // the address says which view is shown
@@ -59,6 +60,6 @@ document.querySelector(".skip").addEventListener("click", (event) => {
 forget.addEventListener("click", forgetKey);
 watch(() => {
   header();
-  showView({ moved: false });
+  showView();
 });
 connect();

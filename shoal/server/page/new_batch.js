@@ -35,7 +35,7 @@ function openForm() {
   const problem = el("p", { class: "problem", role: "alert", hidden: true });
   const bar = el("progress", { max: "1", value: "0", hidden: true, "aria-label": "Upload" });
   const start = el("button", { class: "primary" }, "Start batch");
-  const close = el("button", { type: "button" }, "Close");
+  const close = el("button", { type: "button" }, "Cancel");
   const form = el("form", { class: "stack" },
     el("h2", { id: "new-title" }, "New batch"), problem,
     el("div", { class: "field drop" }, el("label", { for: "new-file" }, "Requests (.jsonl)"), file, note),
@@ -47,28 +47,31 @@ function openForm() {
   file.id = "new-file";
   const dialog = el("dialog", { class: "wide", "aria-labelledby": "new-title" }, form);
   const abort = new AbortController();
-  let right = true;
 
   function complain(text) {
     problem.textContent = text;
     show(problem, Boolean(text));
   }
 
-  file.addEventListener("change", async () => {
+  async function check() {
     complain("");
     say(note, "");
     const [chosen] = file.files;
-    if (!chosen) return;
+    if (!chosen) return false;
     const found = await peek(chosen);
-    right = !found.problem;
     if (found.problem) complain(found.problem);
     if (state.endpoints.includes(found.url)) endpoint.value = found.url;
     say(note, `${bytes(chosen.size)}${found.url ? `, ${found.url}` : ""}`);
-  });
+    return !found.problem;
+  }
+
+  file.addEventListener("click", () => { file.value = ""; }); // the same one, mended, is a change
+  file.addEventListener("change", check);
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
-    if (!right) { file.focus(); return; }
-    complain("");
+    const chosenUrl = endpoint.value;
+    if (!await check()) { file.focus(); return; } // it may have changed since it was chosen
+    endpoint.value = chosenUrl;
     start.disabled = true;
     show(bar, true);
     try {
@@ -112,7 +115,7 @@ async function peek(file) {
   try {
     head = await file.slice(0, PEEK_BYTES).text();
   } catch {
-    return { problem: "The file cannot be read." };
+    return { problem: "The file cannot be read; choose it again." };
   }
   const lines = head.replace(/^\uFEFF/, "").split("\n");
   if (lines.length === 1 && file.size > PEEK_BYTES) return {}; // a long line: the server reads it

@@ -3,7 +3,7 @@
 import { download, firstRecords, save } from "./api.js";
 import { dataRow, dataTable, el } from "./dom.js";
 
-const SHOWN = 10;
+const SHOWN = 6;
 
 /** A section with a table and a download; it loads by itself. */
 function fileSection({ heading, file, name, columns, row }) {

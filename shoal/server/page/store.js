@@ -11,6 +11,7 @@ const RETRY = [500, 1000, 2000, 5000, 10_000];
 export const state = {
   connection: "connecting", // "open", "lost", "locked": a key is needed
   problem: "",
+  refused: 0, // how often for want of a right key
   batches: new Map(),
   more: false,
   loaded: false,
@@ -164,8 +165,10 @@ export async function connect() {
       }, abort.signal);
       connection("lost", "The server ended the connection.");
     } catch (error) {
-      if (error.status === 401) connection("locked", error.message);
-      else connection("lost", error.status ? error.message : "The server cannot be reached.");
+      if (error.status === 401) {
+        state.refused += 1;
+        connection("locked", error.message);
+      } else connection("lost", error.status ? error.message : "The server cannot be reached.");
     }
     clearTimeout(timer);
     const pause = state.connection === "locked" ? 1e9 : RETRY[Math.min(failures, RETRY.length - 1)];

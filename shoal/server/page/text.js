@@ -32,6 +32,7 @@ export function clock(seconds) {
 /** "7 seconds", "12 min 30 s", "3 h 05 min". */
 export function duration(seconds) {
   const total = Math.max(0, Math.round(seconds));
+  if (total === 0) return "less than a second";
   if (total < 60) return counted(total, "second");
   const two = (value) => String(value).padStart(2, "0");
   if (total < 3600) return `${Math.floor(total / 60)} min ${two(total % 60)} s`;
