@@ -121,7 +121,8 @@ class Clerk:
         try:
             result = run_job(spec, reporter=QuietReporter(), unexecuted=why)
         except (OutputLockedError, OutputWriteError, OSError) as error:
-            _log.warning("batch %s cannot be ended yet: %s", batch.id, error)
+            about = {"batch": batch.id}
+            _log.warning("batch %s cannot be ended yet: %s", batch.id, error, extra=about)
             time.sleep(0.5)
             return
         except ShoalError as error:
