@@ -11,16 +11,16 @@ from collections.abc import Mapping
 from fate_tables import asking_for_nothing, by_reason, cell, of_kind, write
 
 from shoal.fates import Fate, Honoured, NoEffect, Refused
-from shoal.jobs.body_fields import BODY_FIELDS, LINE_FIELDS
-from shoal.jobs.response_fields import (
+from shoal.prompts.message_fields import MESSAGE_FIELDS, PART_FIELDS
+from shoal.prompts.tool_fields import CALL_FIELDS, CALLED_FIELDS, FUNCTION_FIELDS, TOOL_FIELDS
+from shoal.requests.body_fields import BODY_FIELDS, LINE_FIELDS
+from shoal.requests.response_fields import (
     FORMAT_FIELDS,
     ITEM_FIELDS,
     ITEM_PART_FIELDS,
     REASONING_FIELDS,
     TEXT_FIELDS,
 )
-from shoal.prompts.message_fields import MESSAGE_FIELDS, PART_FIELDS
-from shoal.prompts.tool_fields import CALL_FIELDS, CALLED_FIELDS, FUNCTION_FIELDS, TOOL_FIELDS
 from shoal.types import (
     CHAT_URL,
     CLASSIFY_URL,

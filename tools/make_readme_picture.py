@@ -10,9 +10,9 @@ from pathlib import Path
 from shoal.config import EngineOptions
 from shoal.engine.engine import Engine, Run
 from shoal.errors import InvalidRequestError
-from shoal.jobs import JobInput, read_job
 from shoal.model.description import ModelDescription
 from shoal.report.figures import plan_figure, svg, token_batches_figure
+from shoal.requests import JobInput, read_job
 
 ROOT = Path(__file__).resolve().parent.parent
 TOKEN_BUDGET = 256

@@ -38,7 +38,7 @@ ROWS: dict[str, tuple[str, ...]] = {
         "tests/tensor_parallel/test_end.py",
     ),
     "the disk is full": (
-        "tests/jobs -k full",
+        "tests/jobs tests/results -k full",
     ),
     "a journal cut, damaged, or put together of others' lines": (
         "tests/jobs/test_journal.py -k cut or damage or whole_lines",
@@ -48,13 +48,13 @@ ROWS: dict[str, tuple[str, ...]] = {
         "tests/jobs/test_paths.py",
     ),
     "strange lines: one record each": (
-        "tests/jobs/test_strange.py",
+        "tests/requests/test_strange.py",
     ),
     "strange lines, a million": (
-        "tests/jobs/test_strange.py -k every_strange_line -m slow",
+        "tests/requests/test_strange.py -k every_strange_line -m slow",
     ),
     "fields of requests, each against its row in fields.md": (
-        "tests/jobs/test_body_fields.py",
+        "tests/requests/test_body_fields.py",
     ),
     "chat templates: a text vanishes, or they do not end": (
         "tests/prompts/test_chat_template.py",

@@ -20,10 +20,10 @@ from unittest.mock import patch
 import numpy as np
 
 from shoal.config import EngineOptions
-from shoal.jobs.reader import read_job
 from shoal.model.description import ModelDescription
 from shoal.planner import make_plan
 from shoal.prompts.text_pieces import PieceTokenizer
+from shoal.requests.reader import read_job
 
 FLOPS_PER_TOKEN = 2e8
 """Of a model with 100 million weights."""

@@ -19,19 +19,19 @@ from shoal.jobs.finish import finish_job
 from shoal.jobs.frames import FrameKind
 from shoal.jobs.header import JobHeader
 from shoal.jobs.journal import Journal
-from shoal.jobs.parquet_results import ParquetResults
 from shoal.jobs.paths import JobPaths
-from shoal.jobs.pooled_bodies import PooledBodies
-from shoal.jobs.reader import JobInput, read_job
-from shoal.jobs.records import RecordWriter
-from shoal.jobs.results_file import JsonLines, OpenResults, is_parquet
-from shoal.jobs.scored_choices import AskedChoices
 from shoal.jobs.sources import KeptTable
-from shoal.jobs.survey import Survey
-from shoal.jobs.unexecuted import Unexecuted
 from shoal.machine.capacity import stated_blocks
 from shoal.model.description import ModelDescription
 from shoal.progress import ProgressState, Reporter
+from shoal.requests.pooled_bodies import PooledBodies
+from shoal.requests.reader import JobInput, read_job
+from shoal.requests.scored_choices import AskedChoices
+from shoal.results.parquet_results import ParquetResults
+from shoal.results.records import RecordWriter
+from shoal.results.results_file import JsonLines, OpenResults, is_parquet
+from shoal.results.survey import Survey
+from shoal.results.unexecuted import Unexecuted
 from shoal.signals import Interruption
 from shoal.types import Completion, RunSummary
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from shoal.disk import ContentDigest, NewFile, sync_directory, writes_to
 from shoal.errors import OutputChangedError, OutputExistsError
-from shoal.jobs.disk import NewFile, sync_directory, writes_to
 from shoal.jobs.frames import FrameKind
 from shoal.jobs.journal import FinishedJob, Journal
-from shoal.jobs.lines import ContentDigest, digest_input
 from shoal.jobs.paths import JobPaths
-from shoal.jobs.records import RECORD_BEGINS
-from shoal.jobs.results_file import JsonLines, OpenResults, results_begin
+from shoal.requests.lines import digest_input
+from shoal.results.records import RECORD_BEGINS
+from shoal.results.results_file import JsonLines, OpenResults, results_begin
 from shoal.types import RequestCounts
 
 

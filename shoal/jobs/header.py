@@ -11,9 +11,9 @@ from typing import Any
 import orjson
 
 from shoal.answers.structure import Structure
-from shoal.jobs.lines import ContentDigest
-from shoal.jobs.scored_choices import AskedChoices
+from shoal.disk import ContentDigest
 from shoal.model.description import ModelDescription
+from shoal.requests.scored_choices import AskedChoices
 
 
 @dataclass(frozen=True)

@@ -12,25 +12,25 @@ from typing import TYPE_CHECKING
 
 from shoal.answers.structure import Structure
 from shoal.config import EngineOptions
+from shoal.disk import ContentDigest, NewFile
 from shoal.errors import JobChangedError, OutputExistsError
-from shoal.jobs.disk import NewFile
 from shoal.jobs.execute import EngineFactory, JobRun
 from shoal.jobs.finish import refuse_changed, refuse_foreign
 from shoal.jobs.header import JobHeader
 from shoal.jobs.job_kind import kind_of_file, kind_of_spool, refuse_answers_only
 from shoal.jobs.journal import Journal
-from shoal.jobs.lines import ContentDigest, digest_input
 from shoal.jobs.paths import JobPaths
-from shoal.jobs.records import RECORD_BEGINS
-from shoal.jobs.results_file import check_format, is_parquet, results_begin
-from shoal.jobs.schema_file import read_schema
-from shoal.jobs.scored_choices import AskedChoices, read_choices
 from shoal.jobs.sources import STANDARD_INPUT, KeptTable, open_source, open_table
 from shoal.jobs.spec import JobSpec
 from shoal.jobs.spool import Spool, remove_spool
-from shoal.jobs.unexecuted import Unexecuted
 from shoal.model.description import ModelDescription
 from shoal.progress import Reporter, make_reporter
+from shoal.requests.lines import digest_input
+from shoal.requests.schema_file import read_schema
+from shoal.requests.scored_choices import AskedChoices, read_choices
+from shoal.results.records import RECORD_BEGINS
+from shoal.results.results_file import check_format, is_parquet, results_begin
+from shoal.results.unexecuted import Unexecuted
 from shoal.signals import Interruption
 from shoal.types import RunSummary
 

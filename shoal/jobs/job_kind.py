@@ -9,11 +9,11 @@ from pathlib import Path
 
 from shoal.config import EngineOptions, PoolingType
 from shoal.errors import InvalidRequestError, OptionError
-from shoal.jobs.body_fields import endpoint
-from shoal.jobs.lines import BYTE_ORDER_MARK, MAX_LINE_BYTES, LineReader, open_input
 from shoal.jobs.spool import Spool
-from shoal.jobs.validate import decode_line
 from shoal.model.pooling import AskedPooling, Task
+from shoal.requests.body_fields import endpoint
+from shoal.requests.lines import BYTE_ORDER_MARK, MAX_LINE_BYTES, LineReader, open_input
+from shoal.requests.validate import decode_line
 from shoal.types import CLASSIFY_URL, EMBEDDINGS_URL, RERANK_URL, SCORE_URL
 
 _TASKS = {

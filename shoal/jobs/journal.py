@@ -18,11 +18,17 @@ from pathlib import Path
 
 import orjson
 
+from shoal.disk import (
+    ContentDigest,
+    open_locked,
+    replace_locked,
+    sync_directory,
+    write_at,
+    writes_to,
+)
 from shoal.errors import InternalError, JobError
-from shoal.jobs.disk import open_locked, replace_locked, sync_directory, write_at, writes_to
 from shoal.jobs.frames import MAGIC, Frame, FrameKind, decode_frame, job_key
 from shoal.jobs.header import JobHeader
-from shoal.jobs.lines import ContentDigest
 from shoal.types import RequestCounts
 
 GROUP_BYTES = 1024**2

@@ -10,8 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from shoal.disk import temporary_of, with_suffix
 from shoal.errors import OptionError
-from shoal.jobs.disk import temporary_of, with_suffix
 from shoal.jobs.spec import JobSpec
 
 _REMEDY = "Give another path"

@@ -12,17 +12,17 @@ from shoal.config import EngineOptions, Order
 from shoal.costs import Machine
 from shoal.diagnose import Diagnoses, diagnose
 from shoal.errors import InvalidRequestError
-from shoal.jobs.earlier_results import generated_lengths
 from shoal.jobs.job_kind import kind_of_file, refuse_answers_only
-from shoal.jobs.reader import read_job
-from shoal.jobs.schema_file import read_schema
-from shoal.jobs.scored_choices import read_choices
 from shoal.jobs.spec import check_forms
-from shoal.jobs.token_input import check_input_options, read_tokens
 from shoal.machine.capacity import KVCapacity, planned_capacity, planned_machine
 from shoal.model.description import ModelDescription, Texts
 from shoal.planner import FoldCost, Forest, Plan, Savings, forest_of, savings
 from shoal.planning import RunPlan, Share, divide_job, plan_run
+from shoal.requests.reader import read_job
+from shoal.requests.schema_file import read_schema
+from shoal.requests.scored_choices import read_choices
+from shoal.requests.token_input import check_input_options, read_tokens
+from shoal.results.earlier_results import generated_lengths
 from shoal.types import Int64Array, PlanFigures, RequestTable
 
 

@@ -19,12 +19,12 @@ from typing import Any, BinaryIO, cast
 import orjson
 
 from shoal.arrow import require_pyarrow
+from shoal.disk import ContentDigest, NewFile
 from shoal.errors import JobChangedError, JobError
-from shoal.jobs.disk import NewFile
-from shoal.jobs.lines import BYTE_ORDER_MARK, ContentDigest, digest_input, open_input
 from shoal.jobs.spec import check_input
 from shoal.jobs.spool import Spool
 from shoal.prompts.token_files import is_token_file
+from shoal.requests.lines import BYTE_ORDER_MARK, digest_input, open_input
 from shoal.tables import FieldOrder, KeptRows, TableRequests, read_template
 
 STANDARD_INPUT = "-"

@@ -7,8 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from shoal.jobs.disk import NewFile
-from shoal.jobs.lines import ContentDigest, digest_input
+from shoal.disk import ContentDigest, NewFile
+from shoal.requests.lines import digest_input
 
 
 @dataclass(frozen=True)

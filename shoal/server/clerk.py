@@ -8,9 +8,11 @@ import time
 from dataclasses import asdict
 
 from shoal.errors import JobError, OutputLockedError, OutputWriteError, ShoalError
-from shoal.jobs import CANCELLED, ENGINE_FAILED, EXPIRED, JobSpec, Unexecuted, check_file, run_job
+from shoal.jobs import JobSpec, run_job
 from shoal.model.description import ModelDescription
 from shoal.progress import QuietReporter
+from shoal.requests import check_file
+from shoal.results import CANCELLED, ENGINE_FAILED, EXPIRED, Unexecuted
 from shoal.server import states
 from shoal.server.batches import Batches
 from shoal.server.database import StoredBatch

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from shoal.jobs import ENDPOINTS
+from shoal.requests import ENDPOINTS
 from shoal.server.batches import Batches
 from shoal.server.database import StoredFile
 from shoal.server.files import Files

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
-from shoal.jobs.body_fields import BODY_FIELDS
+from shoal.requests.body_fields import BODY_FIELDS
 from shoal.types import RequestParams
 from tests.helpers.job_files import chat, completion
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from shoal.config import Quantization
+from shoal.disk import ContentDigest
 from shoal.jobs.header import JobHeader
-from shoal.jobs.lines import ContentDigest
 from shoal.model.description import ModelDescription
 
 HEADER = JobHeader("ab", 10, {"config.json": "1"}, {"dtype": "float32"}, job_seed=4)

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from shoal.disk import ContentDigest
 from shoal.errors import InternalError, JobError, OutputLockedError, OutputWriteError
 from shoal.jobs import journal as journal_module
 from shoal.jobs.frames import Frame, FrameKind, decode_frame, job_key
 from shoal.jobs.header import JobHeader
 from shoal.jobs.journal import FinishedJob, Journal
-from shoal.jobs.lines import ContentDigest
 from shoal.types import RequestCounts
 from tests.helpers.job_files import ForkedProcess
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from shoal.disk import NewFile, temporary_of
 from shoal.errors import OptionError, OutputChangedError, OutputExistsError, OutputLockedError
 from shoal.jobs import JobSpec
-from shoal.jobs.disk import NewFile, temporary_of
 from shoal.jobs.paths import JobPaths, check_folder, check_written
-from shoal.jobs.records import RECORD_BEGINS
+from shoal.results.records import RECORD_BEGINS
 from tests.helpers.job_files import chat, read_records
 from tests.helpers.job_process import MIXED, CrashError, Job, stop_after
 
