@@ -41,6 +41,12 @@ class RunProtocol(Protocol):
     def machine(self) -> Machine:
         """What it runs on; of several devices one, with the KV pools of all."""
 
+    def cancel(self, requests: Int64Array) -> None:
+        """Give up some requests, between two iterations; the others go on.
+
+        Those that were not completed complete with an error.
+        """
+
     def __iter__(self) -> Iterator[list[Completion]]: ...
 
 

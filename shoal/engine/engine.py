@@ -36,6 +36,7 @@ from shoal.simulate import part_seconds
 from shoal.tensor_parallel.sharded_model import load
 from shoal.types import (
     Completion,
+    Int32Array,
     Int64Array,
     LengthCounts,
     PlanFigures,
@@ -84,6 +85,10 @@ class RunStats:
         summary.lengths = self.lengths
         summary.device_seconds = self.device_seconds
         summary.mean_tokens_per_iteration = self.tokens / max(self.iterations, 1)
+
+
+CANCELLED = InvalidRequestError("the request was cancelled.", code="cancelled", status_code=499)
+"""What a request completes with that was given up, see `Run.cancel`."""
 
 
 class Engine:
@@ -203,8 +208,23 @@ class Run:
                     self._scheduler.pool.used_blocks,
                 )
             yield self._take()
+        if left := self._take():
+            yield left
         if self._scheduler.pool.used_blocks:
             raise InternalError(f"{self._scheduler.pool.used_blocks} KV blocks left after the run")
+
+    def cancel(self, requests: Int64Array) -> None:
+        """Give up some requests, between two iterations: they take no part in the next one.
+
+        Each that was not completed completes with the error `CANCELLED`.
+
+        Args:
+            requests: int64 [R].
+        """
+        given_up = self._outputs.unfinished(requests)
+        for request in given_up.tolist():
+            self._outputs.fail(request, CANCELLED)
+        self._pilot_ended(self._drop(given_up))
 
     def release(self, parts: int) -> Int64Array:
         """Give up a part of what has not begun, for so many idle devices to run.
@@ -223,7 +243,8 @@ class Run:
             self._scheduler.cancel(sequence)
             self._scores.drop(sequence)
         self._end = first
-        return np.unique(self.plan.sequence_request[first:end]).astype(np.int64)
+        released = np.unique(self.plan.sequence_request[first:end]).astype(np.int64)
+        return self._outputs.unfinished(released)
 
     def _accept(self, launched: Launched, result: StepResult) -> None:
         self._scores.add(result.scores)
@@ -240,7 +261,11 @@ class Run:
         self._scheduler.settle(launched, result.sampled.token_ids, finished)
         ended = sequences[finished[wanted]]
         self._executor.finish(ended.tolist())
-        if self._pilot is not None and self._pilot.ended(ended):
+        self._pilot_ended(ended)
+
+    def _pilot_ended(self, sequences: Int32Array) -> None:
+        """Order the rest anew if these were the last ones that the pilot waited for."""
+        if self._pilot is not None and self._pilot.ended(sequences):
             first = self._scheduler.first_untouched
             self.plan = self._pilot.replan(self.plan, first)
             self._scheduler.replan(self.plan)
@@ -267,11 +292,16 @@ class Run:
             ) from error
         for request in np.unique(self.plan.sequence_request[batch.sequences]).tolist():
             self._outputs.fail(request, model_error(error))
-            sequences = np.flatnonzero(self.plan.sequence_request == request).tolist()
-            for sequence in sequences:
-                self._scheduler.cancel(sequence)
-                self._scores.drop(sequence)
-            self._executor.finish(sequences)
+            self._drop(np.array([request]))
+
+    def _drop(self, requests: Int64Array) -> Int32Array:
+        """Let all sequences of some requests run no more; returns them."""
+        sequences = np.flatnonzero(np.isin(self.plan.sequence_request, requests)).astype(np.int32)
+        for sequence in sequences.tolist():
+            self._scheduler.cancel(sequence)
+            self._scores.drop(sequence)
+        self._executor.finish(sequences.tolist())
+        return sequences
 
     def _take(self) -> list[Completion]:
         counts, stats = self._scheduler.stats, self.stats

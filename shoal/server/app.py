@@ -16,6 +16,7 @@ from shoal.server.keys import Keys
 from shoal.server.live import Live
 from shoal.server.objects import ModelList, ModelObject
 from shoal.server.operations import operations
+from shoal.server.rate_limit import RateLimit
 from shoal.server.routes_batches import batch_routes
 from shoal.server.routes_files import UPLOAD_PATH, file_routes
 from shoal.server.routes_live import live_routes
@@ -43,6 +44,7 @@ class Parts:
     figures: EngineFigures
     live: Live
     max_file_bytes: int
+    max_rate: int
     wake: Callable[[], None]
     stopping: Callable[[], bool]
 
@@ -59,7 +61,7 @@ def make_app(parts: Parts) -> FastAPI:
     app.add_middleware(BodyLimit, except_path=UPLOAD_PATH)
     app.add_middleware(SameOrigin)
 
-    app.state.keys = parts.keys
+    app.state.keys, app.state.rate = parts.keys, RateLimit(parts.max_rate)
     app.include_router(file_routes(parts.files, parts.max_file_bytes))
     app.include_router(batch_routes(parts.batches, parts.files, parts.wake))
     app.include_router(_model_routes(parts.names))

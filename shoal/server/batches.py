@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from shoal.server import states
 from shoal.server.database import Database, StoredBatch, StoredFile
+from shoal.server.engine_messages import BatchProgress, BatchTask
 from shoal.server.files import kept_seconds
 from shoal.server.http_errors import DO_NOT_RETRY, ApiError, not_found, wrong
 from shoal.server.objects import CreateBatch
@@ -158,8 +159,8 @@ class Batches:
         with self._database.transaction() as session:
             return {row[0]: tuple(map(int, row[1:])) for row in session.execute(query)}  # type: ignore[misc]
 
-    def next_to_run(self) -> StoredBatch | None:
-        """The batch whose turn it is."""
+    def to_run(self) -> list[StoredBatch]:
+        """The batches that can run, the one whose turn it is first."""
         query = select(StoredBatch).where(
             StoredBatch.status.in_(states.RUNNING),
             StoredBatch.expires_at > now(),
@@ -167,12 +168,53 @@ class Batches:
         )
         with self._database.transaction() as session:
             ordered = query.order_by(StoredBatch.priority, StoredBatch.number)
-            return session.scalar(ordered.limit(1))
+            return list(session.scalars(ordered))
 
-    def find(self, id: str) -> StoredBatch:
-        """A batch of any owner, which must be there."""
+    def to_stop(self, ids: Collection[str]) -> list[str]:
+        """Those of some batches that must not run on."""
+        over = (StoredBatch.status == states.CANCELLING) | (StoredBatch.expires_at <= now())
         with self._database.transaction() as session:
-            return session.scalars(select(StoredBatch).where(StoredBatch.id == id)).one()
+            return list(
+                session.scalars(select(StoredBatch.id).where(StoredBatch.id.in_(list(ids)), over))
+            )
+
+    def task(self, batch: StoredBatch) -> BatchTask:
+        """The job that a batch is."""
+        output, errors = self.output_path(batch.id), self.error_path(batch.id)
+        root = self._root
+        return BatchTask(batch.id, root / batch.input_path, root / output, root / errors)
+
+    def note(self, progress: Sequence[BatchProgress], before: Mapping[str, int]) -> None:
+        """How far batches are that run.
+
+        Args:
+            before: requests that each had done when the run began.
+        """
+        running = StoredBatch.status.in_((*states.RUNNING, states.CANCELLING))
+        with self._database.transaction() as session:
+            for each in progress:
+                mine = StoredBatch.id == each.batch
+                counts = {"completed": each.done - each.failed, "failed": each.failed}
+                if each.done > before.get(each.batch, each.done):
+                    counts["stalls"] = 0
+                session.execute(update(StoredBatch).where(mine, running).values(**counts))
+                all_done = (StoredBatch.status == states.IN_PROGRESS) & (
+                    StoredBatch.total == each.done
+                )
+                session.execute(
+                    update(StoredBatch)
+                    .where(mine, all_done)
+                    .values(status=states.FINALIZING, finalizing_at=now())
+                )
+
+    def stalled(self, ids: Collection[str]) -> None:
+        """The engine ended while these batches ran."""
+        with self._database.transaction() as session:
+            session.execute(
+                update(StoredBatch)
+                .where(StoredBatch.id.in_(list(ids)), StoredBatch.status.in_(states.RUNNING))
+                .values(stalls=StoredBatch.stalls + 1)
+            )
 
     def change(self, id: str, allowed: Sequence[str], **values: Any) -> bool:
         """Set values of a batch if its status is one of those allowed; whether it was."""

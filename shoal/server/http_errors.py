@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 DO_NOT_RETRY = {"x-should-retry": "false"}
 """What the official client looks at: it repeats a 409 and others by itself."""
@@ -68,6 +69,7 @@ def install_handlers(app: FastAPI) -> None:
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -87,6 +89,10 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
     if message == HTTPStatus(error.status_code).phrase:
         message = f"{message}: {request.method} {request.url.path[:200]}"
     return ApiError(error.status_code, message, headers=error.headers).response()
+
+
+async def _gone(request: Request, error: Exception) -> JSONResponse:
+    return ApiError(400, "The request broke off.", code="client_disconnected").response()
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:

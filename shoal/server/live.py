@@ -89,6 +89,12 @@ class Live:
             self._run = replace(self._run, points=points, latest=told)
             self._totals = self._totals.plus(told)
 
+    def leave(self, batch: str) -> None:
+        """A batch has ended; the run goes on without it."""
+        with self._lock:
+            left = tuple(id for id in self._run.batches if id != batch)
+            self._run = replace(self._run, batches=left)
+
     def end(self) -> None:
         """The run has ended; its curve stays until the next begins."""
         with self._lock:

@@ -7,13 +7,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from shoal.requests import ENDPOINTS
 from shoal.server.batches import Batches
 from shoal.server.database import StoredFile
 from shoal.server.files import Files
 from shoal.server.http_errors import ApiError, wrong
 from shoal.server.objects import BatchList, BatchObject, CreateBatch, window_seconds
 from shoal.server.who import Who
+from shoal.types import ENDPOINTS
 
 MOST_LISTED, LISTED = 100, 20
 

@@ -7,14 +7,14 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import Response, StreamingResponse
 
-from shoal.jobs import ENDPOINTS
 from shoal.server.batches import Batches
 from shoal.server.broadcast import Broadcast
+from shoal.server.engine_messages import FOREST_FILE
 from shoal.server.files import Files
 from shoal.server.followed import newest_batches, one_batch
-from shoal.server.forest_file import forest_path
 from shoal.server.http_errors import not_found
 from shoal.server.who import Who
+from shoal.types import ENDPOINTS
 
 _NOT_KEPT = {"cache-control": "no-store"}
 
@@ -57,9 +57,9 @@ def live_routes(
     @routes.get("/batches/{id}/forest")
     def forest(id: str, who: Who) -> Response:
         """The picture of the plan of the batch's last run; 204 before its first."""
-        path = forest_path(files.root, batches.output_path(batches.get(who, id).id))
+        output = files.root / batches.output_path(batches.get(who, id).id)
         try:
-            data = path.read_bytes()
+            data = output.with_name(FOREST_FILE).read_bytes()
         except FileNotFoundError:
             return Response(status_code=204, headers=_NOT_KEPT)
         return Response(data, media_type="application/json", headers=_NOT_KEPT)

@@ -10,13 +10,14 @@ from contextlib import contextmanager
 
 import uvicorn
 
+from shoal.config import model_names
 from shoal.errors import ModelError, OptionError
-from shoal.model.description import ModelDescription
 from shoal.server.app import Parts, make_app
 from shoal.server.batches import Batches
 from shoal.server.clerk import Clerk
 from shoal.server.database import Database
 from shoal.server.files import Files
+from shoal.server.gathering import Gathering
 from shoal.server.keys import Keys
 from shoal.server.lock import data_directory
 from shoal.server.logs import set_up_log
@@ -32,6 +33,8 @@ _log = logging.getLogger("shoal.server")
 def serve(options: ServerOptions, served: Served) -> None:
     """Serve until SIGINT or SIGTERM. Batches that have not ended go on at the next start.
 
+    It answers before the model is loaded; batches wait for that.
+
     Raises:
         OptionError: an option is wrong, or the address or the data directory is taken.
         ModelError: the model cannot be used.
@@ -40,8 +43,7 @@ def serve(options: ServerOptions, served: Served) -> None:
     with data_directory(options.data_dir) as root, _listening(options) as listener:
         database = Database(options.database_url)
         try:
-            description = ModelDescription.load(served.model, served.options)
-            _serve(options, served, description, database, Files(database, root), listener)
+            _serve(options, served, database, Files(database, root), listener)
         finally:
             database.close()
 
@@ -49,7 +51,6 @@ def serve(options: ServerOptions, served: Served) -> None:
 def _serve(
     options: ServerOptions,
     served: Served,
-    description: ModelDescription,
     database: Database,
     files: Files,
     listener: socket.socket,
@@ -61,9 +62,10 @@ def _serve(
         fatal.append(reason)
         server.should_exit = True
 
-    runner = Runner(batches, files, served, stop_for)
-    clerk = Clerk(batches, files, runner, served, description, options.max_requests)
-    names = dict.fromkeys((description.id, description.name, *served.names))
+    gathering = Gathering(options.merge_wait if options.merge else None)
+    runner = Runner(batches, served, gathering, stop_for)
+    clerk = Clerk(batches, files, runner, served, options.max_requests, stop_for)
+    names = dict.fromkeys((*model_names(served.model), *served.names))
     parts = Parts(
         keys=Keys(served.api_keys, database),
         files=files,
@@ -72,6 +74,7 @@ def _serve(
         figures=runner.figures,
         live=runner.live,
         max_file_bytes=options.max_file_bytes,
+        max_rate=options.max_rate,
         wake=clerk.wake,
         stopping=lambda: server.should_exit,
     )

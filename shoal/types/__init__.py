@@ -22,7 +22,7 @@ from shoal.types.request_params import (
     RESPONSES_URL,
     RequestParams,
 )
-from shoal.types.request_table import RequestTable
+from shoal.types.request_table import RequestTable, joined
 from shoal.types.run_summary import (
     LengthCounts,
     PhaseSeconds,
@@ -32,11 +32,15 @@ from shoal.types.run_summary import (
     TokenCounts,
 )
 
+ENDPOINTS = (CHAT_URL, COMPLETIONS_URL, RESPONSES_URL, *POOLED_URLS)
+"""What a batch may be for."""
+
 __all__ = [
     "CHAT_URL",
     "CLASSIFY_URL",
     "COMPLETIONS_URL",
     "EMBEDDINGS_URL",
+    "ENDPOINTS",
     "MAX_LOGPROBS",
     "MAX_LOGPROB_TOKEN_IDS",
     "POOLED",
@@ -67,4 +71,5 @@ __all__ = [
     "ScoredChoices",
     "TokenCounts",
     "TokenLogprob",
+    "joined",
 ]

@@ -81,16 +81,16 @@ class Server:
             os.kill(self.process.pid, number)
         return self.process.wait(60)
 
-    def engine_pid(self) -> int | None:
-        """Of the engine's process."""
+    def child(self, name: str = "shoal-engine") -> int | None:
+        """The process id of the engine or of the clerk, while there is one."""
         listed = subprocess.run(
-            ["ps", "-o", "pid=", "--ppid", str(self.process.pid)],
+            ["ps", "-o", "pid=,comm=", "--ppid", str(self.process.pid)],
             capture_output=True,
             text=True,
             check=False,
         )
-        pids = [int(line) for line in listed.stdout.split()]
-        return pids[0] if pids else None
+        found = [line.split() for line in listed.stdout.splitlines()]
+        return next((int(pid) for pid, comm, *_ in found if comm == name), None)
 
     def upload(self, lines: list[Any], name: str = "in.jsonl") -> FileObject:
         """A batch file."""

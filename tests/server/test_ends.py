@@ -71,6 +71,7 @@ def test_cancelling_a_batch_that_runs(server: Server) -> None:
 
 def test_cancelling_a_batch_that_waits(server: Server) -> None:
     running = server.submit(long_lines())
+    server.until(running.id, begun)
     lines = chats(5)
     waiting = server.submit(lines)
     server.until(waiting.id, lambda batch: batch.status == "in_progress")
@@ -118,7 +119,7 @@ def test_the_engine_is_killed(server: Server) -> None:
     lines = long_lines(150)
     batch = server.submit(lines)
     server.until(batch.id, begun)
-    pid = server.engine_pid()
+    pid = server.child()
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
     server.wait(lambda: "shoal:engine_restarts_total 1" in server.raw("GET", "/metrics")[1])
@@ -176,7 +177,8 @@ def kill_often(folder: Path, kills: int, seed: int) -> None:
             if number % 2:
                 wait_for_results(server, batches)
             time.sleep(rng.uniform(0, 3) * rng.random())
-            if rng.random() < 0.3 and (pid := server.engine_pid()) is not None:
+            victim = rng.choice(["shoal-engine", "shoal-clerk", "server", "server"])
+            if (pid := server.child(victim)) is not None:
                 os.kill(pid, signal.SIGKILL)
             else:
                 server.kill()

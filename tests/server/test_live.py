@@ -19,7 +19,8 @@ from shoal.engine.trace import IterationTrace
 from shoal.progress import ProgressState
 from shoal.server.live import Live, thinned
 from shoal.server.routes_page import POLICY
-from shoal.server.telemetry import ITERATION_BUCKETS, Telemeter, Telemetry, TracePoint
+from shoal.server.telemeter import Telemeter
+from shoal.server.telemetry import ITERATION_BUCKETS, Telemetry, TracePoint
 from shoal.types import PlanFigures
 from tests.server.server_process import Server, chat, chats, serving
 
@@ -114,6 +115,35 @@ def test_a_key_hears_of_its_own_batches_only(tmp_path: Path) -> None:
             assert server.stop() == 0
             assert time.monotonic() - began < 4
         assert "Cancel" not in server.log.read_text()
+
+
+def test_batches_that_run_together_are_drawn_together(tmp_path: Path) -> None:
+    """Those of several keys without any text."""
+    arguments = ["--api-key", "one", "--api-key", "two", "--merge-wait", "2"]
+    with serving(tmp_path, *arguments, key="one") as server:
+        server.wait(lambda: server.raw("GET", "/readyz")[0] == 200)
+
+        def forests(*keys: str) -> list[Any]:
+            clients = {key: server.client_with(key) for key in keys}
+            started = []
+            for key in keys:
+                server.client = clients[key]
+                started.append((key, server.submit(chats(20)).id))
+            found = []
+            for key, id in started:
+                server.client = clients[key]
+                assert server.ended(id).status == "completed"
+                headers = {"authorization": f"Bearer {key}"}
+                found.append(server.raw("GET", f"/live/batches/{id}/forest", headers=headers)[1])
+            return found
+
+        for own in forests("one", "one"):
+            assert (own["batches"], own["sequences"]) == (2, 40)
+            assert any("parcel" in text for *_, text in own["segments"])
+        for shared in forests("one", "two"):
+            assert (shared["batches"], shared["sequences"]) == (2, 40)
+            assert shared["segments"]
+            assert not any(text for *_, text in shared["segments"])
 
 
 def cpu_seconds(pid: int) -> float:
@@ -227,7 +257,7 @@ class Run:
 def test_what_is_told_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Telemetry] = []
     telemeter, run = Telemeter(told.append), Run()
-    monkeypatch.setattr("shoal.server.telemetry.TELL_SECONDS", 0.02)
+    monkeypatch.setattr("shoal.server.telemeter.TELL_SECONDS", 0.02)
     telemeter.began(run)  # type: ignore[arg-type]
     state = ProgressState(done=0, total=9, tokens=1, remaining_tokens=3, seconds=1, kv_bytes=99)
     for iteration in range(60):

@@ -85,8 +85,15 @@ export function forestFigure(data) {
       reset), tip, help);
 }
 
-/** What the picture shows, in a sentence. */
+/** What the picture shows, in a sentence or two. */
 function words(data) {
+  const others = data.batches - 1;
+  const together = others <= 0 ? "" : ` Planned together with ${number(others)} other ` +
+    `${others === 1 ? "batch" : "batches"}.`;
+  return sharing(data) + together;
+}
+
+function sharing(data) {
   const saved = data.prompt_tokens - data.computed_prompt_tokens;
   if (saved <= 0) return `${counted(data.prompt_tokens, "prompt token")}, of which none is shared.`;
   const share = Math.round((100 * saved) / data.prompt_tokens);
