@@ -66,7 +66,7 @@ def test_readiness_follows_the_engine(tmp_path: Path) -> None:
     with serving(tmp_path, "--log-format", "json") as server:
         assert server.raw("GET", "/readyz")[0] in (200, 503)
         server.wait(lambda: server.raw("GET", "/readyz")[:2] == (200, READY))
-        pid = server.engine_pid()
+        pid = server.child()
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
         server.wait(lambda: server.raw("GET", "/readyz")[0] == 503)
