@@ -66,7 +66,7 @@ def test_from_a_file_to_its_answers_by_keyboard(
     page.get_by_label("Name").press("Enter")
     opened.heading("Second pass")
     assert page.evaluate("document.activeElement.tagName") == "H1", "the focus goes along"
-    page.get_by_text("31 of 31 requests, 1 failed").wait_for()
+    page.locator("p.figures", has_text="31 of 31 requests, 1 failed").wait_for()
     page.locator("#announcer", has_text="Second pass: Completed. 31 of 31 requests").wait_for(
         state="attached"
     )
