@@ -14,7 +14,7 @@ from shoal.server.files import Files
 from shoal.server.http_errors import install_handlers, not_found
 from shoal.server.keys import Keys
 from shoal.server.live import Live
-from shoal.server.objects import ModelList, ModelObject
+from shoal.server.objects import ERRORS, ModelList, ModelObject
 from shoal.server.operations import operations
 from shoal.server.rate_limit import RateLimit
 from shoal.server.routes_batches import batch_routes
@@ -56,6 +56,7 @@ def make_app(parts: Parts) -> FastAPI:
         description="OpenAI's Files and Batches API on one's own machine.",
         docs_url=None,  # these pages load scripts from elsewhere
         redoc_url=None,
+        responses=ERRORS,
     )
     install_handlers(app)
     app.add_middleware(BodyLimit, except_path=UPLOAD_PATH)

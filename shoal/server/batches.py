@@ -14,7 +14,7 @@ from shoal.server import states
 from shoal.server.database import Database, StoredBatch, StoredFile
 from shoal.server.engine_messages import BatchProgress, BatchTask
 from shoal.server.files import kept_seconds
-from shoal.server.http_errors import DO_NOT_RETRY, ApiError, not_found, wrong
+from shoal.server.http_errors import DO_NOT_RETRY, ApiError, not_found
 from shoal.server.objects import CreateBatch
 from shoal.server.wall_clock import now
 
@@ -97,7 +97,7 @@ class Batches:
         """A page of an owner's batches, newest first, and whether there are more.
 
         Raises:
-            ApiError: 400: `after` is no batch.
+            ApiError: 404: `after` is no batch.
         """
         query = select(StoredBatch).where(StoredBatch.owner == owner)
         with self._database.transaction() as session:
@@ -105,7 +105,7 @@ class Batches:
                 mine = select(StoredBatch.number).where(StoredBatch.owner == owner)
                 number = session.scalar(mine.where(StoredBatch.id == after))
                 if number is None:
-                    raise wrong("after", "is no batch of yours")
+                    raise not_found("Batch object", after, "after")
                 query = query.where(StoredBatch.number < number)
             found = list(
                 session.scalars(query.order_by(StoredBatch.number.desc()).limit(limit + 1))

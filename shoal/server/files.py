@@ -10,7 +10,7 @@ from pathlib import Path
 from sqlalchemy import ColumnElement, select
 
 from shoal.server.database import Database, StoredBatch, StoredFile
-from shoal.server.http_errors import not_found, wrong
+from shoal.server.http_errors import not_found
 from shoal.server.objects import MOST_KEPT_SECONDS
 from shoal.server.states import UNFINISHED
 from shoal.server.wall_clock import now
@@ -110,7 +110,7 @@ class Files:
         """A page of an owner's files, and whether there are more.
 
         Raises:
-            ApiError: 400: `after` is no file.
+            ApiError: 404: `after` is no file.
         """
         order = StoredFile.number.asc() if ascending else StoredFile.number.desc()
         query = select(StoredFile).where(_seen(owner)).order_by(order).limit(limit + 1)
@@ -123,7 +123,7 @@ class Files:
                 )
                 number = session.scalar(last)
                 if number is None:
-                    raise wrong("after", "is no file of yours")
+                    raise not_found("File object", after, "after")
                 later = StoredFile.number > number if ascending else StoredFile.number < number
                 query = query.where(later)
             found = list(session.scalars(query))

@@ -26,15 +26,20 @@ START_SECONDS = 120.0
 class Server:
     """`shoal serve` on a free port, with its data in a folder that may outlive it."""
 
-    def __init__(self, folder: Path, *arguments: str, key: str = "none") -> None:
+    def __init__(
+        self, folder: Path, *arguments: str, key: str = "none", clock: Path | None = None
+    ) -> None:
+        """`clock`: a file that says how many seconds the server's clock is off."""
         self.folder, self.arguments, self.key = folder, arguments, key
+        off = ["tests.server.shifted_clock", str(clock)]
+        self.module = ["shoal"] if clock is None else off
         self.log = folder / "server.log"
         folder.mkdir(parents=True, exist_ok=True)
         self.start()
 
     def start(self) -> None:
         """Begin, and wait until it answers."""
-        command = [sys.executable, "-m", "shoal", "serve", "--port", "0", *self.arguments]
+        command = [sys.executable, "-m", *self.module, "serve", "--port", "0", *self.arguments]
         command += ["--data-dir", str(self.folder / "data")]
         begins = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
@@ -129,9 +134,11 @@ class Server:
 
 
 @contextmanager
-def serving(folder: Path, *arguments: str, key: str = "none") -> Iterator[Server]:
+def serving(
+    folder: Path, *arguments: str, key: str = "none", clock: Path | None = None
+) -> Iterator[Server]:
     """A server that ends with the block."""
-    server = Server(folder, *arguments, key=key)
+    server = Server(folder, *arguments, key=key, clock=clock)
     try:
         yield server
     finally:
