@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from shoal.server import states
 from shoal.server.database import Database, StoredBatch, StoredFile
-from shoal.server.http_errors import wrong
+from shoal.server.http_errors import not_found
 from shoal.server.objects import BatchObject
 
 SHOWN = 50
@@ -56,7 +56,7 @@ def newest_batches(
     """One page of a key's batches as the page shows them, newest first, and whether there are more.
 
     Raises:
-        ApiError: 400: `after` is no batch.
+        ApiError: 404: `after` is no batch.
     """
     query = _SHOWN.where(StoredBatch.owner == owner)
     with database.transaction() as session:
@@ -64,7 +64,7 @@ def newest_batches(
             mine = select(StoredBatch.number).where(StoredBatch.owner == owner)
             number = session.scalar(mine.where(StoredBatch.id == after))
             if number is None:
-                raise wrong("after", "is no batch of yours")
+                raise not_found("Batch object", after, "after")
             query = query.where(StoredBatch.number < number)
         rows = session.execute(query.order_by(StoredBatch.number.desc()).limit(SHOWN + 1)).all()
     return [_shown(*row) for row in rows[:SHOWN]], len(rows) > SHOWN

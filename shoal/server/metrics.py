@@ -27,7 +27,7 @@ class Metric:
         """In Prometheus' text format, each sample with this label besides its own."""
         lines = [f"# HELP {self.name} {self.help}", f"# TYPE {self.name} {self.kind}"]
         for suffix, own, value in self.samples:
-            labels = ",".join(f'{key}="{_escaped(text)}"' for key, text in (own | label).items())
+            labels = ",".join(f'{key}="{_escaped(text)}"' for key, text in {**own, **label}.items())
             lines.append(f"{self.name}{suffix}{{{labels}}} {_number(value)}")
         return lines
 
