@@ -105,12 +105,29 @@ def test_a_run_is_seen_live_and_cancelled(server: Server, tab: OpenTab) -> None:
     page.wait_for_function(
         "before => document.querySelector('main progress').value > before", arg=before
     )
+    assert page.evaluate(CHANGES_SAID_ALOUD, 3000) == []
     assert opened.faults() == []
     page.get_by_role("button", name="Cancel batch").click()
     page.get_by_role("dialog").get_by_role("button", name="Cancel batch").click()
     page.get_by_text("results are kept").wait_for()
     assert server.ended(batch.id).status == "cancelled"
     assert page.get_by_role("button", name="Cancel batch").count() == 0
+
+
+CHANGES_SAID_ALOUD = """async (milliseconds) => {
+  const said = [];
+  const observer = new MutationObserver((changes) => {
+    for (const { target } of changes) {
+      const element = target.nodeType === 1 ? target : target.parentElement;
+      const live = "output, [role=status], [role=alert], [role=log], [aria-live=polite]";
+      if (element?.closest(live)) said.push(element.textContent);
+    }
+  });
+  observer.observe(document.body, { subtree: true, childList: true, characterData: true });
+  await new Promise((resolve) => setTimeout(resolve, milliseconds));
+  return said;
+}"""
+"""What a screen reader would say by itself in that time, while figures change."""
 
 
 def test_what_users_wrote_stays_text(server: Server, tab: OpenTab) -> None:

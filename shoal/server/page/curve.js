@@ -21,7 +21,7 @@ export function curve({ name, series, scale, write, words }) {
   const cross = svg("line", { class: "cross", y1: 0, y2: HEIGHT, visibility: "hidden" });
   const picture = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none",
     role: "img", tabindex: "0" }, ...areas, line, cross);
-  const top = el("span"), middle = el("span"), end = el("span"), reading = el("output");
+  const top = el("span"), middle = el("span"), end = el("span"), reading = el("span", { class: "reading" });
   const legend = series.length > 1 ? el("span", { class: "legend" }, ...series.map(({ name: text, look }) =>
     el("span", {}, el("i", { class: `key ${look}` }), text))) : null;
   const element = el("figure", { class: "curve" },
@@ -82,12 +82,15 @@ export function curve({ name, series, scale, write, words }) {
     at = found < 0 ? points.length - 1 : found;
     read();
   });
+  // What is read by keys is said aloud; what changes by itself is not.
+  picture.addEventListener("blur", () => mark(reading, "aria-live", null));
   for (const name of ["pointerleave", "blur"]) {
     picture.addEventListener(name, () => { at = null; read(); });
   }
   picture.addEventListener("keydown", (event) => {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (!step || !points.length) return;
+    mark(reading, "aria-live", "polite");
     at = Math.min(Math.max((at ?? points.length) + step, 0), points.length - 1);
     read();
     event.preventDefault();

@@ -18,7 +18,7 @@ export function forestFigure(data) {
   const picture = svg("svg", { class: "forest", viewBox: `0 0 ${width} ${height}`, tabindex: "0",
     preserveAspectRatio: "none", role: "img", "aria-label": words(data),
     "aria-describedby": "forest-help" }, ...all);
-  const range = el("span"), tip = el("p", { class: "tip", "aria-live": "polite" });
+  const range = el("span"), tip = el("p", { class: "tip" });
   const reset = el("button", { type: "button", class: "quiet small", hidden: true }, "Show all");
   const [least, most] = data.bounds;
   const legend = data.segments.length ? el("span", { class: "legend" },
@@ -59,6 +59,7 @@ export function forestFigure(data) {
   }
 
   picture.addEventListener("pointermove", (event) => {
+    mark(tip, "aria-live", null);
     point(event.target.tagName === "rect" ? event.target : null);
   });
   picture.addEventListener("pointerleave", () => point(segments[chosen] ?? null));
@@ -70,6 +71,7 @@ export function forestFigure(data) {
   reset.addEventListener("click", () => { zoom(null); picture.focus(); });
   picture.addEventListener("keydown", (event) => {
     const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+    mark(tip, "aria-live", "polite"); // what is read by keys is said aloud
     if (step && segments.length) {
       chosen = Math.min(Math.max(chosen + step, 0), segments.length - 1);
       point(segments[chosen]);
