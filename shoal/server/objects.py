@@ -30,7 +30,7 @@ def _without_fraction(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-_Whole = Annotated[int, BeforeValidator(_without_fraction), Field(strict=True)]
+_WHOLE = BeforeValidator(_without_fraction)
 
 
 class ErrorDetail(BaseModel):
@@ -60,7 +60,7 @@ class ExpiresAfter(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     anchor: Literal["created_at"]
-    seconds: Annotated[_Whole, Field(ge=LEAST_KEPT_SECONDS, le=MOST_KEPT_SECONDS)]
+    seconds: Annotated[int, Field(strict=True, ge=LEAST_KEPT_SECONDS, le=MOST_KEPT_SECONDS), _WHOLE]
 
 
 class CreateBatch(BaseModel):
@@ -81,7 +81,7 @@ class CreateBatch(BaseModel):
         | None
     ) = None
     output_expires_after: ExpiresAfter | None = None
-    priority: Annotated[_Whole, Field(ge=-1000, le=1000)] = 0
+    priority: Annotated[int, Field(strict=True, ge=-1000, le=1000), _WHOLE] = 0
 
 
 class FileObject(BaseModel):

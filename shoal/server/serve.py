@@ -24,6 +24,7 @@ from shoal.server.logs import set_up_log
 from shoal.server.runner import Runner
 from shoal.server.server_options import Served, ServerOptions
 
+BACKLOG = 2048
 GRACE_SECONDS = 5
 """How long requests under way may take when the server stops."""
 
@@ -115,6 +116,7 @@ def _listening(options: ServerOptions) -> Iterator[socket.socket]:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((options.host, options.port))
+            listener.listen(BACKLOG)  # from here on a client waits, and is not refused
         except OSError as error:
             where = f"{options.host}:{options.port}"
             raise OptionError(f"cannot listen on {where}: {error.strerror}.") from error
