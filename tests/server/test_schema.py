@@ -13,8 +13,6 @@ import pytest
 from tests.server.server_process import serving
 
 COMMAND = "from schemathesis.cli import schemathesis; schemathesis()"
-    "import sys; from schemathesis.cli import schemathesis; sys.argv[0] = 'st'; schemathesis()"
-)
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 
 
