@@ -355,16 +355,9 @@ def plan(
 
 def _plan_report(job: PlannedJob) -> PlanReport:
     """What is told of a planned job."""
-    from shoal.answers.detokenize import Detokenizer
+    from shoal.report.excerpts import decoder
     from shoal.report.explain import PlanReport
     from shoal.report.plan_facts import PlanFacts
-
-    detokenizer = Detokenizer(job.description.tokenizer)
-
-    def shown(ids: Sequence[int]) -> str:
-        if detokenizer.has_texts:
-            return detokenizer.text(ids, skip_special_tokens=False)
-        return "".join(f"<{token}>" for token in ids)
 
     return PlanReport(
         table=job.table,
@@ -385,7 +378,7 @@ def _plan_report(job: PlannedJob) -> PlanReport:
             diagnose_seconds=job.diagnose_seconds,
         ),
         diagnoses=job.diagnoses,
-        decode=shown,
+        decode=decoder(job.description.tokenizer),
     )
 
 
@@ -437,7 +430,10 @@ def _serve(
     from shoal.server.serve import serve
 
     names, keys = tuple(served_model_name or ()), tuple(api_key or ())
-    serve(server, Served(model=model, options=options, names=names, api_keys=keys))
+    served = Served(
+        model=model, options=options, names=names, api_keys=keys, log_format=server.log_format
+    )
+    serve(server, served)
 
 
 app.command("serve")(_with_options(_serve, server=ServerOptions, options=EngineOptions))

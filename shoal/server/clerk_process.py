@@ -27,6 +27,7 @@ from shoal.server.clerk_messages import CannotEnd, CheckFile, FileChecked, FromC
 from shoal.server.engine_messages import Done, LoadFailed, NotNow
 from shoal.server.engine_process import NICENESS, job_spec
 from shoal.server.kept_model import Descriptions
+from shoal.server.logs import set_up_log
 from shoal.server.server_options import Served
 from shoal.server.usage import usage_of
 
@@ -37,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 def main(parent: Parent, served: Served) -> int:
     """Do what the server sends; returns when the model cannot be used."""
-    logging.basicConfig(format="clerk: %(message)s")
+    set_up_log(served.log_format, "clerk")
     os.nice(NICENESS)
     descriptions = Descriptions(served)
     try:
@@ -55,13 +56,13 @@ def _check(asked: CheckFile, served: Served, descriptions: Descriptions) -> From
     try:
         description = descriptions(asked_at(asked.url, served.options.pooling_type))
     except (ModelError, OptionError) as error:
-        _log.warning("batch %s: %s", asked.batch, error)
+        _log.warning("batch %s: %s", asked.batch, error, extra={"batch": asked.batch})
         message = f"The model that is served cannot do what {asked.url} asks for."
         return _failed(asked, "unsupported_endpoint", message, "endpoint")
     try:
         check = check_file(asked.path, asked.url, description, served.names, asked.most_requests)
     except JobError as error:
-        _log.error("batch %s: %s", asked.batch, error)
+        _log.error("batch %s: %s", asked.batch, error, extra={"batch": asked.batch})
         return _failed(asked, "invalid_request", "The input file cannot be read.", "file_id")
     errors = [asdict(error) for error in check.errors]
     return FileChecked(asked.batch, check.requests, check.model, errors)

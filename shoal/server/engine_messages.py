@@ -7,6 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from shoal.server.telemetry import Telemetry
+
+FOREST_FILE = "forest.json"
+"""In a batch's folder: the picture of its run's plan, see `shoal.server.forest_file`."""
+
 
 @dataclass(frozen=True)
 class BatchTask:
@@ -23,9 +28,13 @@ class RunBatches:
     """Run batches together, or go on with them; answered by one message for each, and `RunEnded`.
 
     All are of one kind: they generate, or ask for the same of a model that does not.
+
+    Attributes:
+        one_owner: whether all are one key's, so each may be shown how the others' prompts begin.
     """
 
     tasks: Sequence[BatchTask]
+    one_owner: bool = True
 
 
 @dataclass(frozen=True)
@@ -116,5 +125,13 @@ class RunEnded:
 
 ToEngine: TypeAlias = RunBatches | Stop
 FromEngine: TypeAlias = (
-    EngineReady | LoadFailed | Progress | Done | Stopped | NotNow | BatchRefused | RunEnded
+    EngineReady
+    | LoadFailed
+    | Progress
+    | Telemetry
+    | Done
+    | Stopped
+    | NotNow
+    | BatchRefused
+    | RunEnded
 )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Callable
 from functools import partial
 
+from shoal.devices import RunProtocol
 from shoal.errors import (
     DeviceLostError,
     Interrupted,
@@ -18,6 +18,7 @@ from shoal.errors import (
 from shoal.jobs import JobOfSeveral, JobResult, JobSpec, Outcome, run_together
 from shoal.processes import Parent
 from shoal.progress import ProgressState, QuietReporter
+from shoal.report.excerpts import decoder
 from shoal.server.engine_messages import (
     BatchProgress,
     BatchRefused,
@@ -33,9 +34,13 @@ from shoal.server.engine_messages import (
     Stop,
     Stopped,
 )
+from shoal.server.forest_file import write_forest
 from shoal.server.kept_model import Descriptions, KeptEngine
+from shoal.server.logs import set_up_log
 from shoal.server.server_options import Served
+from shoal.server.telemeter import Telemeter
 from shoal.server.usage import usage_of
+from shoal.types import RequestTable
 
 PROGRESS_SECONDS = 0.2
 """Between two reports, at least."""
@@ -43,12 +48,10 @@ NICENESS = 5
 """Of this process: the server, which needs little, answers at once."""
 EXIT_LOST = 75
 
-_log = logging.getLogger(__name__)
-
 
 def main(parent: Parent, served: Served) -> int:
     """Load the model, then run what the server sends; returns when the model cannot be loaded."""
-    logging.basicConfig(format="engine: %(message)s")
+    set_up_log(served.log_format, "engine")
     os.nice(NICENESS)
     try:
         descriptions = Descriptions(served)
@@ -66,13 +69,14 @@ def main(parent: Parent, served: Served) -> int:
 class _Teller:
     """Tells the server how far the batches of a run are, not too often."""
 
-    def __init__(self, send: Callable[[FromEngine], None]) -> None:
-        self._send, self._next = send, 0.0
+    def __init__(self, send: Callable[[FromEngine], None], telemeter: Telemeter) -> None:
+        self._send, self._next, self._telemeter = send, 0.0, telemeter
         self._moved: dict[str, BatchProgress] = {}
         self._told: dict[str, BatchProgress] = {}
 
     def update(self, batch: str, state: ProgressState) -> None:
         """A batch is so far."""
+        self._telemeter.update(state)
         now = BatchProgress(batch, state.done, state.failed)
         if self._told.get(batch) != now:
             self._moved[batch] = now
@@ -103,7 +107,8 @@ def _run(
     parent: Parent,
 ) -> None:
     tasks, stopped = message.tasks, set[str]()
-    teller = _Teller(parent.send)
+    telemeter = Telemeter(parent.send)
+    teller = _Teller(parent.send, telemeter)
 
     def asked(batch: str) -> bool:
         while (said := parent.poll()) is not None:
@@ -116,6 +121,13 @@ def _run(
             raise SystemExit(EXIT_LOST) from outcome  # a new process may have it again
         parent.send(_told(tasks[number], outcome))
 
+    def planned(table: RequestTable, run: RunProtocol) -> None:
+        folders = [task.output.parent for task in tasks]
+        decode = decoder(descriptions.usual.tokenizer) if message.one_owner else None
+        write_forest(folders, table, run, decode)
+        telemeter.began(run)
+
+    kept.on_run = planned
     jobs = [
         JobOfSeveral(
             job_spec(task, served), _BatchReporter(task.batch, teller), partial(asked, task.batch)
@@ -123,6 +135,7 @@ def _run(
         for task in tasks
     ]
     summary = run_together(jobs, kept.lend, descriptions, ended)
+    telemeter.ended()
     tokens = summary.tokens
     parent.send(RunEnded(len(tasks), tokens.prompt, tokens.prompt_computed))
 

@@ -59,7 +59,8 @@ class Files:
 
     def __init__(self, database: Database, root: Path) -> None:
         """Make the folder, and take away what a kill left of uploads."""
-        self._database, self.root = database, root
+        self.database = self._database = database
+        self.root = root
         (root / FOLDER).mkdir(parents=True, exist_ok=True)
         for left in (root / FOLDER).glob(f"{_TEMPORARY}*"):
             left.unlink(missing_ok=True)

@@ -5,6 +5,9 @@ A model may answer, and give vectors, scores or classes too: each takes an engin
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 from shoal.config import EngineOptions
 from shoal.costs import Machine
 from shoal.devices import EngineProtocol, RunProtocol, make_engine
@@ -12,6 +15,8 @@ from shoal.model.description import ModelDescription
 from shoal.model.pooling import AskedPooling
 from shoal.server.server_options import Served
 from shoal.types import RequestTable
+
+OnRun: TypeAlias = Callable[[RequestTable, RunProtocol], None]
 
 
 class Descriptions:
@@ -39,7 +44,11 @@ class Descriptions:
 
 
 class KeptEngine:
-    """An engine that is lent to one run after another; one of another kind takes its place."""
+    """An engine that is lent to one run after another; one of another kind takes its place.
+
+    Attributes:
+        on_run: told of each run that is planned, before its first iteration.
+    """
 
     def __init__(self, descriptions: Descriptions, options: EngineOptions) -> None:
         """Make the engine for what the model is made for.
@@ -47,6 +56,7 @@ class KeptEngine:
         Raises:
             ModelError, OptionError: see `shoal.engine.engine.Engine`.
         """
+        self.on_run: OnRun | None = None
         self._made_for: ModelDescription | None = None
         self._engine: EngineProtocol | None = None
         self.kv_bytes = 0
@@ -64,14 +74,14 @@ class KeptEngine:
             machine = self._engine.machine
             self.kv_bytes = int(machine.kv_tokens * machine.costs.kv_bytes)
         assert self._engine is not None
-        return _Lent(self._engine)
+        return _Lent(self._engine, self.on_run)
 
 
 class _Lent:
     """An engine that who has it does not close."""
 
-    def __init__(self, engine: EngineProtocol) -> None:
-        self._engine = engine
+    def __init__(self, engine: EngineProtocol, on_run: OnRun | None) -> None:
+        self._engine, self._on_run = engine, on_run
 
     @property
     def machine(self) -> Machine:
@@ -80,7 +90,10 @@ class _Lent:
 
     def run(self, table: RequestTable) -> RunProtocol:
         """See `EngineProtocol`."""
-        return self._engine.run(table)
+        run = self._engine.run(table)
+        if self._on_run is not None:
+            self._on_run(table, run)
+        return run
 
     def close(self) -> None:
         """Nothing: the next run takes the same engine."""

@@ -26,7 +26,9 @@ from shoal.server.engine_messages import (
     Stopped,
 )
 from shoal.server.gathering import Gathering
+from shoal.server.live import Live
 from shoal.server.server_options import Served
+from shoal.server.telemetry import Telemetry
 
 POLL_SECONDS = 0.1
 STOP_SECONDS = 60.0
@@ -40,20 +42,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class EngineFigures:
-    """What the engine is doing, for /healthz and /metrics.
-
-    Attributes:
-        state: `loading`, `ready` or `stopped`.
-        prompt_tokens, generated_tokens: of the batches that ended since the server started.
-    """
+    """What the engine is doing; `state` is `loading` or `ready`."""
 
     state: str = "loading"
     restarts: int = 0
     tokens_per_second: float = 0.0
     kv_bytes: int = 0
     kv_pool_bytes: int = 0
-    prompt_tokens: int = 0
-    generated_tokens: int = 0
 
 
 class Runner:
@@ -81,7 +76,7 @@ class Runner:
         """The batches whose jobs are open there, with the requests each had done before."""
         self._stop_sent: set[str] = set()
         self._not_before = 0.0
-        self.figures = EngineFigures()
+        self.figures, self.live = EngineFigures(), Live()
 
     def start(self) -> None:
         """Begin."""
@@ -147,7 +142,8 @@ class Runner:
         tasks = [self._batches.task(batch) for batch in batches]
         for task in tasks:
             task.output.parent.mkdir(parents=True, exist_ok=True)
-        self._send(RunBatches(tasks))
+        self.live.begin(tuple(batch.id for batch in batches))
+        self._send(RunBatches(tasks, one_owner=len({batch.owner for batch in batches}) == 1))
 
     def _send(self, message: RunBatches | Stop) -> None:
         try:
@@ -167,6 +163,8 @@ class Runner:
                 figures.tokens_per_second, figures.kv_bytes = tokens_per_second, kv_bytes
                 if moved:
                     self._batches.note(moved, self._held)
+            case Telemetry():
+                self.live.take(message)
             case RunEnded():
                 self._run_ended(message)
             case Exited(_, reason):
@@ -179,8 +177,6 @@ class Runner:
         match message:
             case Done(_, completed, failed, usage):
                 self._batches.end(id, completed, failed, usage, expired=False)
-                self.figures.prompt_tokens += usage["input_tokens"]
-                self.figures.generated_tokens += usage["output_tokens"]
                 _log.info("batch %s is done", id, extra={"batch": id})
             case Stopped():
                 _log.info("batch %s was stopped", id, extra={"batch": id})
@@ -192,6 +188,7 @@ class Runner:
                 self._batches.fail(id, [_refused()])
         with self._lock:
             self._held.pop(id, None)
+        self.live.leave(id)
 
     def _run_ended(self, run: RunEnded) -> None:
         if run.batches > 1:
@@ -217,6 +214,7 @@ class Runner:
         with self._lock:
             self._held, self._running = {}, False
         self.figures.tokens_per_second, self.figures.kv_bytes = 0.0, 0
+        self.live.end()
 
 
 def _refused() -> dict[str, object]:

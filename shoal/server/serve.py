@@ -5,12 +5,9 @@ from __future__ import annotations
 import logging
 import signal
 import socket
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import orjson
 import uvicorn
 
 from shoal.config import model_names
@@ -23,6 +20,7 @@ from shoal.server.files import Files
 from shoal.server.gathering import Gathering
 from shoal.server.keys import Keys
 from shoal.server.lock import data_directory
+from shoal.server.logs import set_up_log
 from shoal.server.runner import Runner
 from shoal.server.server_options import Served, ServerOptions
 
@@ -42,7 +40,7 @@ def serve(options: ServerOptions, served: Served) -> None:
         OptionError: an option is wrong, or the address or the data directory is taken.
         ModelError: the model cannot be used.
     """
-    _set_up_log(json=options.json_logs)
+    set_up_log(options.log_format, "server")
     with data_directory(options.data_dir) as root, _listening(options) as listener:
         database = Database(options.database_url)
         try:
@@ -75,9 +73,11 @@ def _serve(
         batches=batches,
         names=tuple(name for name in names if name != "*"),
         figures=runner.figures,
+        live=runner.live,
         max_file_bytes=options.max_file_bytes,
         max_rate=options.max_rate,
         wake=clerk.wake,
+        stopping=lambda: server.should_exit,
     )
     config = uvicorn.Config(
         make_app(parts),
@@ -133,28 +133,3 @@ def _signals_end_quietly() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-class _JsonLines(logging.Formatter):
-    """A record as a line of JSON."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """With the batch it is about, if any."""
-        line = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created)),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if (batch := getattr(record, "batch", None)) is not None:
-            line["batch"] = batch
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return orjson.dumps(line).decode()
-
-
-def _set_up_log(*, json: bool) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    plain = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
-    handler.setFormatter(_JsonLines() if json else plain)
-    logging.basicConfig(level=logging.INFO, handlers=[handler])

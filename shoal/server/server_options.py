@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,13 @@ from shoal.config import EngineOptions, parse_bytes
 from shoal.errors import OptionError
 
 _LEAST = {"port": 0, "max_requests": 1, "max_batches": 1, "max_rate": 1}
+
+
+class LogFormat(StrEnum):
+    """Of the log on standard error: `json` is a JSON object per line."""
+
+    text = "text"
+    json = "json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +40,7 @@ class ServerOptions:
     merge_wait: Annotated[
         float, "Seconds without a further batch, after which those that wait begin."
     ] = 0.5
-    json_logs: Annotated[bool, "Write the log as lines of JSON."] = False
+    log_format: Annotated[LogFormat, "How the log is written."] = LogFormat.text
 
     def __post_init__(self) -> None:
         parse_bytes(self.max_file_size)
@@ -64,9 +72,11 @@ class Served:
         options: of the engine.
         names: further names for `body.model`; `*` accepts any.
         api_keys: one of them must come with each request; none: no key is asked for.
+        log_format: of the engine's process.
     """
 
     model: str | None = None
     options: EngineOptions = field(default_factory=EngineOptions)
     names: tuple[str, ...] = ()
     api_keys: tuple[str, ...] = ()
+    log_format: LogFormat = LogFormat.text
