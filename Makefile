@@ -9,7 +9,7 @@ PEER_PYTHON ?= python3.11
 WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install kernels sanitize demo test test-fast test-kernels test-slow wheel test-package bench bench-attention bench-int8 bench-structured bench-pooling bench-gpu bench-planner bench-peers lint format types docs check clean
+.PHONY: help install kernels sanitize demo test test-fast test-kernels test-slow wheel test-package bench bench-windows bench-attention bench-int8 bench-structured bench-pooling bench-gpu bench-planner bench-peers lint format types docs check clean
 
 help:  ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -62,8 +62,11 @@ test-slow: install  ## Run the tests that take long or need gigabytes
 	$(BIN)/python -m pytest -m slow --override-ini addopts='-q --strict-markers'
 
 bench: install  ## Measure Shoal and its peers; WORKLOAD=shared-2k MODEL=.. ROUNDS=.. PEERS=..
-	$(BIN)/python -m benchmarks --workload $(or $(WORKLOAD),all) --model $(or $(MODEL),llama-100m) \
+	$(BIN)/python -m benchmarks --workload $(or $(WORKLOAD),all) $(if $(MODEL),--model $(MODEL)) \
 		--rounds $(or $(ROUNDS),3) $(if $(PEERS),--peers $(PEERS))
+
+bench-windows: install  ## Compare KV memory bounded by windows with all of it; WORKLOAD=gemma-shape
+	$(BIN)/python -m benchmarks.windows --workload $(or $(WORKLOAD),gemma-shape) --rounds $(or $(ROUNDS),3)
 
 bench-peers:  ## Install vLLM's CPU build and lm-eval into .bench/peers (3.5 GB, a few minutes, Python 3.11)
 	$(PYTHON) benchmarks/peers/install_vllm.py .bench/peers/vllm $(PEER_PYTHON)

@@ -14,7 +14,7 @@ from benchmarks.evaluations import PEERS as EVALUATION_PEERS
 from benchmarks.models import MODELS
 from benchmarks.peers.client import PEERS, ROOT, PeerError
 from benchmarks.runner import Bench, cpu_name, records_name, say
-from benchmarks.workloads import SPECS
+from benchmarks.workloads import SPECS, WINDOW_SPECS
 
 DEFAULT_MODEL = "llama-100m"
 DEFAULT_PEERS = "vllm,vllm-sorted"
@@ -26,8 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = _parser().parse_args(arguments)
     results = chosen.results or (RESULTS if chosen.scale == 1 else None)
     try:
-        for peers, names in by_peers(chosen.workload, chosen.peers).items():
-            with Bench(chosen.model, peers, chosen.folder, chosen.rounds) as bench:
+        for (model, peers), names in by_engines(chosen).items():
+            with Bench(model, peers, chosen.folder, chosen.rounds) as bench:
                 for name in names:
                     line = json.dumps(bench.run(name, chosen.scale))
                     print(line, flush=True)
@@ -39,6 +39,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if results:
         _report(results)
     return 0
+
+
+def by_engines(chosen: argparse.Namespace) -> dict[tuple[str, tuple[str, ...]], list[str]]:
+    """The workloads that are measured on the same model beside the same peers.
+
+    A workload of `WINDOW_SPECS` has a model of its own; the others run on that asked for.
+    """
+    found: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for peers, names in by_peers(chosen.workload, chosen.peers).items():
+        for name in names:
+            own = name if name in WINDOW_SPECS else DEFAULT_MODEL
+            found.setdefault((chosen.model or own, peers), []).append(name)
+    return found
 
 
 def by_peers(
@@ -80,9 +93,10 @@ def _parser() -> argparse.ArgumentParser:
         "--workload",
         type=_workloads,
         default="all",
-        help=f"all, which are {', '.join(SPECS)}; or some of them and of {', '.join(EVALUATIONS)}",
+        help=f"all, which are {', '.join(SPECS)}; or some of them and of "
+        f"{', '.join([*WINDOW_SPECS, *EVALUATIONS])}",
     )
-    add("--model", choices=list(MODELS), default=DEFAULT_MODEL)
+    add("--model", choices=list(MODELS), help=f"default {DEFAULT_MODEL}, or the workload's own")
     add("--rounds", type=positive, default=3, help="runs of each engine, in turn (default 3)")
     add(
         "--peers",
@@ -102,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _workloads(text: str) -> list[str]:
-    return list(SPECS) if text == "all" else _names(text, [*SPECS, *EVALUATIONS])
+    return list(SPECS) if text == "all" else _names(text, [*SPECS, *WINDOW_SPECS, *EVALUATIONS])
 
 
 def _peers(text: str) -> list[str]:

@@ -18,7 +18,9 @@ MAX_MODEL_LEN = 8192
 class ModelShape:
     """What a decoder's work depends on, in elements.
 
-    `vocabulary` counts the rows of the output head, which may be tied to the embedding.
+    `window`: what layers see, but for every `full_every`-th, which sees everything. Of `experts`
+    (0: there is one MLP) a token meets `active`. `vocabulary` counts the rows of the output head,
+    which may be tied to the embedding.
     """
 
     kind: str
@@ -29,6 +31,10 @@ class ModelShape:
     intermediate: int
     vocabulary: int
     tied: bool = True
+    window: int | None = None
+    full_every: int = 1
+    experts: int = 0
+    active: int = 1
 
     @property
     def head_dim(self) -> int:
@@ -42,13 +48,24 @@ class ModelShape:
         return {
             "qkv": (self.hidden, qkv),
             "attention output": (self.heads * self.head_dim, self.hidden),
-            "gate and up": (self.hidden, 2 * self.intermediate),
-            "down": (self.intermediate, self.hidden),
+            "gate and up": (self.hidden, 2 * self.active * self.intermediate),
+            "down": (self.active * self.intermediate, self.hidden),
         }
 
     @property
+    def layer_types(self) -> list[str]:
+        """What each layer sees, by transformers' names."""
+        full = [(layer + 1) % self.full_every == 0 for layer in range(self.layers)]
+        return ["full_attention" if sees else "sliding_attention" for sees in full]
+
+    @property
+    def full_layers(self) -> int:
+        """Layers that see everything."""
+        return self.layer_types.count("full_attention")
+
+    @property
     def linear_parameters(self) -> int:
-        """Weights of all layers' products, without embedding, head and biases."""
+        """Weights that a token meets in all layers, without embedding, head and biases."""
         return self.layers * sum(rows * columns for rows, columns in self.linear_shapes.values())
 
     @property
@@ -60,6 +77,10 @@ class ModelShape:
 MODELS = {
     "llama-100m": ModelShape("Llama", 768, 12, 12, 4, 2048, 32_000),
     "qwen-0.5b": ModelShape("Qwen2", 896, 24, 14, 2, 4864, 151_936),
+    "gemma-shape": ModelShape("Gemma3Text", 768, 12, 6, 2, 2048, 32_000, window=1024, full_every=6),
+    "gptoss-shape": ModelShape(
+        "GptOss", 768, 12, 12, 4, 512, 32_000, window=128, full_every=2, experts=4, active=2
+    ),
     "smoke": ModelShape("Llama", 64, 2, 4, 2, 128, 512),
 }
 """`smoke` is for tests: its times say nothing."""
@@ -98,6 +119,11 @@ def make_config(shape: ModelShape) -> PreTrainedConfig:
         "eos_token_id": 2,
         "pad_token_id": 0,
     }
+    if shape.window is not None:
+        fields |= {"sliding_window": shape.window, "layer_types": shape.layer_types}
+        fields["head_dim"] = shape.head_dim
+    if shape.experts:
+        fields |= {"num_local_experts": shape.experts, "num_experts_per_tok": shape.active}
     config: PreTrainedConfig = getattr(transformers, f"{shape.kind}Config")(**fields)
     return config
 

@@ -2,8 +2,8 @@
 
 Each distinct prompt prefix is computed once; each generated token but a choice's last is fed back.
 Of a prompt that is scored the last token is only looked up, and the others are computed. A token
-attends to itself and to all tokens before it. Norms, activations, softmax and sampling are not
-counted.
+attends to itself and to all tokens before it. Not counted are attention with a window, norms,
+activations, softmax and sampling.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def count_flops(work: Work, shape: ModelShape) -> Flops:
     tokens = work.distinct_prompt_tokens + work.fed_tokens
     return Flops(
         linear=2 * tokens * shape.linear_parameters,
-        attention=4 * work.attention_pairs * shape.layers * shape.heads * shape.head_dim,
+        attention=4 * work.attention_pairs * shape.full_layers * shape.heads * shape.head_dim,
         head=2 * work.head_positions * shape.hidden * shape.vocabulary,
     )
 

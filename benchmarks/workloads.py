@@ -55,6 +55,11 @@ SPECS = {
     ),
     "n-best": Spec("parallel samples of one prompt", (Group(16, 1, 512, 0, 128),), 16, 1.0),
 }
+WINDOW_SPECS = {
+    "gemma-shape": Spec("windows of 1,024 in 5 of 6 layers", (Group(8, 32, 4096, 64, 64),)),
+    "gptoss-shape": Spec("windows of 128 in every second layer", (Group(8, 32, 4096, 64, 64),)),
+}
+"""Each for the model of its name."""
 MONKEYS = "monkeys"
 GPU_SPECS = {
     MONKEYS: Spec("very many samples of few prompts", (Group(1, 1, 715, 0, 700),), 1024, 0.6),
@@ -110,7 +115,7 @@ class Workload:
 def make_workload(
     name: str, vocabulary: int, scale: float = 1.0, seed: int = SEED, times: int = 1
 ) -> Workload:
-    """A workload of `SPECS` or `GPU_SPECS`.
+    """A workload of `SPECS`, `WINDOW_SPECS` or `GPU_SPECS`.
 
     Args:
         vocabulary: ids are below it.
@@ -119,7 +124,9 @@ def make_workload(
         seed: another seed gives other tokens and another order.
         times: multiplies the groups, and so the requests; what they share stays as it is.
     """
-    return make_generation(name, (SPECS | GPU_SPECS)[name], vocabulary, scale, seed, times)
+    return make_generation(
+        name, (SPECS | WINDOW_SPECS | GPU_SPECS)[name], vocabulary, scale, seed, times
+    )
 
 
 def make_generation(

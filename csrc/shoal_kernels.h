@@ -42,13 +42,13 @@ struct ShoalStore {
   const int64_t* slots;  // [rows], block * SHOAL_BLOCK + offset
   const void *key, *value;
   int64_t key_head, key_row, value_head, value_row;      // strides
-  void *keys, *values;                                   // the layer's pool
+  void *keys, *values;                                   // the layer's pool; values null: keys alone
   int64_t keys_head, values_head;                        // elements per head of the pool
   int32_t threads;
 };
 
-// Writes rows into the pool. A row at the first slot of a block clears the block's values first,
-// so that unused slots never hold infinities.
+// Writes rows into the pool. A row at the first slot of a block clears first what is multiplied as
+// values, so that unused slots never hold infinities.
 SHOAL_API void shoal_kv_store(const ShoalStore* store);
 
 // Asks for huge pages for memory not yet touched: blocks lie all over the pool, and each small page
@@ -77,6 +77,7 @@ struct ShoalShape {
 struct ShoalAttention {
   const void* query;
   int64_t query_head, query_row;  // strides
+  // values null: a key's first value_dim numbers are its value.
   const void *keys, *values;
   int64_t keys_head, values_head;  // elements per head of the pool
   float scale;                     // above 0
@@ -84,6 +85,7 @@ struct ShoalAttention {
   const float* sinks;              // [heads], one more score of each row; or null
   void* out;                       // [rows, heads, value_dim]
   int32_t out_dtype;               // the query's, or SHOAL_FLOAT32
+  float* lse;                      // [rows, heads], sinks included, natural logarithm; or null
 };
 
 // Divides a token batch into tasks. The arrays of `work` are copied. Never null.

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from shoal.report.explain import PlanReport
 
 METAVARS = {"kv_memory": "SIZE", "max_file_size": "SIZE", "host": "ADDRESS", "database": "URL"}
-METAVARS |= {"data_dir": "DIR"} | dict.fromkeys(
-    ("token_budget", "max_model_len", "devices", "tensor_parallel"), "N"
+METAVARS |= {"data_dir": "DIR", "ray": "ADDRESS"} | dict.fromkeys(
+    ("token_budget", "max_model_len", "devices", "tensor_parallel", "ray_actors", "ray_cpus"), "N"
 )
 METAVARS |= dict.fromkeys(("port", "max_requests", "max_batches", "max_rate"), "N")
 METAVARS |= {"merge_wait": "SECONDS"}

@@ -165,6 +165,10 @@ class EngineOptions:
         OrderOption, "In which order prefix groups run; auto takes the fastest in a simulation."
     ] = OrderOption.auto
 
+    disable_hybrid_kv_cache_manager: Annotated[
+        bool, "Keep the KV of all tokens in every layer, also where a window hides the earlier."
+    ] = False
+
     devices: Annotated[
         int, "Devices that each run a copy of the model, in processes of their own."
     ] = 1
@@ -172,6 +176,18 @@ class EngineOptions:
         int,
         "Devices that each hold a part of one model too large for one; kv_memory is per device.",
     ] = 1
+    ray: Annotated[
+        str | None,
+        "Run on a Ray cluster: its address HOST:PORT, or auto for the one this machine is in.",
+    ] = None
+    ray_actors: Annotated[
+        int | None,
+        "Engines to have on Ray; as many as the cluster has room for if not given.",
+    ] = None
+    ray_cpus: Annotated[
+        int | None,
+        "CPUs each takes on Ray; if not given 1 per GPU, without GPUs all of the smallest machine.",
+    ] = None
 
     pooling_type: Annotated[
         PoolingType,
@@ -198,23 +214,34 @@ class EngineOptions:
         if self.kv_memory != AUTO:
             parse_bytes(self.kv_memory)
         _check_fraction(self.memory_fraction)
-        for name in ("token_budget", "max_model_len"):
+        for name in ("token_budget", "max_model_len", "ray_actors", "ray_cpus"):
             value = getattr(self, name)
-            if value is not None and (type(value) is not int or value < 1):
-                raise OptionError(f"{name} must be a whole number of at least 1, not {value!r}.")
-
+            if value is not None:
+                _check_number(name, value)
         for name in ("devices", "tensor_parallel"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise OptionError(f"{name} must be a whole number of at least 1, not {value!r}.")
-        if type(self.trust_remote_code) is not bool:
+            _check_number(name, getattr(self, name))
+        for name in ("trust_remote_code", "disable_hybrid_kv_cache_manager"):
+            if type(getattr(self, name)) is not bool:
+                raise OptionError(f"{name} must be true or false, not {getattr(self, name)!r}.")
+        self._check_ray()
+
+    def _check_ray(self) -> None:
+        if self.ray is None:
+            for name in ("ray_actors", "ray_cpus"):
+                if getattr(self, name) is not None:
+                    raise OptionError(f"{name} belongs to ray: give the cluster's address too.")
+            return
+        if type(self.ray) is not str or not self.ray:
+            raise OptionError(f"ray must be an address such as auto, not {self.ray!r}.")
+        if self.ray.startswith("ray://"):
             raise OptionError(
-                f"trust_remote_code must be true or false, not {self.trust_remote_code!r}."
+                f"ray {self.ray!r} is an address of Ray Client, through which results would pass "
+                "twice. Start the job on a machine of the cluster (ray job submit), with ray auto."
             )
-        if self.devices > 1 and self.tensor_parallel > 1:
+        if self.devices > 1:
             raise OptionError(
-                f"devices {self.devices} and tensor_parallel {self.tensor_parallel} do not go "
-                "together: give one of them."
+                f"devices {self.devices} is for one machine. On Ray give ray_actors "
+                f"{self.devices}, or nothing: as many engines as the cluster has room for."
             )
 
     @property
@@ -236,6 +263,11 @@ def option_help(cls: type) -> dict[str, str]:
     """The help text of each field of an options class."""
     hints = get_type_hints(cls, include_extras=True)
     return {field.name: get_args(hints[field.name])[1] for field in dataclasses.fields(cls)}
+
+
+def _check_number(name: str, value: object) -> None:
+    if type(value) is not int or value < 1:
+        raise OptionError(f"{name} must be a whole number of at least 1, not {value!r}.")
 
 
 def _check_fraction(value: float) -> None:

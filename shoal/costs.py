@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from shoal.work import Window
+
 BLOCK_SIZE = 32
 """Tokens per KV block: the C++ attention kernel's tile of keys."""
 
@@ -49,6 +51,23 @@ class Costs(Rates):
     kv_bytes: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class MemoryGroup:
+    """Layers whose KV lives and dies together.
+
+    Attributes:
+        layers: their indices, ascending.
+        kv_bytes: bytes of KV of one token in these layers.
+        attention_flops: FLOP of these layers for one pair of a query token and a KV token.
+        window: what their rows see; None: everything.
+    """
+
+    layers: tuple[int, ...]
+    kv_bytes: float
+    attention_flops: float
+    window: Window | None = None
+
+
 class RatesSource(StrEnum):
     """Where a machine's rates come from."""
 
@@ -65,6 +84,8 @@ class Machine:
         token_budget: most tokens in one iteration.
         kv_tokens: tokens that the KV pool holds. A request needs prompt + max_new_tokens - 1.
         source: whether the rates were measured on it, or are those of a common machine.
+        groups: the model's layers by the kind of their memory, those that see everything first.
+            `kv_tokens` is what would fit if all did. Empty: one group, of all layers.
         block_size: tokens per KV block; a miniature has smaller ones (`shoal.simulate`).
     """
 
@@ -73,6 +94,16 @@ class Machine:
     kv_tokens: int
     source: RatesSource = RatesSource.measured
     block_size: int = BLOCK_SIZE
+    groups: tuple[MemoryGroup, ...] = ()
+
+    @property
+    def memory(self) -> tuple[MemoryGroup, ...]:
+        """The groups, at least one."""
+        costs = self.costs
+        whole = MemoryGroup(
+            layers=(), kv_bytes=costs.kv_bytes, attention_flops=costs.attention_flops
+        )
+        return self.groups or (whole,)
 
     @property
     def num_blocks(self) -> int:

@@ -30,6 +30,15 @@ class Window:
         ends: Int64Array = positions - positions % self.tokens + self.tokens - 1
         return ends
 
+    def first(self, positions: Int64Array) -> Int64Array:
+        """The first position that a row at each position sees, at least 0."""
+        return np.maximum(self.last(positions) - self.tokens + 1, 0)
+
+    def most_blocks(self, block_size: int) -> int:
+        """Most blocks that an owner of KV holds of which no row sees more: of its tokens and of two
+        under way, one since they need not begin with a block, one to go on into."""
+        return -(-(self.tokens + 2) // block_size) + 2
+
     def blind_from(self, limits: Int64Array) -> Int64Array:
         """From which position on rows see no key at a position below each limit; limits >= 0."""
         if self.chunked:

@@ -22,7 +22,8 @@ collect_ignore_glob = [] if INTERPRETED else ["*_interpreted.py"]
 if INTERPRETED:
     mend_interpreter()
 
-LONG = {"benchmarks", "cuda", "devices", "e2e", "engine", "model", "server", "tensor_parallel"}
+LONG = {"benchmarks", "cuda", "devices", "e2e", "engine", "fleet", "model", "server"}
+LONG |= {"tensor_parallel"}
 """Folders whose tests run whole models or several processes. Elsewhere each is marked by itself."""
 
 

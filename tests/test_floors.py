@@ -43,6 +43,7 @@ FLOORS = {
     "machine": 7,
     "engine": 8,
     "devices": 9,
+    "fleet": 10,
     "tables": 9,
     "requests": 9,
     "results": 10,
@@ -60,6 +61,7 @@ WITHIN_FLOOR_0 = {
     ("disk", "errors"),
     ("config", "errors"),
     ("work", "types"),
+    ("costs", "work"),
     ("slots", "types"),
     ("signals", "errors"),
 }

@@ -70,7 +70,8 @@ class Kernel {
     std::atomic<int64_t> next{0};
 #pragma omp parallel num_threads(plan_.shape.threads)
     {
-      Scratch scratch(plan_.most_rows, key_dim_, out_stride_);
+      Scratch scratch(plan_.most_rows, key_dim_, out_stride_,
+                      call_.values ? 0 : kChunk * int64_t(value_dim_) + 64);
       Unit::begin();
       // Head by head: tiles that read the same keys follow each other, and find them in the cache.
       for (int64_t t; (t = next.fetch_add(1, std::memory_order_relaxed)) < all;)
@@ -81,12 +82,13 @@ class Kernel {
 
  private:
   struct Scratch {
-    Scratch(int rows, int key_dim, int64_t out_stride)
+    Scratch(int rows, int key_dim, int64_t out_stride, int64_t turned_size)
         : query(round_up(rows + 32, 32) * int64_t(key_dim)),
           scores{Buffer<float>(Unit::kSubRows * kScoreStride + 64),
                  Buffer<float>(Unit::kOverlaps ? Unit::kSubRows * kScoreStride + 64 : 0)},
           weights(kInPlace ? 0 : Unit::kSubRows * kWeightStride<A> + 64),
           product(Unit::kSubRows * out_stride + 64),
+          turned(turned_size),
           out((rows + 32) * out_stride),
           peak(rows + 32),
           total(rows + 32) {}
@@ -98,6 +100,7 @@ class Kernel {
     Buffer<float> scores[2];  // [kSubRows][kScoreStride]; the second for units that overlap
     Buffer<A> weights;        // [kSubRows][kWeightStride], unless they take the scores' place
     Buffer<float> product;    // [kSubRows][out_stride]
+    Buffer<B> turned;         // a chunk's keys laid out as values, where they are the values
     Buffer<float> out;        // [rows][out_stride], not yet divided by `total`
     Buffer<float> peak;       // [rows], of the scores times scale * log2(e)
     Buffer<float> total;      // [rows], of the weights
@@ -162,7 +165,8 @@ class Kernel {
   void do_task(const Task& task, int64_t head, Scratch& s) {
     const Tile& tile = plan_.tiles[task.tile];
     const B* keys = static_cast<const B*>(call_.keys) + head * call_.keys_head;
-    const B* values = static_cast<const B*>(call_.values) + head * call_.values_head;
+    auto values = static_cast<const B*>(call_.values);
+    if (values) values += head * call_.values_head;
     int rows = (tile.row1 - tile.row0) * group_;
     pack_query(tile, head, s.query.get());
     std::fill_n(s.peak.get(), rows, -INFINITY);
@@ -185,13 +189,13 @@ class Kernel {
       even_more = steps.next(next);
       for (int k = 0; k < now.num_blocks; k++) {
         Ahead ahead;
-        if (now.opens) ahead.add(block_at(values, now, k, value_dim_), block_bytes(value_dim_));
+        if (now.opens && values) ahead.add(block_at(values, now, k, value_dim_), block_bytes(value_dim_));
         if (even_more && next.opens && k < next.num_blocks)
           ahead.add(block_at(keys, next, k, key_dim_), block_bytes(key_dim_));
         Unit::score(query_of(now, s), key_dim_, now.rows, block_at(keys, now, k, key_dim_),
                     key_dim_ / Unit::pack, s.scores[0].get() + k * SHOAL_BLOCK, kScoreStride, ahead);
       }
-      soften_and_add(now, values, s, 0, [](int) {});
+      soften_and_add(now, keys, values, s, 0, [](int) {});
     }
   }
 
@@ -206,9 +210,9 @@ class Kernel {
     for (int buffer = 0; more; buffer ^= 1, now = next, next = later, more = even_more, even_more = last) {
       last = even_more && steps.next(later);
       int done = 0, blocks = even_more ? next.num_blocks : 0;
-      soften_and_add(now, values, s, buffer, [&](int share) {  // of 2 * now.rows
+      soften_and_add(now, keys, values, s, buffer, [&](int share) {  // of 2 * now.rows
         for (; done * 2 * now.rows < blocks * share; done++) {
-          if (next.opens) prefetch(values, next, done, value_dim_);
+          if (next.opens && call_.values) prefetch(values, next, done, value_dim_);
           if (last && later.opens && done < later.num_blocks) prefetch(keys, later, done, key_dim_);
           score(next, done, keys, s, buffer ^ 1);
         }
@@ -219,7 +223,8 @@ class Kernel {
   // A step's softmax and its product with the values. `between` is called before each of its rows,
   // twice, with how often it was called.
   template <class Between>
-  void soften_and_add(const Step& step, const B* values, Scratch& s, int buffer, Between between) {
+  void soften_and_add(const Step& step, const B* keys, const B* values, Scratch& s, int buffer,
+                      Between between) {
     alignas(64) float shrink[Unit::kSubRows + VL];
     float* scores = s.scores[buffer].get();
     A* weights = s.weights_of(buffer);
@@ -244,7 +249,7 @@ class Kernel {
       std::fill_n(row, hidden, A(0));
       total[r] = total[r] * shrink[r] + sum;
     }
-    add_values(step, values, weights, shrink, s);
+    add_values(step, keys, values, weights, shrink, s);
   }
 
   void finish(const Task& task, int64_t head, Scratch& s) {
@@ -317,9 +322,19 @@ class Kernel {
     for (int64_t at = 0; at < block_bytes(dim); at += 64) _mm_prefetch(block + at, _MM_HINT_T1);
   }
 
-  void add_values(const Step& step, const B* values, const A* weights, const float* shrink, Scratch& s) {
+  void add_values(const Step& step, const B* keys, const B* values, const A* weights,
+                  const float* shrink, Scratch& s) {
     const B* blocks[kChunkBlocks];
-    for (int k = 0; k < step.num_blocks; k++) blocks[k] = block_at(values, step, k, value_dim_);
+    for (int k = 0; k < step.num_blocks; k++) {
+      if (values) {
+        blocks[k] = block_at(values, step, k, value_dim_);
+        continue;
+      }
+      B* block = s.turned.get() + k * int64_t(SHOAL_BLOCK) * value_dim_;
+      // Whoever reads a chunk next finds them: without a window all rows read the same blocks.
+      if (step.opens || !plan_.positions.empty()) turn(block_at(keys, step, k, key_dim_), block);
+      blocks[k] = block;
+    }
     float* product = s.product.get();
     Unit::product(weights, kWeightStride<A>, step.rows, blocks, step.num_blocks,
                   SHOAL_BLOCK / Unit::pack, int64_t(value_dim_) * Unit::pack, 0, value_dim_,
@@ -329,6 +344,18 @@ class Kernel {
       vf factor = set1(shrink[r]);
       for (int d = 0; d < out_stride_; d += VL)
         store(out + d, fma(load(out + d), factor, load(product + r * out_stride_ + d)));
+    }
+  }
+
+  // A block of keys as a block of values: the first `value_dim_` numbers of each token.
+  void turn(const B* block, B* to) const {
+    constexpr int pack = Unit::pack, kAcross = 64 / sizeof(B);  // a cache line of results at a time
+    for (int d0 = 0; d0 < value_dim_; d0 += kAcross) {
+      int d1 = std::min(d0 + kAcross, value_dim_);
+      for (int t = 0; t < SHOAL_BLOCK; t++)
+        for (int d = d0; d < d1; d++)
+          to[(t / pack * int64_t(value_dim_) + d) * pack + t % pack] =
+              block[(d / pack * SHOAL_BLOCK + t) * pack + d % pack];
     }
   }
 
@@ -360,10 +387,20 @@ class Kernel {
 
   void write_out(const Tile& tile, int64_t head, Scratch& s) {
     if (call_.sinks) add_sinks((tile.row1 - tile.row0) * group_, call_.sinks + head * group_, s);
+    if (call_.lse) write_lse(tile, head, s);
     if (call_.out_dtype == SHOAL_FLOAT32)
       write_out_as<float>(tile, head, s.out.get(), s.total.get());
     else
       write_out_as<B>(tile, head, s.out.get(), s.total.get());
+  }
+
+  // The natural logarithm of the sum of each row's exponentials.
+  void write_lse(const Tile& tile, int64_t head, Scratch& s) {
+    const float *peak = s.peak.get(), *total = s.total.get();
+    for (int row = tile.row0; row < tile.row1; row++)
+      for (int g = 0; g < group_; g++, peak++, total++)
+        call_.lse[int64_t(row) * plan_.shape.heads + head * group_ + g] =
+            *total == 0 ? -INFINITY : (*peak + std::log2(*total)) / kLog2e;
   }
 
   // One more weight in each row's total: its result is divided by more than its own weights.

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 import torch
 
 from shoal.attention.contract import AttentionBackend
+from shoal.attention.latent import LatentAttention, LatentHeads
 from shoal.attention.native import NativeAttention
 from shoal.attention.reference import ReferenceAttention
 from shoal.attention.torch_cpu import TorchCpuAttention
@@ -25,6 +26,8 @@ def select_backend(
         dtype: of queries, keys and values.
         layers: (kv_heads, key_dim, value_dim) of each.
     """
+    if any(isinstance(layer, LatentHeads) for layer in layers):
+        return LatentAttention(_of_latents(dtype, device, layers))
     if device.type != "cpu":
         return _on_device(dtype, layers)
     kernels = load_kernels()
@@ -38,6 +41,24 @@ def select_backend(
     )
     same = all(key_dim == value_dim for _, key_dim, value_dim in layers)
     return TorchCpuAttention() if same else ReferenceAttention()
+
+
+def _of_latents(
+    dtype: torch.dtype, device: torch.device, layers: list[tuple[int, int, int]]
+) -> NativeAttention | ReferenceAttention:
+    """What computes attention over latents."""
+    kernels = load_kernels() if device.type == "cpu" else None
+    if kernels is not None and all(NativeAttention.knows(dtype, dim) for _, dim, _ in layers):
+        return NativeAttention(kernels)
+    _log.warning(
+        "no kernel for latents of %d numbers (MLA) in %s on %s: their attention runs by its plain "
+        "definition in torch, which is many times slower%s",
+        layers[0][1],
+        dtype,
+        device.type,
+        ". Use bfloat16 or float32." if device.type == "cpu" else ". The CPU has one.",
+    )
+    return ReferenceAttention()
 
 
 def _on_device(dtype: torch.dtype, layers: list[tuple[int, int, int]]) -> AttentionBackend:

@@ -29,7 +29,11 @@ from shoal.work import SegmentWork
 
 @dataclass(frozen=True)
 class KVShape:
-    """One layer's part of the KV pool: how large, and in which numbers."""
+    """One layer's part of the KV pool: how large, and in which numbers.
+
+    Attributes:
+        latent: a token's value is the first `value_dim` numbers of its key, and not stored again.
+    """
 
     kv_heads: int
     key_dim: int
@@ -38,6 +42,7 @@ class KVShape:
     block_size: int
     dtype: torch.dtype
     device: torch.device
+    latent: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,20 +103,31 @@ class AttentionBackend(Protocol):
 
 
 class PlainPool:
-    """Keys [kv_heads, slots, key_dim], values [kv_heads, slots, value_dim]: as torch likes them."""
+    """Keys [kv_heads, slots, key_dim], values [kv_heads, slots, value_dim]: as torch likes them.
+
+    Values of a latent layer are a view of its keys.
+    """
 
     def allocate(self, shape: KVShape) -> KVLayer:
         """Zeros, all blocks one after another."""
         slots = shape.num_blocks * shape.block_size
+        dims = shape.key_dim, 0 if shape.latent else shape.value_dim
         keys, values = (
             torch.zeros(shape.kv_heads, slots, dim, dtype=shape.dtype, device=shape.device)
-            for dim in (shape.key_dim, shape.value_dim)
+            for dim in dims
         )
-        return KVLayer(shape, keys, values)
+        return KVLayer(shape, keys, keys[..., : shape.value_dim] if shape.latent else values)
 
     def store(
         self, layer: KVLayer, slots: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> None:
         """One indexed copy for the keys, one for the values."""
         layer.keys.index_copy_(1, slots, key)
-        layer.values.index_copy_(1, slots, value)
+        if not layer.shape.latent:
+            layer.values.index_copy_(1, slots, value)
+
+    def read_keys(self, layer: KVLayer, blocks: torch.Tensor) -> torch.Tensor:
+        """The keys of whole blocks, int64 [B]: [kv_heads, B * block_size, key_dim]."""
+        shape = layer.shape
+        by_block = layer.keys.view(shape.kv_heads, shape.num_blocks, shape.block_size, -1)
+        return by_block[:, blocks].flatten(1, 2)

@@ -74,7 +74,7 @@ class NativeAttention:
         slots = shape.num_blocks * shape.block_size
         keys, values = (
             torch.empty(shape.kv_heads * slots * dim + _SLACK, dtype=shape.dtype)
-            for dim in (shape.key_dim, shape.value_dim)
+            for dim in (shape.key_dim, 0 if shape.latent else shape.value_dim)
         )
         for pool in (keys, values):
             # Before the first write: pages that are there already stay small.
@@ -102,7 +102,7 @@ class NativeAttention:
             value_head=value.stride(0),
             value_row=value.stride(1),
             keys=layer.keys.data_ptr(),
-            values=layer.values.data_ptr(),
+            values=_values(layer),
             keys_head=_head_size(shape, shape.key_dim),
             values_head=_head_size(shape, shape.value_dim),
             threads=torch.get_num_threads(),
@@ -130,11 +130,13 @@ class NativeAttention:
         kind: AttentionKind = PLAIN,
         *,
         out_dtype: torch.dtype | None = None,
+        lse: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """One call of the C++ kernel, on all its threads.
 
         Args:
             out_dtype: the query's (None), or float32, which is not rounded.
+            lse: float32 [T, heads], to be filled with the rows' log-sum-exps, without sinks.
         """
         assert isinstance(prepared, _Prepared)
         shape = layer.shape
@@ -160,7 +162,7 @@ class NativeAttention:
             query_head=query.stride(0),
             query_row=query.stride(1),
             keys=layer.keys.data_ptr(),
-            values=layer.values.data_ptr(),
+            values=_values(layer),
             keys_head=_head_size(shape, shape.key_dim),
             values_head=_head_size(shape, shape.value_dim),
             scale=scale,
@@ -168,9 +170,31 @@ class NativeAttention:
             sinks=None if sinks is None else sinks.data_ptr(),
             out=out.data_ptr(),
             out_dtype=DTYPES[out.dtype],
+            lse=None if lse is None else lse.data_ptr(),
         )
         self._lib.shoal_attention_run(plan, ctypes.byref(call))
         return out
+
+    def partial(
+        self, query: torch.Tensor, layer: KVLayer, prepared: object, scale: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `PartialAttention`."""
+        heads, rows, _ = query.shape
+        lse = query.new_empty(rows, heads, dtype=torch.float32)
+        out = self(query, layer, prepared, scale, out_dtype=torch.float32, lse=lse)
+        return out, lse
+
+    def read_keys(self, layer: KVLayer, blocks: torch.Tensor) -> torch.Tensor:
+        """See `PartialAttention`."""
+        shape, pack = layer.shape, 4 // layer.shape.dtype.itemsize
+        keys = layer.keys[: shape.kv_heads * _head_size(shape, shape.key_dim)]
+        by_block = keys.view(shape.kv_heads, shape.num_blocks, -1, BLOCK, pack)
+        found = by_block[:, blocks].transpose(2, 3)
+        return found.reshape(shape.kv_heads, len(blocks) * BLOCK, shape.key_dim)
+
+
+def _values(layer: KVLayer) -> int | None:
+    return None if layer.shape.latent else layer.values.data_ptr()
 
 
 def _dense_rows(tensor: torch.Tensor) -> torch.Tensor:

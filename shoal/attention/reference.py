@@ -35,6 +35,14 @@ class ReferenceAttention(PlainPool):
         assert isinstance(prepared, SegmentWork)
         return attend(query, layer, prepared, scale, kind)
 
+    def partial(
+        self, query: torch.Tensor, layer: KVLayer, prepared: object, scale: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `PartialAttention`."""
+        assert isinstance(prepared, SegmentWork)
+        out, lse = _attend(query, layer, prepared, scale, PLAIN)
+        return out.transpose(0, 1), lse.transpose(0, 1)
+
 
 def attend(
     query: torch.Tensor, layer: KVLayer, work: SegmentWork, scale: float, kind: AttentionKind
@@ -43,6 +51,16 @@ def attend(
 
     Args: as in `AttentionBackend`; `layer` is a `PlainPool`'s.
     """
+    out, lse = _attend(query, layer, work, scale, kind)
+    if kind.sinks is not None:
+        add_sinks(out, lse, kind.sinks)
+    return out.transpose(0, 1).to(query.dtype)
+
+
+def _attend(
+    query: torch.Tensor, layer: KVLayer, work: SegmentWork, scale: float, kind: AttentionKind
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """float32 [heads, T, value_dim] and [heads, T], without sinks."""
     keys, values = layer.keys, layer.values
     heads, rows, _ = query.shape
     group = heads // keys.shape[0]
@@ -67,9 +85,7 @@ def attend(
         part_lse = torch.logsumexp(scores, dim=-1)
         part = torch.exp(scores - part_lse.nan_to_num(neginf=0.0)[..., None]) @ v
         merge(out[:, first:last], lse[:, first:last], part, part_lse)
-    if kind.sinks is not None:
-        add_sinks(out, lse, kind.sinks)
-    return out.transpose(0, 1).to(query.dtype)
+    return out, lse
 
 
 def _visible(work: SegmentWork, item: int, window: Window | None) -> BoolArray:

@@ -1,6 +1,7 @@
-"""Several devices: an engine for each in a process of its own, and one job divided among them."""
+"""One job divided among several engines, and the engines of this machine's devices."""
 
-from shoal.devices.group import DeviceGroup, make_engine
+from shoal.devices.group import DeviceGroup
+from shoal.devices.local_processes import LocalProcesses
 from shoal.devices.protocols import EngineProtocol, RunProtocol
 
-__all__ = ["DeviceGroup", "EngineProtocol", "RunProtocol", "make_engine"]
+__all__ = ["DeviceGroup", "EngineProtocol", "LocalProcesses", "RunProtocol"]

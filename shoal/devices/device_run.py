@@ -100,7 +100,8 @@ class DeviceRun:
         self._device = group.machine
         self._group, self._table = group, table
         self._devices = {number: _Device(ready=number in group.ready) for number in group.workers}
-        division = divide_job(table, group.options, self._device)
+        devices = max(1, len(group.ready))
+        division = divide_job(table, group.options, self._device, devices)
         self.plan: Plan = division.spread
         """Of the whole table, not in the order of any device."""
         seconds = part_seconds(table, self.plan, self._device)
@@ -244,8 +245,8 @@ class DeviceRun:
     # What devices say.
 
     def _take(self, number: int, message: FromWorker) -> list[Completion]:
-        """Note what a device says; the requests that it finished."""
-        device = self._devices[number]
+        """Note what a device says; the requests that it finished. It may be one that joins."""
+        device = self._devices.setdefault(number, _Device(ready=False))
         match message:
             case Started(planned):
                 device.started_at = self._now()
@@ -263,8 +264,8 @@ class DeviceRun:
                 device.ready = True
             case WorkerFailed(error):
                 self._failed(number, error)
-            case WorkerDied(reason):
-                self._died(number, reason)
+            case WorkerDied():
+                self._died(number, message)
         return []
 
     def _update(self, number: int, update: Update) -> list[Completion]:
@@ -275,33 +276,37 @@ class DeviceRun:
             device.deaths = 0
             self._deaths.clear()
         device.now = update.stats
-        update.trace[:, 0] += device.started_at
-        device.trace.append(update.trace)
+        rows = update.trace.copy()  # what a transport brings may be read-only
+        rows[:, 0] += device.started_at
+        device.trace.append(rows)
         return update.completions
 
     def _failed(self, number: int, error: Exception) -> None:
         """An engine raised: not for another device to repeat, unless this one was only starting."""
         if self._devices[number].ready:
             raise error
-        self._retire(number, f"cannot be started again: {error}")
+        self._retire(number, f"cannot be used: {error}")
 
-    def _died(self, number: int, reason: str) -> None:
+    def _died(self, number: int, died: WorkerDied) -> None:
         device, name = self._devices[number], self._group.workers[number]
         if device.retired:
             return
         again = self._lost(number)
         device.end(self._now())
         device.ready = False
+        what = f"{len(again):,} requests that it had not finished are run again"
+        _log.warning("the process of %s %s; %s", name, died.reason, what)
+        if died.with_machine:
+            self._group.start(number)
+            return
         device.deaths += 1
         self._deaths.append(number)
-        what = f"{len(again):,} requests that it had not finished are run again"
-        _log.warning("the process of %s %s; %s", name, reason, what)
         left = {n for n, other in self._devices.items() if not other.retired}
         if len(self._deaths) >= MOST_DEATHS and left <= set(self._deaths):
             raise DeviceLostError(
                 f"processes died {len(self._deaths)} times without completing a request, the last "
-                f"time that of {name}, which {reason}. What has finished is saved; when the cause "
-                "is mended, run the same command again."
+                f"time that of {name}, which {died.reason}. What has finished is saved; when the "
+                "cause is mended, run the same command again."
             )
         if device.deaths >= MOST_DEATHS:
             self._retire(number, f"is given up: its process died {device.deaths} times in a row")

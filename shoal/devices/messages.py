@@ -18,10 +18,16 @@ from shoal.types import Completion, Int64Array, PlanFigures, RequestTable
 
 @dataclass(frozen=True)
 class Configure:
-    """Which model to run, and how; answered by `Configured`. May be said again before `Load`."""
+    """Which model to run, and how; answered by `Configured`. May be said again before `Load`.
+
+    Attributes:
+        compared: the model's files are compared with the description's fingerprint: the worker may
+            be on another machine, which has its own copy.
+    """
 
     description: ModelDescription
     options: EngineOptions
+    compared: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,13 @@ class Cancel:
 
 @dataclass(frozen=True)
 class Hello:
-    """The process runs."""
+    """The process runs.
+
+    Attributes:
+        versions: see `shoal.devices.versions`.
+    """
+
+    versions: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -124,9 +136,14 @@ class WorkerFailed:
 
 @dataclass(frozen=True)
 class WorkerDied:
-    """The worker has ended; it never sends this, its transport does."""
+    """The worker has ended; it never sends this, its transport does.
+
+    Attributes:
+        with_machine: its machine is gone, so that nothing speaks against the worker itself.
+    """
 
     reason: str
+    with_machine: bool = False
 
 
 FromWorker = (

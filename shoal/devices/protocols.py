@@ -1,4 +1,8 @@
-"""What jobs need of an engine, on one device or on several, and what several need of workers."""
+"""What jobs need of an engine, and what a job divided over several engines needs of a transport.
+
+`DeviceRun` divides a job over whatever a `Transport` reaches. Engines of ours are reached by a
+`DeviceGroup`, which loads them, over a `Carrier`: processes of this machine, or actors of Ray.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +71,10 @@ class EngineProtocol(Protocol):
 class Transport(Protocol):
     """Workers wherever they are, known by numbers: start, send, events with a time limit, close.
 
-    Each runs an engine of the same model. Any of them may end at any time.
+    A worker is given requests (`Assign`), in the order of the job's table. It says what became of
+    them (`Started`, `Update`, `Ended`), gives up what it has not begun when it is asked (`Release`,
+    `Released`), and may end at any time (`WorkerDied`, `WorkerFailed`). A worker with a new number
+    may join at any time: its first word is `Ready`.
     """
 
     @property
@@ -96,4 +103,40 @@ class Transport(Protocol):
         """What workers say, after waiting at most so long for one; `WorkerDied` is its last."""
 
     def close(self) -> None:
+        """End all workers. Idempotent."""
+
+
+class Carrier(Protocol):
+    """Starts processes that do `shoal.devices.worker`, and carries messages to and from them.
+
+    Attributes:
+        workers: what each is called in messages. All that are wanted are named from the beginning;
+            where a carrier is elastic more may be.
+        elastic: machines may come and go, and need not be alike. A worker that cannot be used is
+            left out then, and the others go on; elsewhere it ends the loading.
+    """
+
+    elastic: bool
+
+    @property
+    def workers(self) -> Mapping[int, str]:
+        """See above."""
+
+    @property
+    def running(self) -> Set[int]:
+        """Workers that were started and whose end `events` has not told."""
+
+    def start(self, worker: int) -> None:
+        """Start a worker, or end it and start it again; its first word is `Hello`."""
+
+    def send(self, worker: int, message: ToWorker) -> None:
+        """Send a message; whether the worker is gone, `events` tells."""
+
+    def events(self, seconds: float) -> Iterator[tuple[int, FromWorker]]:
+        """What workers say, after waiting at most so long for one; `WorkerDied` is the last word.
+
+        An elastic carrier starts workers here where there is room for more.
+        """
+
+    def stop(self) -> None:
         """End all workers. Idempotent."""

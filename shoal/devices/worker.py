@@ -30,6 +30,7 @@ from shoal.devices.messages import (
     Update,
     WorkerFailed,
 )
+from shoal.devices.versions import refuse_other_files, versions_here
 from shoal.engine.engine import Engine, Run
 from shoal.errors import DeviceLostError, InternalError, ShoalError
 from shoal.machine.calibration_cache import remembered
@@ -52,7 +53,7 @@ def main(parent: Parent, name: str) -> int:
     """
     logging.basicConfig(format=f"{name}: %(message)s")
     channel = Channel(parent)
-    channel.send(Hello())
+    channel.send(Hello(versions_here()))
     code = EXIT_FAILED
     try:
         Worker(channel).serve()
@@ -111,6 +112,8 @@ class Worker:
         while True:
             match self._channel.receive():
                 case Configure() as configure:
+                    if configure.compared:
+                        refuse_other_files(configure.description)
                     self._channel.send(Configured(_measured(configure)))
                 case Load() if configure is not None:
                     engine = Engine(configure.description, configure.options)

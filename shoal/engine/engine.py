@@ -27,7 +27,7 @@ from shoal.machine.scored_rows import scored_rows
 from shoal.model.description import ModelDescription
 from shoal.model.load import LoadedModel
 from shoal.model.memory import enough_memory
-from shoal.planner import LengthModel, Pilot, Plan, fixed_lengths
+from shoal.planner import LengthModel, Pilot, Plan, divided, fixed_lengths
 from shoal.planning import RunPlan, plan_run
 from shoal.sampling.results import StepResult
 from shoal.sampling.sampler import needs_history
@@ -135,6 +135,13 @@ class Engine:
             self._model, self._kv, self.description, table, plan, graphs=self._graphs
         )
 
+    def _divide(self, blocks: list[int]) -> None:
+        """Have so many KV blocks in each group of layers."""
+        groups = [group.layers for group in self.machine.groups]
+        if groups:
+            with enough_memory("for the KV pool", "give a smaller --kv-memory"):
+                self._kv.divide(groups, blocks)
+
     def run(self, table: RequestTable) -> Run:
         """Plan a table and return the run, to be iterated over; only one may be under way."""
         planned = plan_run(table, self.options, self.machine)
@@ -145,14 +152,20 @@ class Engine:
         pilot = (
             Pilot(table, lengths, planned.num_pilots) if lengths and planned.num_pilots else None
         )
+        blocks = divided(plan, table, self.machine)
+        self._divide(blocks)
         executor = self.executor(table, plan)
         outputs: OutputProcessor | VectorOutputs = VectorOutputs(table)
         if self.description.pooling is None:
             outputs = OutputProcessor(table, self._detokenizer, self.description.eos_token_ids)
         sequential = table.per_request([needs_history(p) for p in table.params]).astype(np.bool_)
-        pool, budget = BlockPool(self.machine.num_blocks), self.machine.token_budget
+        pools = [
+            BlockPool(count, window=group.window)
+            for count, group in zip(blocks, self.machine.memory, strict=True)
+        ]
+        budget = self.machine.token_budget
         most = scored_rows(self.description)
-        scheduler = Scheduler(table, plan, pool, budget, lengths, sequential, most)
+        scheduler = Scheduler(table, plan, pools, budget, lengths, sequential, most)
         return Run(table, planned, scheduler, executor, outputs, pilot)
 
 
@@ -179,6 +192,7 @@ class Run:
         self._outputs, self._pilot = outputs, pilot
         self._generates = isinstance(outputs, OutputProcessor)
         self._block_bytes = BLOCK_SIZE * int(self.machine.costs.kv_bytes)
+        self._group_bytes = [BLOCK_SIZE * int(g.kv_bytes) for g in self.machine.memory]
         self._end = self.plan.num_sequences
         self._failures = 0
         self._scores = ScoreStore(table, self.plan)
@@ -205,13 +219,18 @@ class Run:
                     outcome.batch,
                     time.perf_counter() - began,
                     self._scheduler.num_running,
-                    self._scheduler.pool.used_blocks,
+                    self._bytes_in_use() // self._block_bytes,
                 )
             yield self._take()
-        if left := self._take():
-            yield left
-        if self._scheduler.pool.used_blocks:
-            raise InternalError(f"{self._scheduler.pool.used_blocks} KV blocks left after the run")
+        if last := self._take():
+            yield last
+        left = sum(pool.used_blocks for pool in self._scheduler.pools)
+        if left:
+            raise InternalError(f"{left} KV blocks left after the run")
+
+    def _bytes_in_use(self) -> int:
+        pools = zip(self._scheduler.pools, self._group_bytes, strict=True)
+        return sum(pool.used_blocks * size for pool, size in pools)
 
     def cancel(self, requests: Int64Array) -> None:
         """Give up some requests, between two iterations: they take no part in the next one.
@@ -315,8 +334,9 @@ class Run:
         stats.running_sequences = self._scheduler.num_running
         if self._scheduler.length_coverage is not None:
             self._scheduler.length_coverage.report(stats.lengths)
-        stats.kv_bytes_in_use = self._scheduler.pool.used_blocks * self._block_bytes
-        stats.peak_kv_bytes = self._scheduler.pool.peak_blocks * self._block_bytes
+        stats.kv_bytes_in_use = self._bytes_in_use()
+        pools = zip(self._scheduler.pools, self._group_bytes, strict=True)
+        stats.peak_kv_bytes = sum(pool.peak_blocks * size for pool, size in pools)
         return completions
 
 

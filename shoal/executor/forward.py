@@ -9,12 +9,14 @@ import torch
 
 from shoal.cuda.graphs import GraphedForward
 from shoal.cuda.transfers import Stage
-from shoal.model.hook import AttentionStep, WantedRows, attention_step
+from shoal.errors import InternalError
+from shoal.model.hook import AttentionStep, GroupStep, WantedRows, attention_step
 from shoal.model.kv import KVPool
 from shoal.model.load import LoadedModel
 from shoal.model.rotary import with_lengths
 from shoal.scheduler import TokenBatch
 from shoal.types import Int32Array, Int64Array
+from shoal.work import SegmentWork
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class BatchInputs:
         logit_rows: [R], rows whose logits are wanted; where the last layer selects, those it
             computes, each once.
         order: [R], which of these each row of logits is; None: one after another.
+        other_slots: as `slots`, in the other groups of layers.
         selects: whether the last layer computes `logit_rows` only.
     """
 
@@ -36,6 +39,7 @@ class BatchInputs:
     logit_rows: torch.Tensor
     order: torch.Tensor | None
     selects: bool
+    other_slots: tuple[torch.Tensor, ...] = ()
 
 
 class ModelRunner:
@@ -61,12 +65,15 @@ class ModelRunner:
             logit_rows=_put(stage, rows if selects else batch.logit_rows),
             order=_put(stage, order) if selects and order is not None else None,
             selects=selects,
+            other_slots=tuple(_put(stage, group.slots) for group in batch.others),
         )
 
     def __call__(self, batch: TokenBatch, inputs: BatchInputs) -> torch.Tensor:
         """Logits [R, vocabulary] of `batch.logit_rows`; [0] for a batch without tokens."""
         if batch.num_tokens == 0:
             return torch.empty(0, device=self._device)
+        if not batch.others and not self._kv.is_even:
+            raise InternalError("a batch of one group of layers, for KV that is divided")
         if self._graphs is not None:
             columns = inputs.token_ids, inputs.positions, inputs.slots
             replayed = self._graphs.run(*columns, batch.attention, inputs.logit_rows)
@@ -76,13 +83,24 @@ class ModelRunner:
         prepared = backend.prepare(batch.attention, self._device)
         step = AttentionStep(kv=self._kv, slots=inputs.slots, prepared=prepared)
         if inputs.selects:
-            rows, _ = _distinct(batch.logit_rows)
-            some = backend.prepare(batch.attention.only(rows), self._device)
+            some = self._wanted(batch.attention, batch)
             step.wanted = WantedRows(inputs.logit_rows, some)
+        step.others = tuple(
+            GroupStep(
+                slots,
+                backend.prepare(group.attention, self._device),
+                self._wanted(group.attention, batch) if inputs.selects else None,
+            )
+            for slots, group in zip(inputs.other_slots, batch.others, strict=True)
+        )
         with attention_step(step):
             rows_of = None if inputs.selects else inputs.logit_rows
             logits = self._model.logits(inputs.token_ids, inputs.positions, rows_of)
         return logits if inputs.order is None else logits[inputs.order]
+
+    def _wanted(self, work: SegmentWork, batch: TokenBatch) -> object:
+        rows, _ = _distinct(batch.logit_rows)
+        return self._kv.backend.prepare(work.only(rows), self._device)
 
 
 def _distinct(rows: Int64Array) -> tuple[Int64Array, Int64Array | None]:

@@ -42,8 +42,8 @@ def run_job(
     without lines gives an empty output.
 
     Args:
-        engine: makes the engine, by default `shoal.devices.make_engine`; called only when there
-            is something to run.
+        engine: makes the engine, by default that of `shoal.fleet.engines`; called only when
+            there is something to run.
         reporter: shows how far it is; by default what `make_reporter` chooses.
         asked: whether somebody wants the job interrupted, looked at in every iteration.
         unexecuted: end the job now. Requests without a result are not run, and get an error record
@@ -126,7 +126,7 @@ def _loaded(spec: JobSpec) -> Describe:
 
 def _make_engine(description: ModelDescription, options: EngineOptions) -> EngineProtocol:
     # Planning a job imports this module, and no engine.
-    from shoal.devices import make_engine
+    from shoal.fleet.engines import make_engine
 
     return make_engine(description, options)
 

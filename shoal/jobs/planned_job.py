@@ -11,7 +11,7 @@ from shoal.answers.detokenize import Detokenizer
 from shoal.config import EngineOptions, Order
 from shoal.costs import Machine
 from shoal.diagnose import Diagnoses, diagnose
-from shoal.errors import InvalidRequestError
+from shoal.errors import InvalidRequestError, OptionError
 from shoal.jobs.job_kind import kind_of_file, refuse_answers_only
 from shoal.jobs.spec import check_forms
 from shoal.machine.capacity import KVCapacity, planned_capacity, planned_machine
@@ -99,6 +99,11 @@ def plan_job(
         choices=choices,
     )
     check_forms(schema, choices)
+    if options.ray is not None:
+        raise OptionError(
+            "ray: a plan starts nothing, so it is not known how many engines the cluster has room "
+            "for. Give devices N to see the shares of N engines, and leave ray out."
+        )
     texts = Texts.needed if max_tokens is None else Texts.wanted
     asked = kind_of_file(path, options.pooling_type) if max_tokens is None else None
     refuse_answers_only(asked, options, schema, results)
@@ -188,5 +193,5 @@ def _planned(
     if options.devices == 1:
         run = plan_run(table, options, machine, forest)
         return [run], run.plan, []
-    division = divide_job(table, options, machine, forest)
+    division = divide_job(table, options, machine, options.devices, forest)
     return division.run_plans(table, options, machine), division.whole, division.shares

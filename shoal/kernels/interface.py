@@ -86,6 +86,7 @@ class Attention(ctypes.Structure):
         ("sinks", c_void_p),
         ("out", c_void_p),
         ("out_dtype", c_int32),
+        ("lse", c_void_p),
     ]
 
 

@@ -16,8 +16,8 @@ import numpy as np
 from shoal.answers.answer_format import AnswerFormat
 from shoal.answers.detokenize import Detokenizer
 from shoal.answers.grammar import grammar_compiler
-from shoal.devices import make_engine
 from shoal.errors import GenerationInterrupted, InvalidRequestError, OptionError, ShoalError
+from shoal.fleet.engines import make_engine
 from shoal.llm.asked import Asked, Params, asked_for
 from shoal.llm.conversations import conversations, rendered
 from shoal.llm.drive import MakeOutput, T, drive, refused_outputs, summary_of

@@ -48,9 +48,13 @@ LLM_OPTIONS: dict[str, Fate] = {
     "max_num_batched_tokens": _sets("token_budget"),
     "kv_cache_memory_bytes": Honoured("kv_memory as a number of bytes.", "kv_memory"),
     "kv_memory": _sets("kv_memory"),
+    "disable_hybrid_kv_cache_manager": _sets("disable_hybrid_kv_cache_manager"),
     "device": _sets("device"),
     "sharing": _sets("sharing"),
     "order": _sets("order"),
+    "ray": _sets("ray"),
+    "ray_actors": _sets("ray_actors"),
+    "ray_cpus": _sets("ray_cpus"),
     **alike(
         "enable_prefix_caching prefix_caching_hash_algo max_num_seqs max_num_partial_prefills"
         " max_long_partial_prefills long_prefill_token_threshold enable_chunked_prefill"
@@ -61,7 +65,7 @@ LLM_OPTIONS: dict[str, Fate] = {
     ),
     **alike(
         "block_size swap_space cpu_offload_gb num_gpu_blocks_override enable_sleep_mode"
-        " kv_offloading_size kv_offloading_backend disable_hybrid_kv_cache_manager",
+        " kv_offloading_size kv_offloading_backend",
         _MEMORY,
     ),
     **alike(

@@ -14,6 +14,7 @@ from shoal.costs import Machine
 from shoal.errors import OptionError
 from shoal.machine.calibration_cache import device_threads, remembered, token_budget_of
 from shoal.machine.device_memory import CudaMemory, DeviceMemory, MemoryReading, held_by_others
+from shoal.machine.memory_groups import memory_groups
 from shoal.machine.model_costs import machine_of
 from shoal.machine.weight_counts import count_weights
 from shoal.model.description import ModelDescription
@@ -86,7 +87,8 @@ def planned_machine(
     threads = device_threads(options.devices)
     calibration = remembered(description, threads)
     budget = options.token_budget or token_budget_of(calibration)
-    return machine_of(description, calibration, budget, capacity.tokens, threads)
+    groups = memory_groups(description, options)
+    return machine_of(description, calibration, budget, capacity.tokens, threads, groups)
 
 
 def estimate(description: ModelDescription, options: EngineOptions, memory: DeviceMemory) -> int:

@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from shoal.config import Quantization
-from shoal.costs import BLOCK_SIZE, Costs, Machine, Rates, RatesSource
+from shoal.costs import BLOCK_SIZE, Costs, Machine, MemoryGroup, Rates, RatesSource
 from shoal.machine.calibration_cache import Calibration
 from shoal.machine.weight_counts import count_weights
 from shoal.model.description import ModelDescription
@@ -60,17 +60,19 @@ def machine_of(
     token_budget: int,
     kv_tokens: int,
     threads: int | None = None,
+    groups: tuple[MemoryGroup, ...] = (),
 ) -> Machine:
     """The machine, at measured rates; at those of a common one where nothing was measured.
 
     Args:
         threads: CPU threads of the common one; None: torch's.
+        groups: see `Machine`.
     """
     if calibration is None:
         costs, source = default_costs(description, threads), RatesSource.assumed
     else:
         costs, source = model_costs(description, calibration.rates), RatesSource.measured
-    return Machine(costs, token_budget, kv_tokens, source)
+    return Machine(costs, token_budget, kv_tokens, source, groups=groups)
 
 
 def model_costs(description: ModelDescription, rates: Rates) -> Costs:
@@ -95,4 +97,4 @@ def model_costs(description: ModelDescription, rates: Rates) -> Costs:
 
 def _attention_flops(config: PreTrainedConfig) -> float:
     """FLOP of all layers for a query token and a KV token: a product with K, and one with V."""
-    return 4.0 * sum(layer.heads * layer.head_dim for layer in layer_sizes(config))
+    return sum(layer.pair_flops for layer in layer_sizes(config))

@@ -42,6 +42,7 @@ from shoal.machine.device_memory import (
 )
 from shoal.machine.graph_trial import graphed_forward
 from shoal.machine.largest_batch import SHARED, blocks_for_probe, probe
+from shoal.machine.memory_groups import memory_groups
 from shoal.machine.model_costs import machine_of
 from shoal.model.description import ModelDescription
 from shoal.model.kv import KVPool
@@ -142,7 +143,9 @@ class Placing:
         return Placement(kv, self._machine(calibration, budget, num_blocks), graphs)
 
     def _machine(self, calibration: Calibration | None, budget: int, num_blocks: int) -> Machine:
-        return machine_of(self._description, calibration, budget, num_blocks * BLOCK_SIZE)
+        tokens = num_blocks * BLOCK_SIZE
+        groups = memory_groups(self._description, self._options, self._model.windows)
+        return machine_of(self._description, calibration, budget, tokens, groups=groups)
 
     def _pool(self, num_blocks: int) -> KVPool:
         """A pool of so many blocks, with scratch blocks behind them where graphs may need them."""

@@ -146,8 +146,8 @@ class ModelDescription:
         tokenizer = _read_tokenizer(source, tokenizer_source, trusted, texts)
         dtype = _dtype(options.dtype, config)
         generation = read_generation(source)
-        device = _device(options.device, parts)
-        _check_devices(device, options.devices)
+        device = _device(options, parts)
+        _check_devices(device, options)
         check_quantization(options.quantization, device, dtype, parts)
         pooling = None if asked is None else pooling_of(source, config, tokenizer, asked)
         if pooling is not None and parts > 1:
@@ -347,12 +347,21 @@ def _dtype(wanted: Dtype, config: PreTrainedConfig) -> torch.dtype:
     return dtype
 
 
-def _device(wanted: Device, parts: int) -> torch.device:
-    """The device, or the kind of the `parts` devices."""
+def _device(options: EngineOptions, parts: int) -> torch.device:
+    """The device, or the kind of the `parts` devices.
+
+    On Ray the devices are of other machines. One that is named is taken at its word: this machine
+    may have none.
+    """
+    wanted = options.device
+    if options.ray is not None and wanted is not Device.auto:
+        return torch.device(str(wanted))
     if wanted is Device.cuda and not torch.cuda.is_available():
         raise OptionError("device cuda: torch sees no CUDA device here; use --device cpu")
     auto = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(auto if wanted is Device.auto else str(wanted))
+    if options.ray is not None:
+        return device
     if device.type == "cuda" and parts > torch.cuda.device_count():
         raise OptionError(
             f"tensor_parallel {parts}: torch sees only {torch.cuda.device_count()} CUDA devices."
@@ -365,13 +374,18 @@ def _device(wanted: Device, parts: int) -> torch.device:
     return device
 
 
-def _check_devices(device: torch.device, wanted: int) -> None:
+def _check_devices(device: torch.device, options: EngineOptions) -> None:
     """Raise `OptionError` where there are fewer CUDA devices than wanted."""
-    if device.type == "cuda" and wanted > torch.cuda.device_count():
-        raise OptionError(
-            f"devices {wanted}: torch sees {torch.cuda.device_count()} CUDA device(s) here; give "
-            "at most that many."
-        )
+    if device.type != "cuda" or options.ray is not None:
+        return
+    each, there = options.tensor_parallel, torch.cuda.device_count()
+    if options.devices * each <= there:
+        return
+    of = "" if each == 1 else f" of {each} each"
+    raise OptionError(
+        f"devices {options.devices}{of}: torch sees {there} CUDA device(s) here; give "
+        f"devices {there // each} at most."
+    )
 
 
 def _kv_bytes_per_token(config: PreTrainedConfig, dtype: torch.dtype) -> int:

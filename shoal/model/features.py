@@ -88,12 +88,12 @@ def _refuse_other_memory(config: PreTrainedConfig) -> None:
         recurrent = [layer for layer in other if layer in _RECURRENT_LAYERS]
         feature = "recurrent layers" if recurrent else "layers of an unknown kind"
         raise _refusal(kind, f"{feature} ({', '.join(recurrent or other)})")
-    if getattr(config, "kv_lora_rank", None):
+    if kind == "longcat_flash":
         raise UnsupportedModelError(
-            "multi-head latent attention",
-            f"models of type {kind!r} use multi-head latent attention (MLA). What it keeps of a "
-            "token is one latent vector, which Shoal's KV pool does not hold yet; keys and values "
-            "made of it would take many times the memory. Use another model.",
+            "two attentions in a layer",
+            f"models of type {kind!r} attend twice in each layer, to latents (MLA). Shoal's proof "
+            "that a model is right in packed batches knows layers that attend once. Use another "
+            "model.",
         )
     if getattr(config, "cross_attention_layers", None):
         raise _refusal(kind, "cross-attention to images")

@@ -20,8 +20,10 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
 from shoal.attention import PLAIN, AttentionKind
+from shoal.attention.latent import LatentAttention
 from shoal.errors import InternalError
 from shoal.model.kv import KVPool
+from shoal.work import Window
 
 ATTENTION_NAME = "shoal_segments"
 """The name our attention is registered under in transformers."""
@@ -40,6 +42,21 @@ class WantedRows:
     prepared: object
 
 
+@dataclass(frozen=True)
+class GroupStep:
+    """A token batch in one group of layers.
+
+    Attributes:
+        slots: int64 [T], the pool slot each row's key and value go to.
+        prepared: the attention of all rows.
+        wanted: the attention of the `WantedRows` alone, if there are any.
+    """
+
+    slots: torch.Tensor
+    prepared: object
+    wanted: object = None
+
+
 @dataclass
 class AttentionStep:
     """What the attention layers need to know about the token batch they run in."""
@@ -50,6 +67,16 @@ class AttentionStep:
     prepared: object
     wanted: WantedRows | None = None
     """None: the last layer computes every row."""
+    others: tuple[GroupStep, ...] = ()
+    """The batch in the other groups of layers; none: all layers are as the first group's."""
+
+    def of(self, layer: int) -> GroupStep:
+        """The batch in a layer's group."""
+        group = self.kv.group_of(layer) if self.others else 0
+        if group:
+            return self.others[group - 1]
+        wanted = None if self.wanted is None else self.wanted.prepared
+        return GroupStep(self.slots, self.prepared, wanted)
 
 
 @dataclass(frozen=True)
@@ -118,6 +145,17 @@ class AttentionProbe:
             for _, (key, value) in sorted(calls, key=lambda call: call[0])
         )
 
+    @property
+    def shapes(self) -> list[tuple[int, int, int]]:
+        """(kv_heads, head_dim, value_dim) by layer index."""
+        return [shape for _, shape in sorted(zip(self.layers, self.head_dims, strict=True))]
+
+    @property
+    def windows(self) -> tuple[Window | None, ...]:
+        """What each layer shows its rows, by layer index."""
+        sights = dict(zip(self.layers, self.kinds, strict=True))
+        return tuple(sights[layer].sight for layer in sorted(sights))
+
     def observe(self, call: AttentionCall) -> torch.Tensor:
         """See `AttentionObserver`."""
         query, value = call.query, call.value
@@ -155,6 +193,12 @@ def current_step() -> AttentionStep:
     return step
 
 
+def keeps_latents() -> bool:
+    """Whether the token batch that runs, if one does, keeps latents in its pool."""
+    step = _step.get()
+    return isinstance(step, AttentionStep) and isinstance(step.kv.backend, LatentAttention)
+
+
 def _attention(
     module: Any,
     query: torch.Tensor,
@@ -176,11 +220,15 @@ def _attention(
         return step.observe(call), None
     step = current_step()
     layer = int(module.layer_idx)
-    backend, pool = step.kv.backend, step.kv[layer]
+    backend, pool, rows = step.kv.backend, step.kv[layer], step.of(layer)
     if step.kv.stores(layer):
-        backend.store(pool, step.slots, key[0], value[0])
+        backend.store(pool, rows.slots, key[0], value[0])
+    if isinstance(backend, LatentAttention):
+        # What `shoal.model.latent_layers` put in place of the module's own, and proved.
+        expansion = module.expand_kv.expansion
+        return backend.attend(query[0], pool, rows.prepared, scale, expansion)[None], None
     kind = _chunked(module, _kind(**keywords))
-    return backend(query[0], pool, step.prepared, scale, kind)[None], None
+    return backend(query[0], pool, rows.prepared, scale, kind)[None], None
 
 
 def _kind(

@@ -9,11 +9,32 @@ from transformers import PreTrainedConfig
 
 @dataclass(frozen=True)
 class LayerSizes:
-    """Heads of one layer's attention."""
+    """Heads of one layer's attention.
+
+    Attributes:
+        latent_rank: numbers of the latent (MLA) that is kept of a token instead of keys and values;
+            0: none is. The key part for all heads, which is kept beside it, is `head_dim` long.
+    """
 
     heads: int
     kv_heads: int
     head_dim: int
+    latent_rank: int = 0
+
+    @property
+    def kv_numbers(self) -> int:
+        """Numbers that the KV pool holds of a token."""
+        if self.latent_rank:
+            return self.latent_rank + self.head_dim
+        return 2 * self.kv_heads * self.head_dim
+
+    @property
+    def pair_flops(self) -> float:
+        """FLOP for a query token and a KV token: products with the key, and with the value."""
+        if self.latent_rank:
+            # Absorbed: keys of latent and rotated part, the latent as value.
+            return 2.0 * self.heads * (2 * self.latent_rank + self.head_dim)
+        return 4.0 * self.heads * self.head_dim
 
 
 def layer_sizes(config: PreTrainedConfig) -> list[LayerSizes]:
@@ -26,10 +47,16 @@ def layer_sizes(config: PreTrainedConfig) -> list[LayerSizes]:
 
 def stored_numbers(config: PreTrainedConfig) -> int:
     """Numbers of a token's keys and values; layers that reuse another layer's store none."""
+    return sum(stored_by_layer(config))
+
+
+def stored_by_layer(config: PreTrainedConfig) -> list[int]:
+    """Numbers of a token's keys and values in each layer; 0 where it reuses another's."""
     sizes = layer_sizes(config)
     modes = getattr(config, "kv_sharing_modes", None) or [None] * len(sizes)
-    own = [layer for layer, mode in zip(sizes, modes, strict=True) if mode != "reuse"]
-    return 2 * sum(layer.kv_heads * layer.head_dim for layer in own)
+    return [
+        0 if mode == "reuse" else layer.kv_numbers for layer, mode in zip(sizes, modes, strict=True)
+    ]
 
 
 def stated(config: PreTrainedConfig, name: str) -> object:
@@ -42,5 +69,8 @@ def stated(config: PreTrainedConfig, name: str) -> object:
 def _sizes(config: PreTrainedConfig) -> LayerSizes:
     heads = int(config.num_attention_heads)
     kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
+    rank = getattr(config, "kv_lora_rank", None)
+    if rank:
+        return LayerSizes(heads, 1, int(config.qk_rope_head_dim), int(rank))
     head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
     return LayerSizes(heads, kv_heads, head_dim)

@@ -23,7 +23,6 @@ from shoal.kernels.interface import DTYPES
 from shoal.model.alone import prove_positions
 from shoal.model.checkpoint import check_files, check_loaded, kept_report, misfit
 from shoal.model.description import ModelDescription, load_error
-from shoal.model.features import refuse_unknown_keyword
 from shoal.model.fusion import (
     TOLERANCE,
     Fusion,
@@ -39,12 +38,15 @@ from shoal.model.fusion import (
     widen,
 )
 from shoal.model.heads import auto_class, headed
-from shoal.model.hook import ATTENTION_NAME, AttentionProbe, attention_step
+from shoal.model.hook import ATTENTION_NAME
+from shoal.model.latent_layers import keep_latents
 from shoal.model.memory import enough_memory, out_of_memory
 from shoal.model.packed_cache import packed_keywords
 from shoal.model.pieces import Pieces
+from shoal.model.probe import check_kv_bytes, own_attention_error, probe_attention
 from shoal.model.rotary import go_by_length, plain_positions
 from shoal.model.text_part import refuse_unknown_class, text_part_class
+from shoal.work import Window
 
 MOSTLY = 0.9
 """Share of a model's weights of which it is said to be quantized without a warning."""
@@ -71,6 +73,8 @@ class LoadedModel:
     wide: bool = False
     selects_rows: bool = False
     owners: tuple[int, ...] = ()
+    windows: tuple[Window | None, ...] = ()
+    """What each attention layer shows its rows, by layer index; None: everything."""
 
     def logits(
         self, token_ids: torch.Tensor, positions: torch.Tensor, rows: torch.Tensor | None
@@ -184,7 +188,7 @@ def _read_weights(description: ModelDescription) -> torch.nn.Module:
             if isinstance(error, KeyError) and error.args == (ATTENTION_NAME,):
                 # Models that look attention up in a table of their own know no name but theirs.
                 kind = description.model_type
-                raise _own_attention(kind, "looks up only its own") from error
+                raise own_attention_error(kind, "looks up only its own") from error
             if report.unconverted:
                 what = f"{', '.join(report.unconverted)} cannot be put together"
                 raise misfit(description.id, what) from error
@@ -219,11 +223,15 @@ def prepare_model(module: torch.nn.Module, description: ModelDescription) -> Loa
     go_by_length(module, description.length_switch, description.model_type)
     signature = inspect.signature(module.forward).parameters
     model = LoadedModel(module, [], "logits_to_keep" in signature)
-    shapes, owners = _probe(model, description)
-    model = LoadedModel(module, shapes, model.selects_logits, owners=owners)
+    probe = probe_attention(model.logits, description)
+    model = LoadedModel(
+        module, probe.shapes, model.selects_logits, owners=probe.owners, windows=probe.windows
+    )
     kind = description.model_type
     prove_positions(module, model.layers, Pieces.of(description), kind)
-    return model
+    layers = keep_latents(module, model.layers, model.logits, description)
+    check_kv_bytes(layers, model.owners, description)
+    return replace(model, layers=layers)
 
 
 def _can_fuse(description: ModelDescription) -> bool:
@@ -347,53 +355,3 @@ def _widen(model: LoadedModel, trial: Trial, expected: torch.Tensor) -> bool:
         _log.debug("hidden states stay narrow", exc_info=True)
     narrow(layers)
     return False
-
-
-def _probe(
-    model: LoadedModel, description: ModelDescription
-) -> tuple[list[tuple[int, int, int]], tuple[int, ...]]:
-    """One forward of two tokens: our function must be called exactly once per layer.
-
-    Some models keep their own attention whatever they are told; they would ignore segments and
-    be silently wrong.
-    """
-    probe = AttentionProbe()
-    kind = description.model_type
-    two = torch.arange(2, device=description.device)
-    try:
-        with torch.inference_mode(), attention_step(probe):
-            model.logits(two, two, two[1:])
-    except UnsupportedModelError:
-        raise
-    except Exception as error:
-        if out_of_memory(error):
-            raise
-        _log.debug("probe failed", exc_info=True)
-        raise UnsupportedModelError(
-            "packed batches",
-            f"models of type {kind!r} cannot run a packed batch: {type(error).__name__}: {error}",
-        ) from error
-    layers = description.config.num_hidden_layers
-    if sorted(probe.layers) != list(range(layers)):
-        called = len(set(probe.layers))
-        raise _own_attention(kind, f"{called} of {layers} layers called the one given")
-    for keywords in probe.keywords:
-        refuse_unknown_keyword(kind, keywords)
-    shapes = [shape for _, shape in sorted(zip(probe.layers, probe.head_dims, strict=True))]
-    stored = [shapes[layer] for layer in set(probe.owners)]
-    numbers = sum(heads * (key_dim + value_dim) for heads, key_dim, value_dim in stored)
-    if numbers * description.dtype.itemsize != description.kv_bytes_per_token:
-        raise UnsupportedModelError(
-            "keys and values of an unusual shape",
-            f"models of type {kind!r} store {numbers} numbers of KV per token, which is not what "
-            "their config says; memory could not be budgeted. Use another model.",
-        )
-    return shapes, probe.owners
-
-
-def _own_attention(model_type: str, evidence: str) -> UnsupportedModelError:
-    return UnsupportedModelError(
-        "its own attention code",
-        f"models of type {model_type!r} keep their own attention whatever they are given "
-        f"({evidence}), so shared segments would be ignored. Use another model.",
-    )

@@ -15,9 +15,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import GenerationMixin, PreTrainedConfig
-from transformers.cache_utils import DynamicCache
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers import PreTrainedConfig
 
 from shoal.errors import UnsupportedModelError
 from shoal.types import LengthSwitch
@@ -78,6 +76,10 @@ def scaled_limit(config: PreTrainedConfig) -> int | None:
 
 def _may_restart(config: PreTrainedConfig) -> bool:
     """Whether the model's class may drop its cache at the threshold, as Phi-3 does."""
+    # Planning a job imports this module, and needs no model's code unless its config is such.
+    from transformers import GenerationMixin
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
     made = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     own = getattr(made, "prepare_inputs_for_generation", None)
     named = hasattr(config, "original_max_position_embeddings")
@@ -178,6 +180,8 @@ def _check_restarts(module: Any, switch: LengthSwitch, kind: str) -> None:
     """Ask the model itself whether it drops its cache with the token past the threshold."""
     if switch.each_length:
         return
+    from transformers.cache_utils import DynamicCache
+
     heads = torch.zeros(1, 1, switch.threshold, 1, device="meta")
     cache = DynamicCache()
     cache.update(heads, heads, 0)

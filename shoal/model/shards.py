@@ -51,6 +51,13 @@ def refuse_unsplittable(
     if parts == 1:
         return
     kind = config.model_type
+    if getattr(config, "kv_lora_rank", None):
+        raise UnsupportedModelError(
+            "tensor parallelism of latents",
+            f"models of type {kind!r} keep one latent of each token (MLA), which every device "
+            "would have to hold whole: Shoal does not split them. Run it on one device, or several "
+            "copies of it with --devices.",
+        )
     if not getattr(config, "base_model_tp_plan", None):
         raise UnsupportedModelError(
             "tensor parallelism",

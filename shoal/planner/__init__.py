@@ -3,6 +3,7 @@
 Pure arithmetic on token ids and length estimates; `make_plan` is the entry.
 """
 
+from shoal.planner.division import divided
 from shoal.planner.folding import FoldCost
 from shoal.planner.forest import Forest, build_forest
 from shoal.planner.lengths import LengthModel, fixed_lengths
@@ -20,6 +21,7 @@ __all__ = [
     "Plan",
     "Savings",
     "build_forest",
+    "divided",
     "expected_peak_kv",
     "fixed_lengths",
     "forest_of",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
 from shoal.costs import Machine
 from shoal.planner.plan import Plan
-from shoal.types import Int64Array, RequestTable
+from shoal.types import Int32Array, Int64Array, RequestTable
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -18,20 +21,60 @@ _STEPS = 4096
 def expected_peak_kv(plan: Plan, table: RequestTable, machine: Machine) -> int:
     """KV tokens that the run is expected to hold at its fullest moment.
 
+    They are tokens in all layers: what a group of layers holds counts by its share of the bytes.
+
+    Each group's moment may be another. Where the answer would exceed the pool, the run will fill
+    the pool and no more.
+    """
+    peaks = expected_peaks(plan, table, machine)
+    held = sum(tokens * group.kv_bytes for tokens, group in zip(peaks, machine.memory, strict=True))
+    return min(math.ceil(held / machine.costs.kv_bytes), machine.kv_tokens)
+
+
+def expected_peaks(plan: Plan, table: RequestTable, machine: Machine) -> list[int]:
+    """KV tokens that each group of layers is expected to hold at its fullest moment.
+
     Follows the plan with the expected output lengths: each iteration decodes a token of every
     running sequence and fills the token budget with prefill, in order. Prefill flows evenly
-    through an iteration, blocks are not rounded up, and memory delays nothing: where the answer
-    would exceed the pool, the run will fill the pool and no more.
+    through an iteration, blocks are not rounded up, and memory delays nothing. Of an owner in a
+    group with a window all that it will ever hold counts from its beginning.
     """
     if not plan.num_sequences:
-        return 0
+        return [0] * len(machine.memory)
     own = table.computed_lengths[plan.sequence_request] - plan.shared_length
     output = table.expected_new_tokens[plan.sequence_request].astype(np.int64)
     prefill = own.copy()
     # A segment is computed just before its first user.
     np.add.at(prefill, plan.segment_first, plan.segment_length)
     begin = _start_times(np.cumsum(prefill), output, machine.token_budget)
-    return min(_peak(plan, own, output, begin), machine.kv_tokens)
+    whole = _peak(plan, _Held(own, output, plan.segment_length, begin))
+    peaks = []
+    for group in machine.memory:
+        peaks.append(whole)
+        if group.window is not None:
+            cap = group.window.most_blocks(machine.block_size) * machine.block_size
+            most = np.minimum(own + output, cap), np.minimum(plan.segment_length, cap)
+            held = _Held(most[0], output, most[1], begin, grows=False)
+            peaks[-1] = min(whole, _peak(plan, held))
+    return peaks
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What sequences and segments hold: `own` tokens at first, of some `output` tokens of time.
+
+    Attributes:
+        own, output: int64 [Q].
+        length: int [S], of the segments.
+        begin: float64 [Q], when each sequence starts to decode.
+        grows: whether each iteration adds a token to a sequence's.
+    """
+
+    own: Int64Array
+    output: Int64Array
+    length: Int32Array | Int64Array
+    begin: FloatArray
+    grows: bool = True
 
 
 def _start_times(prefilled: Int64Array, output: Int64Array, token_budget: int) -> FloatArray:
@@ -60,22 +103,23 @@ def _start_times(prefilled: Int64Array, output: Int64Array, token_budget: int) -
     return begin
 
 
-def _peak(plan: Plan, own: Int64Array, output: Int64Array, begin: FloatArray) -> int:
+def _peak(plan: Plan, held: _Held) -> int:
     """Highest sum of the KV held, looking just before and after every start and finish.
 
     In between, the KV grows by a token per running sequence and iteration: it is
     constant + slope·time, with sums of what each start and finish changes.
     """
-    finish = begin + output
+    begin, finish, speed = held.begin, held.begin + held.output, float(held.grows)
     users = np.stack([plan.segment_first, plan.segment_last], axis=1).ravel()
     released = np.maximum.reduceat(np.append(finish, 0.0), users)[::2] if len(users) else begin[:0]
-    length, none = plan.segment_length, np.zeros(plan.num_segments)
-    ones = np.ones(len(own))
+    length, none = held.length, np.zeros(plan.num_segments)
+    speeds = np.full(len(begin), speed)
+    first = held.own - speed * begin
     # What ends at a moment makes room for what begins then: ends stand first, and the sort is
     # stable.
     time = np.concatenate([finish, released, begin, begin[plan.segment_first]])
-    constant = np.concatenate([begin - own, -length, own - begin, length])
-    slope = np.concatenate([-ones, none, ones, none])
+    constant = np.concatenate([-first, -length, first, length])
+    slope = np.concatenate([-speeds, none, speeds, none])
     order = np.argsort(time, kind="stable")
     time, constant, slope = time[order], np.cumsum(constant[order]), np.cumsum(slope[order])
     after = constant + slope * time

@@ -96,9 +96,13 @@ class Division:
 
 
 def divide_job(
-    table: RequestTable, options: EngineOptions, machine: Machine, forest: Forest | None = None
+    table: RequestTable,
+    options: EngineOptions,
+    machine: Machine,
+    devices: int,
+    forest: Forest | None = None,
 ) -> Division:
-    """Divide a table among `options.devices` devices. Deterministic.
+    """Divide a table among so many devices. Deterministic.
 
     Args:
         machine: each of the devices.
@@ -109,4 +113,4 @@ def divide_job(
     """
     whole = make_plan(table, sharing=options.sharing, machine=machine, forest=forest)
     even = spread(whole, table)
-    return Division(whole, even, make_shares(table, even, machine, options.devices))
+    return Division(whole, even, make_shares(table, even, machine, devices))

@@ -7,6 +7,7 @@ import numpy as np
 from shoal.errors import InternalError
 from shoal.scheduler.forecast import PeakForecast
 from shoal.scheduler.growth import LearntGrowth, StatedGrowth
+from shoal.scheduler.ledger import BlockLedger
 from shoal.scheduler.state import RunState
 from shoal.scheduler.stats import SchedulerStats
 from shoal.scheduler.waiting import WaitingSequences
@@ -27,7 +28,7 @@ class Admission:
         stats: SchedulerStats,
     ) -> None:
         self._columns, self._running, self._segments = state.columns, state.running, state.segments
-        self._generated, self._pool = state.generated, state.pool
+        self._generated, self._ledgers = state.generated, state.ledgers
         self._growth, self._stats = growth, stats
         self._waiting = WaitingSequences()
 
@@ -58,30 +59,54 @@ class Admission:
         Returns:
             False: blocks are missing, and nothing was changed.
         """
-        running, pool = self._running, self._pool
+        running = self._running
         slots = running.split()[0][:most]
-        full = slots[~self.has_room(slots)]
-        if len(full) <= pool.free_blocks:
-            running.append_block(full, pool.allocate(len(full)))
+        total = running.own_total[slots]
+        full = [slots[~ledger.has_room(slots, total)] for ledger in self._ledgers]
+        if all(len(f) <= g.pool.free_blocks for f, g in zip(full, self._ledgers, strict=True)):
+            for some, ledger in zip(full, self._ledgers, strict=True):
+                ledger.append_block(some)
             return True
         if not preempt:
             return False
-        for slot in full.tolist():
-            sequence = int(running.sequence[slot])
-            while sequence in running and pool.free_blocks == 0:
-                self._stats.preempted(self._segments.evict_idle([], wanted=1))
-                if pool.free_blocks == 0:
-                    self._preempt_cheapest()
-            if sequence in running:
-                running.append_blocks(slot, pool.allocate(1))
+        for some, ledger in zip(full, self._ledgers, strict=True):
+            self._append_by_force(some, ledger)
         return True
+
+    def _append_by_force(self, slots: Int64Array, ledger: BlockLedger) -> None:
+        """A block for each of the slots, or for those that are left of them."""
+        running = self._running
+        sequences = running.sequence[slots].tolist()
+        for slot, sequence in zip(slots.tolist(), sequences, strict=True):
+            while sequence in running and ledger.pool.free_blocks == 0:
+                self._give_way(ledger)
+            if sequence in running:
+                ledger.append_block(np.array([slot]))
+
+    def _give_way(self, ledger: BlockLedger) -> None:
+        wanted = [int(each is ledger) for each in self._ledgers]
+        self._stats.preempted(self._segments.evict_idle([], wanted))
+        if ledger.pool.free_blocks == 0:
+            self._preempt_cheapest()
+
+    def make_way(self) -> None:
+        """There is no block for what is to be computed next: somebody gives way.
+
+        Raises:
+            InternalError: there is, or nobody is left.
+        """
+        for ledger in self._ledgers:
+            if ledger.windowed and ledger.pool.free_blocks == 0:
+                self._give_way(ledger)
+                return
+        raise InternalError("the scheduler has work left but an empty batch")
 
     def has_room(self, slots: Int64Array) -> BoolArray:
         """Whether there is a block for every token a slot knows of, bool [slots]."""
-        running = self._running
-        room: BoolArray = (
-            running.own_total[slots] <= running.num_blocks[slots] * self._pool.block_size
-        )
+        total = self._running.own_total[slots]
+        room = np.ones(len(slots), dtype=np.bool_)
+        for ledger in self._ledgers:
+            room &= ledger.has_room(slots, total)
         return room
 
     def _preempt_cheapest(self) -> None:
@@ -119,7 +144,9 @@ class Admission:
         return True
 
     def _leave(self, sequence: int, slot: int, *, finished: bool) -> None:
-        self._pool.release(self._running.remove(slot))
+        self._running.remove(slot)
+        for ledger in self._ledgers:
+            ledger.leave(slot)
         self._segments.leave(self.path(sequence), finished=finished)
 
     def admit(self, tokens: int) -> list[int]:
@@ -134,7 +161,7 @@ class Admission:
         admitted: list[int] = []
         if self.head() is None or not (tokens > 0 or len(self._running) == 0):
             return admitted
-        forecast = self._forecast()
+        forecasts = self._forecasts()
         while tokens > 0 or len(self._running) == 0:
             sequence = self.head()
             if sequence is None:
@@ -142,8 +169,10 @@ class Admission:
             path = self.path(sequence)
             held = self._own_tokens(sequence)
             generated = self._generated.count(sequence)
-            forecast.add(held, self._growth.waiting(sequence, generated))
-            if not self._fits(path, held, forecast):
+            growth = self._growth.waiting(sequence, generated)
+            for forecast in forecasts:
+                forecast.add(held, growth)
+            if not self._fits(path, held, forecasts):
                 break
             idle = (s for s in path if self._segments.running[s] == 0)
             tokens -= sum(map(self._segments.missing_tokens, idle))
@@ -151,24 +180,30 @@ class Admission:
             admitted.append(self._enter(sequence, path))
         return admitted
 
-    def _fits(self, path: list[int], held: int, forecast: PeakForecast) -> bool:
-        """Whether the forecast peak of the running sequences and one more stays within the pool.
+    def _fits(self, path: list[int], held: int, forecasts: list[PeakForecast]) -> bool:
+        """Whether the forecast peaks of the running sequences and one more stay within the pools.
 
-        The newcomer, of `held` own tokens, is in the forecast. When nothing runs it is admitted if
+        The newcomer, of `held` own tokens, is in the forecasts. When nothing runs it is admitted if
         it fits alone, idle segments evicted as far as it needs.
         """
-        missing = self._segments.missing_blocks(path)
-        if forecast.fits(self._pool.num_blocks - self._segments.resident_blocks - missing):
+        lengths = self._segments.missing_lengths(path)
+        missing = [ledger.missing_blocks(lengths) for ledger in self._ledgers]
+        if all(
+            forecast.fits(ledger.available(blocks))
+            for forecast, ledger, blocks in zip(forecasts, self._ledgers, missing, strict=True)
+        ):
             return True
         if len(self._running) > 0:
             return False
-        needed = missing + self._pool.blocks_for(held)
-        self._stats.preempted(self._segments.evict_idle(path, wanted=needed))
-        if needed > self._pool.free_blocks:
-            raise InternalError(
-                f"a sequence needs {needed} KV blocks, of {self._pool.num_blocks} in all "
-                f"{self._pool.free_blocks} can be had"
-            )
+        most = [ledger.most_blocks(held) for ledger in self._ledgers]
+        needed = [blocks + own for blocks, own in zip(missing, most, strict=True)]
+        self._stats.preempted(self._segments.evict_idle(path, needed))
+        for ledger, blocks in zip(self._ledgers, needed, strict=True):
+            if blocks > ledger.pool.free_blocks:
+                raise InternalError(
+                    f"a sequence needs {blocks} KV blocks, of {ledger.pool.num_blocks} in all "
+                    f"{ledger.pool.free_blocks} can be had"
+                )
         return True
 
     def _enter(self, sequence: int, path: list[int]) -> int:
@@ -183,14 +218,15 @@ class Admission:
             own_prompt=int(self._columns.own_prompt[sequence]),
             own_total=total,
         )
-        self._running.append_blocks(slot, self._pool.allocate(self._pool.blocks_for(total)))
+        for ledger in self._ledgers:
+            ledger.admit(slot, total)
         return slot
 
     def _own_tokens(self, sequence: int) -> int:
         return int(self._columns.own_prompt[sequence]) + self._generated.count(sequence)
 
-    def _forecast(self) -> PeakForecast:
-        """The forecast for the running sequences."""
+    def _forecasts(self) -> list[PeakForecast]:
+        """The forecasts for the running sequences, one for each ledger."""
         slots = self._running.in_order()
         sequences = self._running.sequence[slots]
         held = self._running.own_total[slots]
@@ -200,7 +236,8 @@ class Admission:
         begun = self._waiting.begun
         self._growth.refresh(np.append(sequences, waiting), np.append(generated, ages), begun)
         growth = self._growth.running(sequences, generated)
-        return PeakForecast(held, growth, self._pool.block_size, self._growth.caution)
+        caution = self._growth.caution
+        return [ledger.forecast(held, growth, caution) for ledger in self._ledgers]
 
     def pending_prefill(self, slots: Int64Array) -> int:
         """Prefill tokens the admitted sequences still wait for, shared segments counted once."""

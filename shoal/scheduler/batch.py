@@ -101,14 +101,25 @@ class Feedback(NamedTuple):
         return cls(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
 
 
+class GroupRows(NamedTuple):
+    """A batch in one group of layers.
+
+    Attributes:
+        slots: int64 [T], the KV slot (block * block size + offset) each token writes.
+        attention: who attends to what.
+    """
+
+    slots: Int64Array
+    attention: SegmentWork
+
+
 @dataclass(frozen=True)
 class TokenBatch:
     """One iteration: T tokens to run through the model and S next tokens to sample.
 
     Attributes:
         token_ids, positions: int32 [T].
-        slots: int64 [T], the KV slot (block * block size + offset) each token writes.
-        attention: who attends to what.
+        slots, attention: see `GroupRows`, in the first group of layers.
         logit_rows: int64 [R], rows whose logits are needed: those sampled from, then those that
             score a prompt. Row r of the batch's logits [R, vocabulary] is that of `logit_rows[r]`.
         sample_sequences: int32 [S], the sequences (numbered in the plan's order) that get a token.
@@ -125,6 +136,7 @@ class TokenBatch:
         sequences: int32, the sequences this batch is computed for.
         feedback: tokens that come from the batch before; `token_ids` has 0 for them.
         row_lengths: int64 [T], see `shoal.scheduler.row_lengths`; None: the model does not ask.
+        others: the same rows in the other groups of layers.
     """
 
     token_ids: Int32Array
@@ -145,6 +157,12 @@ class TokenBatch:
     ends: Int32Array = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
     feedback: Feedback = field(default_factory=Feedback.none)
     row_lengths: Int64Array | None = None
+    others: tuple[GroupRows, ...] = ()
+
+    @property
+    def groups(self) -> tuple[GroupRows, ...]:
+        """The rows in every group of layers."""
+        return (GroupRows(self.slots, self.attention), *self.others)
 
     @property
     def num_tokens(self) -> int:

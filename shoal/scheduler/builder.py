@@ -11,12 +11,14 @@ from shoal.scheduler.row_lengths import row_lengths
 from shoal.scheduler.samples import choose_samples
 from shoal.scheduler.state import RunState
 from shoal.scheduler.token_rows import AwaitedTokens, token_rows
-from shoal.scheduler.work_list import attention_work
+from shoal.scheduler.work_list import Users, group_rows
 from shoal.types import Int32Array, Int64Array, RequestTable
 
 
 class BatchBuilder:
-    """Turns decoding and prefilling slots into a `TokenBatch`; changes no state.
+    """Turns decoding and prefilling slots into a `TokenBatch`.
+
+    It changes no state, but that chunks take blocks in groups of layers that have a window.
 
     Rows are ordered along the plan, a shared segment's own tokens just before its first user's, so
     that whoever uses a segment is one range of rows and attention needs no gather of queries.
@@ -46,7 +48,12 @@ class BatchBuilder:
         state, running = self._state, self._state.running
         chosen = choose_chunks(state, decoding, prefilling, budget, self._scored_rows)
         chunks = chosen.chunks
+        self._take_blocks(chunks)
+        users = Users.of(chunks, state)
         rows = token_rows(chunks, state, self._table, self._plan, awaited)
+        groups = [
+            group_rows(chunks, rows, users, ledger, state.segments) for ledger in state.ledgers
+        ]
         samples = choose_samples(chunks, chosen.prefix_only, state)
         sampled = samples.sampled
         # Scored rows come behind those that are sampled from, whose numbers are given already.
@@ -57,8 +64,8 @@ class BatchBuilder:
         return TokenBatch(
             token_ids=rows.token_ids,
             positions=rows.positions,
-            slots=rows.slots,
-            attention=attention_work(chunks, rows.blocks, rows.block_offsets, state),
+            slots=groups[0].slots,
+            attention=groups[0].attention,
             logit_rows=logit_rows,
             sample_sequences=sampled,
             sample_positions=(running.own_total[slots] - running.own_prompt[slots]).astype(
@@ -75,7 +82,15 @@ class BatchBuilder:
             ends=running.sequence[complete].astype(np.int32),
             feedback=rows.feedback,
             row_lengths=row_lengths(chunks, state, self._table, self._plan),
+            others=tuple(groups[1:]),
         )
+
+    def _take_blocks(self, chunks: Chunks) -> None:
+        ends = chunks.first + chunks.count
+        for ledger in self._state.ledgers:
+            if ledger.windowed:
+                ledger.extend_segments(chunks.segments, ends[chunks.shared])
+                ledger.extend_slots(chunks.slots, ends[chunks.own])
 
     def _sequences(self, chunks: Chunks, others: Int64Array) -> Int32Array:
         """Who is tried again if the batch fails: those with a row of their own, and `others`.

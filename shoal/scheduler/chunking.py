@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from shoal.scheduler.batch import Chunks
+from shoal.scheduler.ledger import ChunkRoom
 from shoal.scheduler.scoring import ScoredRows
 from shoal.scheduler.state import RunState
 from shoal.types import Int64Array
@@ -41,8 +42,8 @@ class _Prefill:
         complete: slots that generate nothing, and have nothing left to compute.
     """
 
-    def __init__(self, tokens: int, scored_rows: int) -> None:
-        self.left, self._scored_left = tokens, scored_rows
+    def __init__(self, tokens: int, scored_rows: int, room: ChunkRoom) -> None:
+        self.left, self._scored_left, self._room = tokens, scored_rows, room
         self.shared, self.own = _Columns(), _Columns()
         self.prefix_only, self.complete = list[int](), list[int]()
 
@@ -55,12 +56,14 @@ class _Prefill:
 
     def take(self, columns: _Columns, owner: int, first: int, missing: int) -> bool:
         """Schedule what fits of the missing tokens; whether that was all."""
-        count = min(missing, self.left)
+        shared = columns is self.shared
+        count = self._room.fitting(owner, first, min(missing, self.left), shared=shared)
         # Kernels take rows in tiles: a cut elsewhere would leave one more of them partly empty.
         if _TILE <= count < missing:
             count -= count % _TILE
         if count > 0:
             columns.add(owner, first, count)
+            self._room.take(owner, first + count, shared=shared)
             self.left -= count
         return count == missing
 
@@ -133,7 +136,7 @@ def _prefill(state: RunState, slots: Int64Array, tokens: int, scored_rows: int) 
     """
     running, segments, scoring = state.running, state.segments, state.scoring
     generates = state.columns.generates
-    prefill = _Prefill(tokens, scored_rows)
+    prefill = _Prefill(tokens, scored_rows, ChunkRoom(state.ledgers))
     seen: set[int] = set()
     for slot in slots.tolist():
         for segment in segments.path(int(running.segment[slot])):

@@ -36,6 +36,7 @@ class Launched:
         prefix_only: bool [S], those that sample without a token of their own.
         ends: int64, slots of the sequences that the batch completes without a sample.
         owners: int64, the sequence of each chunk that is not shared.
+        stays: int64, of each shared chunk's segment, which of its stays in the pool this is.
         prompt: the prompt tokens it computes.
     """
 
@@ -46,6 +47,7 @@ class Launched:
     prefix_only: BoolArray
     ends: Int64Array
     owners: Int64Array
+    stays: Int64Array
     prompt: PromptRuns
 
 
@@ -128,6 +130,7 @@ class Launches:
             prefix_only,
             ends,
             running.sequence[chunks.slots],
+            segments.stays[chunks.segments],
             prompt,
         )
         self._launched += 1
@@ -163,6 +166,7 @@ class Launches:
             raise InternalError("a sequence goes on after its limit")
         running.learn(slots[~finished], token_ids[~finished])
         self._settled += 1
+        self._free_unseen(launched)
         again = self._computed.add(launched.prompt)
         self._stats.computed(launched.prompt.tokens, again=again)
         self._stats.settled(batch.num_tokens, len(sequences))
@@ -171,6 +175,24 @@ class Launches:
     def restarted(self, sequence: int) -> None:
         """All of a sequence's prompt that is computed from now on had been before."""
         self._computed.restarted(sequence)
+
+    def _free_unseen(self, launched: Launched) -> None:
+        """Free what no row to come can see, now that a batch is not undone any more."""
+        ledgers = [ledger for ledger in self._state.ledgers if ledger.windowed]
+        if not ledgers:
+            return
+        running, segments = self._state.running, self._state.segments
+        chunks = launched.batch.chunks
+        ends = chunks.first + chunks.count
+        here = running.hold(chunks.slots, launched.owners)
+        slots, own_ends = chunks.slots[here], ends[chunks.own][here]
+        stay = segments.resident(chunks.segments) & (
+            segments.stays[chunks.segments] == launched.stays
+        )
+        some, shared_ends = chunks.segments[stay], ends[chunks.shared][stay]
+        for ledger in ledgers:
+            ledger.free_slots(slots, running.shared[slots], own_ends)
+            ledger.free_segments(some, segments.start[some].astype(np.int64), shared_ends)
 
     def failed(self, batch: TokenBatch) -> None:
         """A batch could not be launched, and is not under way: all of it is done again."""

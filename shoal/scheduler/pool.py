@@ -6,6 +6,7 @@ import heapq
 
 from shoal.costs import BLOCK_SIZE
 from shoal.errors import InternalError
+from shoal.work import Window
 
 
 class BlockPool:
@@ -15,11 +16,14 @@ class BlockPool:
     which attention can read without gathering.
     """
 
-    def __init__(self, num_blocks: int, block_size: int = BLOCK_SIZE) -> None:
+    def __init__(
+        self, num_blocks: int, block_size: int = BLOCK_SIZE, window: Window | None = None
+    ) -> None:
+        """`window`: of the layers whose KV it holds; None: they see all tokens."""
         if num_blocks < 1 or block_size < 1:
             raise InternalError(f"a pool of {num_blocks} blocks of {block_size} tokens is no pool")
         self.num_blocks = num_blocks
-        self.block_size = block_size
+        self.block_size, self.window = block_size, window
         self.peak_blocks = 0
         self._held = bytearray(num_blocks)
         self._untouched = 0

@@ -27,7 +27,6 @@ class RunningSequences:
         segment: its deepest shared segment; -1 where it has none.
         last_token: the token generated last, if it is known; only meaningful while decoding.
         ending: whether the token under way is its last: nothing is left to compute.
-        num_blocks: KV blocks it holds, the first so many of its row of `blocks`.
     """
 
     def __init__(self) -> None:
@@ -39,11 +38,9 @@ class RunningSequences:
         self.own_total = self._column()
         self.computed = self._column()
         self.segment = self._column()
-        self.num_blocks = self._column()
         self.last_token = self._column()
         self.decoding: BoolArray = np.zeros(self._capacity, dtype=np.bool_)
         self.ending: BoolArray = np.zeros(self._capacity, dtype=np.bool_)
-        self.blocks: Int32Array = np.zeros((self._capacity, 8), dtype=np.int32)
         self._order: Int64Array | None = None
 
     def __len__(self) -> int:
@@ -89,19 +86,16 @@ class RunningSequences:
         self.own_prompt[slot] = own_prompt
         self.own_total[slot] = own_total
         self.computed[slot] = 0
-        self.num_blocks[slot] = 0
         self.decoding[slot] = False
         self.ending[slot] = False
         self._order = None
         return slot
 
-    def remove(self, slot: int) -> list[int]:
-        """Give the slot back; returns the KV blocks it held."""
-        blocks: list[int] = self.blocks_of(slot).tolist()
+    def remove(self, slot: int) -> None:
+        """Give the slot back."""
         self._slots.remove(int(self.sequence[slot]))
         self.sequence[slot] = _NOBODY
         self._order = None
-        return blocks
 
     def hold(self, slots: Int64Array, sequences: Int32Array | Int64Array) -> BoolArray:
         """Whether the slots are still those of the sequences, bool [S]: none has left since."""
@@ -134,30 +128,6 @@ class RunningSequences:
     def learn(self, slots: Int64Array, token_ids: Int32Array) -> None:
         """The tokens that were sampled last are known."""
         self.last_token[slots] = token_ids
-
-    def blocks_of(self, slot: int) -> Int32Array:
-        """The slot's KV blocks, a view."""
-        return self.blocks[slot, : self.num_blocks[slot]]
-
-    def append_blocks(self, slot: int, blocks: list[int]) -> None:
-        """Add KV blocks at the end."""
-        first = int(self.num_blocks[slot])
-        last = first + len(blocks)
-        self._widen(last)
-        self.blocks[slot, first:last] = blocks
-        self.num_blocks[slot] = last
-
-    def append_block(self, slots: Int64Array, blocks: list[int]) -> None:
-        """Add one KV block at the end of each slot."""
-        last = self.num_blocks[slots]
-        self._widen(int(last.max(initial=0)) + 1)
-        self.blocks[slots, last] = blocks
-        self.num_blocks[slots] = last + 1
-
-    def _widen(self, most: int) -> None:
-        held = self.blocks.shape[1]
-        if most > held:
-            self.blocks = np.pad(self.blocks, ((0, 0), (0, max(most, 2 * held) - held)))
 
     def _column(self) -> Int64Array:
         return np.zeros(self._capacity, dtype=np.int64)

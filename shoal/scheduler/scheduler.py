@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from shoal.errors import InternalError
 from shoal.planner import LengthModel, Plan
 from shoal.scheduler.admission import Admission
 from shoal.scheduler.batch import TokenBatch
@@ -20,6 +19,7 @@ from shoal.scheduler.builder import BatchBuilder
 from shoal.scheduler.generated import GeneratedTokens
 from shoal.scheduler.growth import LearntGrowth, QuantileCoverage, StatedGrowth
 from shoal.scheduler.launches import Launched, Launches
+from shoal.scheduler.ledger import BlockLedger
 from shoal.scheduler.pool import BlockPool
 from shoal.scheduler.retained import RetainedLogits
 from shoal.scheduler.running import RunningSequences
@@ -50,7 +50,7 @@ class Scheduler:
         self,
         table: RequestTable,
         plan: Plan,
-        pool: BlockPool,
+        pool: BlockPool | Sequence[BlockPool],
         token_budget: int,
         lengths: LengthModel | None = None,
         sequential: BoolArray | None = None,
@@ -59,6 +59,7 @@ class Scheduler:
         """Begin a run of the plan.
 
         Args:
+            pool: the KV of all layers, or of each group of layers: those of a window apart.
             lengths: learns from the answers that end, and memory is forecast by it; None: by
                 each request's expected length.
             sequential: bool [N], requests whose next token depends on their last by more than the
@@ -66,7 +67,8 @@ class Scheduler:
             scored_rows: most rows of a batch that score prompts, at least 1; None: any number.
         """
         self.stats = SchedulerStats()
-        self.pool = pool
+        self.pools = (pool,) if isinstance(pool, BlockPool) else tuple(pool)
+        ledgers = [BlockLedger(each, token_budget) for each in self.pools]
         self.token_budget = token_budget
         nobody = np.zeros(len(table), dtype=np.bool_)
         columns = SequenceColumns(table, plan, nobody if sequential is None else sequential)
@@ -75,10 +77,10 @@ class Scheduler:
         self._state = state = RunState(
             columns=columns,
             running=RunningSequences(),
-            segments=SegmentTable(plan, pool),
+            segments=SegmentTable(plan, ledgers),
             retained=RetainedLogits(columns.prefix_only(plan.num_segments)),
             generated=GeneratedTokens(),
-            pool=pool,
+            ledgers=ledgers,
             scoring=PromptScoring(table, plan),
         )
         self._suspects: list[int] = []
@@ -86,6 +88,11 @@ class Scheduler:
         self._build = BatchBuilder(table, plan, state, most)
         self._admission = Admission(state, self._growth, self.stats)
         self._launches = Launches(state, self.stats)
+
+    @property
+    def pool(self) -> BlockPool:
+        """The first group's."""
+        return self.pools[0]
 
     def replan(self, plan: Plan) -> None:
         """Go on with another plan, the same up to `first_untouched`; from there, other groups."""
@@ -162,9 +169,10 @@ class Scheduler:
         awaited = None if launched is None else self._launches.awaited(launched)
         batch = self._build.batch(decoding, prefilling, self.token_budget, awaited)
         if batch.is_empty:
-            if not ahead:
-                raise InternalError("the scheduler has work left but an empty batch")
-            return None
+            if ahead:
+                return None
+            self._admission.make_way()
+            return self.step()
         return batch
 
     def _alone(self, sequence: int) -> TokenBatch:

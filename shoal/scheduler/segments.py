@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from shoal.planner import Plan
-from shoal.scheduler.pool import BlockPool
-from shoal.types import Int32Array, Int64Array
+from shoal.scheduler.ledger import BlockLedger
+from shoal.types import BoolArray, Int64Array
 
 
 class SegmentTable:
-    """Reference counts, blocks and progress of every shared segment.
+    """Reference counts and progress of every shared segment.
 
     A segment takes its blocks when its first user is admitted and gives them back with the last
     user to finish. Between, it may be evicted only while no running sequence uses it; its KV is
@@ -23,16 +23,18 @@ class SegmentTable:
         computed: tokens whose KV is in the pool.
         unfinished: users that have not finished.
         running: users that run.
+        stays: how often it came into the pool.
     """
 
-    def __init__(self, plan: Plan, pool: BlockPool) -> None:
+    def __init__(self, plan: Plan, ledgers: list[BlockLedger]) -> None:
+        """`ledgers`: of each group of layers, where the KV is."""
         self._take_columns(plan)
         self.computed: Int64Array = np.zeros(plan.num_segments, dtype=np.int64)
         self.unfinished: Int64Array = (plan.segment_last - plan.segment_first).astype(np.int64)
         self.running: Int64Array = np.zeros(plan.num_segments, dtype=np.int64)
-        self.blocks: dict[int, Int32Array] = {}
-        self.resident_blocks = 0
-        self._pool = pool
+        self.stays: Int64Array = np.zeros(plan.num_segments, dtype=np.int64)
+        self._resident: set[int] = set()
+        self._ledgers = ledgers
 
     def _take_columns(self, plan: Plan) -> None:
         self.parent = plan.segment_parent
@@ -53,22 +55,23 @@ class SegmentTable:
             segment = int(self.parent[segment])
         return path[::-1]
 
-    def missing_blocks(self, path: list[int]) -> int:
-        """Blocks needed to make every segment of a path resident."""
-        return sum(
-            self._pool.blocks_for(int(self.length[segment]))
-            for segment in path
-            if segment not in self.blocks
-        )
+    def resident(self, segments: Int64Array) -> BoolArray:
+        """Whether each of the segments is in the pool."""
+        return np.array([each in self._resident for each in segments.tolist()], dtype=np.bool_)
+
+    def missing_lengths(self, path: list[int]) -> list[int]:
+        """Tokens of each segment of a path that is not resident."""
+        return [int(self.length[segment]) for segment in path if segment not in self._resident]
 
     def enter(self, path: list[int]) -> None:
         """One more running user; segments not resident take their blocks."""
         for segment in path:
             self.running[segment] += 1
-            if segment not in self.blocks:
-                count = self._pool.blocks_for(int(self.length[segment]))
-                self.blocks[segment] = np.array(self._pool.allocate(count), dtype=np.int32)
-                self.resident_blocks += count
+            if segment not in self._resident:
+                self._resident.add(segment)
+                self.stays[segment] += 1
+                for ledger in self._ledgers:
+                    ledger.enter(segment, int(self.length[segment]))
 
     def leave(self, path: list[int], *, finished: bool) -> None:
         """A running user is gone, for good or preempted."""
@@ -81,30 +84,34 @@ class SegmentTable:
         """One user less for ever; the last one frees the segment."""
         for segment in path:
             self.unfinished[segment] -= 1
-            if self.unfinished[segment] == 0 and segment in self.blocks:
+            if self.unfinished[segment] == 0 and segment in self._resident:
                 self.evict(segment)
 
     def evict(self, segment: int) -> None:
         """Give the blocks back; the KV is lost."""
-        blocks = self.blocks.pop(segment)
-        self.resident_blocks -= len(blocks)
+        self._resident.remove(segment)
         self.computed[segment] = 0
-        self._pool.release(blocks.tolist())
+        for ledger in self._ledgers:
+            ledger.evict(segment)
 
-    def evict_idle(self, keep: list[int], wanted: int) -> int:
+    def evict_idle(self, keep: list[int], wanted: list[int]) -> int:
         """Evict segments no running sequence uses, `keep` excepted, till `wanted` blocks are free.
 
         Those of the latest groups go first: they are needed last.
+
+        Args:
+            wanted: in each ledger.
 
         Returns:
             How many segments must be computed again for it.
         """
         again = 0
         idle = sorted(
-            (s for s in self.blocks if self.running[s] == 0 and s not in keep), reverse=True
+            (s for s in self._resident if self.running[s] == 0 and s not in keep), reverse=True
         )
         for segment in idle:
-            if self._pool.free_blocks >= wanted:
+            free = (ledger.pool.free_blocks for ledger in self._ledgers)
+            if all(have >= need for have, need in zip(free, wanted, strict=True)):
                 break
             again += int(self.computed[segment] > 0)
             self.evict(segment)

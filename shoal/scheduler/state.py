@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shoal.scheduler.generated import GeneratedTokens
-from shoal.scheduler.pool import BlockPool
+from shoal.scheduler.ledger import BlockLedger
 from shoal.scheduler.retained import RetainedLogits
 from shoal.scheduler.running import RunningSequences
 from shoal.scheduler.scoring import PromptScoring
@@ -26,5 +26,6 @@ class RunState:
     segments: SegmentTable
     retained: RetainedLogits
     generated: GeneratedTokens
-    pool: BlockPool
+    ledgers: list[BlockLedger]
+    """Where the KV is, in each group of layers."""
     scoring: PromptScoring

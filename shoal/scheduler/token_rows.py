@@ -1,4 +1,4 @@
-"""The rows of a token batch: which token each runs, at which position, into which KV slot."""
+"""The rows of a token batch: which token each runs, at which position."""
 
 from __future__ import annotations
 
@@ -38,20 +38,19 @@ class AwaitedTokens(NamedTuple):
 
 @dataclass(frozen=True)
 class TokenRows:
-    """Columns of `TokenBatch`, and the KV blocks up to the end of each of C chunks.
+    """Columns of `TokenBatch`, and where each row is in its chunk.
 
     Attributes:
-        token_ids, positions, slots, feedback: see `TokenBatch`.
-        blocks: int32, flat.
-        block_offsets: int64 [C + 1].
+        token_ids, positions, feedback: see `TokenBatch`.
+        chunk: int64 [T], each row's chunk.
+        index: int64 [T], and its token among its owner's.
     """
 
     token_ids: Int32Array
     positions: Int32Array
-    slots: Int64Array
     feedback: Feedback
-    blocks: Int32Array
-    block_offsets: Int64Array
+    chunk: Int64Array
+    index: Int64Array
 
 
 def token_rows(
@@ -66,14 +65,11 @@ def token_rows(
     Args:
         awaited: tokens that a batch under way will give; None: all are known.
     """
-    running, block_size = state.running, state.pool.block_size
-    blocks, block_offsets = _chunk_blocks(chunks, state)
+    running = state.running
     chunk = np.repeat(np.arange(len(chunks)), chunks.count)
     index = np.arange(len(chunk)) - chunks.row_starts[chunk] + chunks.first[chunk]
     before, request = _prompt_of(chunks, state, plan)
     positions = before[chunk] + index
-    block = blocks[block_offsets[chunk] + index // block_size]
-    slots = block.astype(np.int64) * block_size + index % block_size
 
     # What a chunk of a segment has in these columns is never used.
     slot = _spread(chunks.own, chunks.slots, 0)
@@ -97,7 +93,7 @@ def token_rows(
         unknown = awaited.unknown[newest_slots]
         feedback = Feedback(rows[unknown], awaited.sample[newest_slots[unknown]])
         token_ids[feedback.rows] = 0
-    return TokenRows(token_ids, positions.astype(np.int32), slots, feedback, blocks, block_offsets)
+    return TokenRows(token_ids, positions.astype(np.int32), feedback, chunk, index)
 
 
 def _spread(chosen: BoolArray, values: Int64Array, other: np.int64 | int) -> Int64Array:
@@ -116,22 +112,3 @@ def _prompt_of(chunks: Chunks, state: RunState, plan: Plan) -> tuple[Int64Array,
     request[chunks.shared] = plan.segment_request[chunks.segments]
     request[chunks.own] = plan.sequence_request[state.running.sequence[chunks.slots]]
     return before, request
-
-
-def _chunk_blocks(chunks: Chunks, state: RunState) -> tuple[Int32Array, Int64Array]:
-    """KV blocks of each chunk's owner up to the chunk's end, flat, and their offsets."""
-    counts = -(-(chunks.first + chunks.count) // state.pool.block_size)
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
-    flat = np.empty(int(offsets[-1]), dtype=np.int32)
-    # All slots at once, through a mask as wide as the longest: they are many, and alike in length.
-    own = counts[chunks.own]
-    width = np.arange(int(own.max(initial=0)))
-    held = state.running.blocks[chunks.slots, : len(width)][width < own[:, None]]
-    if len(held) == len(flat):
-        return held, offsets
-    flat[np.repeat(chunks.own, counts)] = held
-    for chunk, segment in zip(
-        np.flatnonzero(chunks.shared).tolist(), chunks.segments.tolist(), strict=True
-    ):
-        flat[offsets[chunk] : offsets[chunk + 1]] = state.segments.blocks[segment][: counts[chunk]]
-    return flat, offsets

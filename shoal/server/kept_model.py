@@ -10,7 +10,8 @@ from typing import TypeAlias
 
 from shoal.config import EngineOptions
 from shoal.costs import Machine
-from shoal.devices import EngineProtocol, RunProtocol, make_engine
+from shoal.devices import EngineProtocol, RunProtocol
+from shoal.fleet.engines import make_engine
 from shoal.model.description import ModelDescription
 from shoal.model.pooling import AskedPooling
 from shoal.server.server_options import Served

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from shoal.costs import Costs, Machine
+from shoal.costs import Costs, Machine, MemoryGroup
 from shoal.planner import Plan
 from shoal.planner.forest import split_by_level
 from shoal.planner.likeness import nearest_kept
@@ -70,6 +70,7 @@ def miniature(setup: Setup, iterations: int, most_iterations: int) -> Setup:
         token_budget=max(round(machine.token_budget * slice_), _LEAST_BUDGET),
         kv_tokens=max(int(room) // block_size, least) * block_size,
         block_size=block_size,
+        groups=tuple(_smaller_group(group, divisor) for group in machine.groups),
     )
     return Setup(table, plan, small)
 
@@ -165,6 +166,19 @@ def _largest(table: RequestTable, plan: Plan, block_size: int) -> int:
     most = table.max_new_tokens[tree.index].astype(np.int64)
     needed: Int64Array = blocks[tree.leaf] - (-(tree.own + most) // block_size)
     return int(needed.max())
+
+
+def _smaller_group(group: MemoryGroup, divisor: int) -> MemoryGroup:
+    """Layers with dearer KV tokens, and a shorter window."""
+    window = group.window
+    if window is not None:
+        window = replace(window, tokens=max(window.tokens // divisor, 1))
+    return replace(
+        group,
+        kv_bytes=group.kv_bytes * divisor,
+        attention_flops=group.attention_flops * divisor,
+        window=window,
+    )
 
 
 def _smaller(costs: Costs, divisor: int, slice_: float) -> Costs:

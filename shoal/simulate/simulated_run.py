@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal.costs import Machine
-from shoal.planner import Plan
+from shoal.planner import Plan, divided
 from shoal.scheduler import BlockPool, Scheduler
 from shoal.simulate.clock import batch_time
 from shoal.types import Int64Array, RequestTable
@@ -27,7 +27,7 @@ class SimulatedRun:
             alone, would take at full rate.
         preemptions: see `SchedulerStats`.
         prompt_tokens_computed, generated_tokens: of the whole run.
-        peak_blocks: most KV blocks in use at once.
+        peak_blocks: most KV blocks in use at once, in the first group of layers.
     """
 
     tokens: Int64Array
@@ -71,12 +71,15 @@ def simulate(
     """
     lengths = table.expected_new_tokens if true_lengths is None else true_lengths
     ends = lengths[plan.sequence_request]
-    pool = BlockPool(machine.num_blocks, machine.block_size)
-    scheduler = Scheduler(table, plan, pool, machine.token_budget)
+    pools = [
+        BlockPool(blocks, machine.block_size, group.window)
+        for blocks, group in zip(divided(plan, table, machine), machine.memory, strict=True)
+    ]
+    scheduler = Scheduler(table, plan, pools, machine.token_budget)
     tokens: list[int] = []
     times: list[tuple[float, float, float]] = []
     while (batch := scheduler.step()) is not None:
-        time = batch_time(batch, machine.costs)
+        time = batch_time(batch, machine.costs, machine.memory)
         tokens.append(batch.num_tokens)
         times.append((time.seconds, time.compute, time.memory))
         sampled = batch.sample_sequences

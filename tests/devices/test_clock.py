@@ -86,7 +86,7 @@ def test_each_request_is_completed_once(
     for device, seconds in deaths[: 2 if devices > 1 else 1]:
         group.devices[device % devices].dies_at = seconds
     dying = any(worker.dies_at < 1 for worker in group.devices)
-    divided = divide_job(table, group.options, group.machine)
+    divided = divide_job(table, group.options, group.machine, devices)
     result, done = run(group, table)
     assert sorted(done) == list(range(size))
     stats, planned = result.stats, result.planned

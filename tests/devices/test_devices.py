@@ -10,7 +10,7 @@ import torch
 
 from shoal.config import EngineOptions
 from shoal.cuda.lost import raise_if_lost
-from shoal.devices.group import visible_device
+from shoal.devices.local_processes import visible_devices
 from shoal.devices.merged import added, merged, one_after_another
 from shoal.devices.worker import _portable
 from shoal.engine.engine import RunStats
@@ -26,11 +26,6 @@ def test_devices_is_a_number(devices: Any) -> None:
         EngineOptions(devices=devices)
 
 
-def test_not_together_with_tensor_parallel() -> None:
-    with pytest.raises(OptionError, match="devices 2 and tensor_parallel 2"):
-        EngineOptions(devices=2, tensor_parallel=2)
-
-
 def test_more_devices_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -42,11 +37,14 @@ def test_more_devices_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_each_worker_sees_its_own_device() -> None:
-    cuda = [visible_device("cuda", n, {})["CUDA_VISIBLE_DEVICES"] for n in range(2)]
+    cuda = [visible_devices("cuda", n, 1, {})["CUDA_VISIBLE_DEVICES"] for n in range(2)]
     assert cuda == ["0", "1"]
-    some = visible_device("cuda", 1, {"CUDA_VISIBLE_DEVICES": "3, GPU-ab12,5"})
+    some = visible_devices("cuda", 1, 1, {"CUDA_VISIBLE_DEVICES": "3, GPU-ab12,5"})
     assert some == {"CUDA_VISIBLE_DEVICES": "GPU-ab12"}
-    assert visible_device("cpu", 1, {}) == {}
+    assert visible_devices("cpu", 1, 1, {}) == {}
+    assert visible_devices("cuda", 4, 2, {}) == {"CUDA_VISIBLE_DEVICES": "4,5"}
+    few = visible_devices("cuda", 2, 2, {"CUDA_VISIBLE_DEVICES": "7,6,5,4"})
+    assert few == {"CUDA_VISIBLE_DEVICES": "5,4"}
 
 
 def test_errors_travel() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from shoal.config import EngineOptions
-from shoal.devices import DeviceGroup, make_engine
+from shoal.devices import DeviceGroup, LocalProcesses
 from shoal.devices.messages import (
     Configured,
     FromWorker,
@@ -26,7 +26,9 @@ from shoal.devices.messages import (
 )
 from shoal.engine.engine import Engine
 from shoal.errors import InternalError, ModelLoadError
+from shoal.fleet.engines import make_engine
 from shoal.model.description import ModelDescription
+from shoal.processes import WorkerProcesses
 from shoal.types import Completion, PlanFigures, RequestParams, RequestTable
 from tests.helpers.models import forest_of_prompts, save_model
 from tests.helpers.request_tables import table as make_table
@@ -53,6 +55,11 @@ def group(description: ModelDescription) -> Iterator[DeviceGroup]:
 @pytest.fixture(scope="module")
 def engine(description: ModelDescription) -> Engine:
     return Engine(description, replace(OPTIONS, devices=1))
+
+
+def processes(group: DeviceGroup) -> WorkerProcesses:
+    assert isinstance(group.carrier, LocalProcesses)
+    return group.carrier.processes
 
 
 def mixed(count: int, seed: int, family: int = 0) -> RequestTable:
@@ -185,7 +192,7 @@ def test_kill_9_of_a_worker(
     for completions in group.run(table):
         done += completions
         if done and killed is None:
-            killed = group.processes.running[1].pid
+            killed = processes(group).running[1].pid
             os.kill(killed, signal.SIGKILL)
     assert len(done) == len(table)
     same(sorted(done, key=lambda c: c.request_index), ordered(engine.run(table)))
@@ -195,7 +202,7 @@ def test_kill_9_of_a_worker(
     while 1 not in group.ready and time.monotonic() < began + 60:
         for _ in group.events(0.5):
             pass
-    assert group.processes.running[1].pid != killed
+    assert processes(group).running[1].pid != killed
     small = mixed(20, seed=4)
     same(ordered(group.run(small)), ordered(engine.run(small)))
 
@@ -207,7 +214,7 @@ def test_an_error_in_a_worker_ends_the_run_and_the_next_begins_anew(
     run = iter(group.run(table))
     next(run)
     # A message that nobody sends: the worker raises, as it would for a bug.
-    pids = [process.pid for process in group.processes.running.values()]
+    pids = [process.pid for process in processes(group).running.values()]
     group.send(0, Started(PlanFigures()))  # type: ignore[arg-type]
     with pytest.raises(InternalError, match="Started came"):
         list(run)
@@ -234,7 +241,7 @@ def test_what_is_not_measured_is_measured_by_one_alone(
 
     monkeypatch.setattr(DeviceGroup, "_load", lambda self: None)
     monkeypatch.setattr(DeviceGroup, "send", send)
-    group = DeviceGroup(description, replace(OPTIONS, devices=3))
+    group = DeviceGroup(description, replace(OPTIONS, devices=3), LocalProcesses("cpu", 3, 1))
     ready = Ready(None)  # type: ignore[arg-type]
     for number in range(3):
         assert group._answer(number, Configured(measured=known))
@@ -249,4 +256,4 @@ def test_what_is_not_measured_is_measured_by_one_alone(
 def test_the_model_must_load(tmp_path: Path, description: ModelDescription) -> None:
     gone = replace(description, id=str(tmp_path))
     with pytest.raises(ModelLoadError, match="cannot load the weights"):
-        DeviceGroup(gone, replace(OPTIONS, devices=1))
+        DeviceGroup(gone, replace(OPTIONS, devices=1), LocalProcesses("cpu", 1, 1))

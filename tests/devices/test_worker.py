@@ -9,6 +9,7 @@ from typing import NoReturn
 import pytest
 
 from shoal.devices.messages import Hello, Release, WorkerFailed
+from shoal.devices.versions import versions_here
 from shoal.devices.worker import EXIT_LOST, Worker, main
 from shoal.errors import DeviceLostError, InternalError
 from shoal.processes import EXIT_FAILED, Parent
@@ -27,7 +28,7 @@ def forked(serve: Callable[[Worker], NoReturn] = Worker.serve) -> tuple[Parent, 
     process = ForkedProcess(work)
     there.close()
     pipe = Parent(here)
-    assert pipe.receive() == Hello()
+    assert pipe.receive() == Hello(versions_here())
     return pipe, process
 
 
@@ -59,7 +60,7 @@ def test_requests_asked_for_too_late_or_messages_too_early() -> None:
     here.send(Release(1))
     released = here.receive()
     assert len(released.requests) == 0
-    here.send(Hello())
+    here.send(Hello({}))
     failed = here.receive()
     assert isinstance(failed, WorkerFailed)
     assert "Hello came too early" in str(failed.error)

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from shoal.config import EngineOptions
-from shoal.devices import EngineProtocol, make_engine
+from shoal.devices import EngineProtocol
 from shoal.errors import Interrupted, JobChangedError, OutputWriteError, ShoalError
+from shoal.fleet.engines import make_engine
 from shoal.jobs import JobOfSeveral, JobResult, JobSpec, run_job, run_together
 from shoal.model.description import ModelDescription
 from shoal.model.pooling import AskedPooling

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from shoal.attention import AttentionKind
+from shoal.attention.latent import LatentHeads
 from shoal.config import EngineOptions
 from shoal.errors import OptionError, UnsupportedModelError
 from shoal.model import load
@@ -15,10 +16,10 @@ from shoal.model.description import ModelDescription
 from shoal.model.hook import AttentionProbe, attention_step
 from tests.helpers.composites import COMPOSITES, REFUSED_COMPOSITES, save_composite
 from tests.helpers.eighty_one import EIGHTY_ONE
-from tests.helpers.models import ARCHITECTURES, FAMILIES, KINDS, LENGTHS, save_model
+from tests.helpers.models import ARCHITECTURES, FAMILIES, KINDS, LATENTS, LENGTHS, save_model
 from tests.helpers.refused_families import REFUSED_FAMILIES, save_refused
 
-RUN = [*(ARCHITECTURES | FAMILIES | KINDS | LENGTHS)]
+RUN = [*(ARCHITECTURES | FAMILIES | KINDS | LENGTHS | LATENTS)]
 REFUSED = [*REFUSED_FAMILIES, *REFUSED_COMPOSITES]
 _FUSED = {"norm": "norms", "mlp": "MLPs", "attention": "attention"}
 
@@ -78,6 +79,8 @@ def _running_row(table: str, family: str, folder: Path) -> str:
     if 0 < done["attention"] < len(model.layers):
         names[-1] += " of some layers"
     attention = ", ".join(dict.fromkeys(map(_words, probe.kinds)))
+    if isinstance(model.layers[0], LatentHeads):
+        attention += " over latents"
     if len(set(model.layers)) > 1:
         attention += "; layers of several head sizes"
     named = type(description.checkpoint_config).__name__.removesuffix("Config")

@@ -163,7 +163,7 @@ def refuse(*arguments: object) -> None:
 
 
 def _refuse_the_model() -> None:
-    pytest.MonkeyPatch().setattr("shoal.model.load._probe", refuse)
+    pytest.MonkeyPatch().setattr("shoal.model.load.probe_attention", refuse)
 
 
 launch_with_an_unknown_feature = partial(launch, prepare=_refuse_the_model)

@@ -250,6 +250,29 @@ LENGTHS: dict[str, tuple[str, dict[str, object]]] = {
 }  # fmt: skip
 """Families whose rotary frequencies change with a request's length, at 64 tokens."""
 
+_MLA: dict[str, object] = {
+    **{k: v for k, v in _LLAMA_LIKE.items() if k != "num_key_value_heads"},
+    "num_key_value_heads": 4, "q_lora_rank": 24, "kv_lora_rank": 32, "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 16, "v_head_dim": 12, "moe_intermediate_size": 24, "n_routed_experts": 4,
+    "n_shared_experts": 1, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1,
+}  # fmt: skip
+_YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4, "mscale": 1.0,
+         "mscale_all_dim": 0.7, "original_max_position_embeddings": 64}  # fmt: skip
+LATENTS: dict[str, tuple[str, dict[str, object]]] = {
+    "deepseek_v2": (
+        "DeepseekV2Config",
+        {**_MLA, "q_lora_rank": None, "first_k_dense_replace": 1, "topk_method": "greedy"},
+    ),
+    "deepseek_v3, kimi k2": (
+        "DeepseekV3Config",
+        {**_MLA, "first_k_dense_replace": 1, "rope_parameters": _YARN},
+    ),
+    "glm4_moe_lite": ("Glm4MoeLiteConfig", _MLA),
+    "minicpm3": ("MiniCPM3Config", _MLA),
+    "youtu": ("YoutuConfig", _MLA),
+}
+"""Families that keep a latent of each token (MLA)."""
+
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
     """One token per byte, after <s> and </s>; a byte-level BPE without merges."""
@@ -265,7 +288,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 def save_model(folder: Path, architecture: str, **changes: object) -> Path:
     """Write a random model of an architecture, its tokenizer and config into `folder`."""
-    config_class, fields = (ARCHITECTURES | FAMILIES | KINDS | LENGTHS)[architecture]
+    config_class, fields = (ARCHITECTURES | FAMILIES | KINDS | LENGTHS | LATENTS)[architecture]
     config = getattr(transformers, config_class)(**{**fields, **changes})
     torch.manual_seed(1)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)

@@ -200,3 +200,26 @@ def test_layers_that_reuse_the_kv_of_others_have_no_memory(
     assert description.kv_bytes_per_token == sum(
         4 * heads * (key + value) for heads, key, value in layers[:owners]
     )
+
+
+@pytest.mark.parametrize("family", ["gpt_oss", "gemma3", "llama4"])
+def test_windows_bound_the_kv_of_their_layers(tmp_path: Path, family: str) -> None:
+    """Behind 200 shared tokens, prefilled in chunks of 33: the same answers from less memory."""
+    model = save_model(tmp_path, family)
+    shared = [5 + index % 40 for index in range(200)]
+    prompts = [shared + [7 + index] * 9 for index in range(4)]
+    expected, params = expected_of(model, prompts), SamplingParams(temperature=0.0, max_tokens=24)
+    block = ModelDescription.load(str(model), EngineOptions(dtype="float32")).kv_bytes_per_token
+    peaks = []
+    for tokens, whole in ((4096, False), (4096, True), (9 * BLOCK_SIZE, False)):
+        llm = LLM(
+            str(model), dtype="float32", device="cpu", kv_memory=f"{tokens * block}B",
+            max_num_batched_tokens=33, disable_hybrid_kv_cache_manager=whole,
+        )  # fmt: skip
+        outputs = llm.generate(prompts, params, use_tqdm=False)
+        assert [list(out.outputs[0].token_ids) for out in outputs] == expected, (tokens, whole)
+        peaks.append(llm.last_run.peak_kv_bytes)
+        llm.close()
+    bounded, whole_peak, tight = peaks
+    assert bounded < 0.8 * whole_peak
+    assert tight <= 9 * BLOCK_SIZE * block

@@ -280,7 +280,7 @@ def test_a_model_that_no_process_can_run(tmp_path: Path, monkeypatch: pytest.Mon
     """What all find out alike is told once, as it would be of one process."""
     folder = save_model(tmp_path, "llama")
     monkeypatch.setattr(workers, "spawn", forked.launch_with_an_unknown_feature)
-    monkeypatch.setattr("shoal.model.load._probe", forked.refuse)
+    monkeypatch.setattr("shoal.model.load.probe_attention", forked.refuse)
     with pytest.raises(UnsupportedModelError, match=r"^an unknown feature$"):
         LLM(str(folder), tensor_parallel_size=2, **OPTIONS)
 

@@ -100,14 +100,14 @@ class FusedAttention(nn.Module):
         attend, and `add` and the result have R rows. What else a model hands down is about masks,
         caches and positions."""
         step, heads = current_step(), self._heads
-        backend, pool = step.kv.backend, step.kv[self.layer_idx]
+        backend, pool, group = step.kv.backend, step.kv[self.layer_idx], step.of(self.layer_idx)
         query, key, value = self._stored(hidden_states, position_embeddings, step)
         extras = self._asked.extras
         extras.scale_queries(query, kwargs)
         extras.keep(key, value, kwargs)
-        prepared, scale, kind = step.prepared, self._asked.scale, self._asked.kind
+        prepared, scale, kind = group.prepared, self._asked.scale, self._asked.kind
         if wanted is not None:
-            query, prepared = query[wanted.rows], wanted.prepared
+            query, prepared = query[wanted.rows], group.wanted
         query = query.view(len(query), heads.heads, heads.key_dim).transpose(0, 1)
         if isinstance(backend, NativeAttention):
             attended = backend(query, pool, prepared, scale, kind, out_dtype=self.out.held)
@@ -121,7 +121,7 @@ class FusedAttention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Queries [T, heads * dim], keys and values [kv_heads, T, dim]; these are in the pool."""
         backend, pool = step.kv.backend, step.kv[self.layer_idx]
-        rotation = self._rotation
+        slots, rotation = step.of(self.layer_idx).slots, self._rotation
         # In float32 if the products are, whatever the model's dtype.
         qkv: torch.Tensor = self.qkv(hidden_states.to(self.qkv.held))[0]
         self._asked.extras.norm_values(self._split(qkv)[2].transpose(0, 1))
@@ -130,9 +130,9 @@ class FusedAttention(nn.Module):
             angles = angles_of(embeddings, turning.tables, neighbours=turning.neighbours)
         if isinstance(backend, NativeAttention) and isinstance(rotation, RotaryOp):
             rotation.set_pool(pool.shape.num_blocks * pool.shape.block_size)
-            return self._split(rotation(qkv, angles, step.slots, pool.keys, pool.values))
+            return self._split(rotation(qkv, angles, slots, pool.keys, pool.values))
         query, key, value = self._split(rotation(qkv, angles))
-        backend.store(pool, step.slots, key, value)
+        backend.store(pool, slots, key, value)
         return query, key, value
 
     def _split(self, qkv: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

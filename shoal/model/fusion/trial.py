@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from shoal.attention import AttentionKind, select_backend
+from shoal.attention import AttentionBackend, AttentionKind, select_backend
 from shoal.model.description import ModelDescription
 from shoal.model.hook import AttentionProbe, AttentionStep, WantedRows, attention_step
 from shoal.model.kv import KVPool
@@ -84,6 +84,14 @@ class Trial:
     def step(self) -> Any:
         """A context in which attention layers see the batch."""
         return attention_step(self._step)
+
+    def step_with(self, change: Callable[[Any], AttentionBackend]) -> Any:
+        """The same, with another backend made of the batch's, which has the same layout."""
+        kv = self._step.kv
+        backend = change(kv.backend)
+        prepared = backend.prepare(self.pieces.work, self._device)
+        step = AttentionStep(kv.with_backend(backend), self._step.slots, prepared)
+        return attention_step(step)
 
     def record(self, modules: Iterable[nn.Module], forward: Callable[..., torch.Tensor]) -> None:
         """Run the model once and keep how it calls `modules`, and the scales.
