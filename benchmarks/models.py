@@ -18,9 +18,10 @@ MAX_MODEL_LEN = 8192
 class ModelShape:
     """What a decoder's work depends on, in elements.
 
-    `window`: what layers see, but for every `full_every`-th, which sees everything. Of `experts`
-    (0: there is one MLP) a token meets `active`. `vocabulary` counts the rows of the output head,
-    which may be tied to the embedding.
+    `linear_heads`: of layers with a gated delta rule, which all are but every `full_every`-th
+    (0: none is). `window`: what layers see, but for every `full_every`-th, which sees everything.
+    Of `experts` (0: there is one MLP) a token meets `active`. `vocabulary` counts the rows of the
+    output head, which may be tied to the embedding.
     """
 
     kind: str
@@ -35,6 +36,7 @@ class ModelShape:
     full_every: int = 1
     experts: int = 0
     active: int = 1
+    linear_heads: int = 0
 
     @property
     def head_dim(self) -> int:
@@ -81,6 +83,9 @@ MODELS = {
     "gptoss-shape": ModelShape(
         "GptOss", 768, 12, 12, 4, 512, 32_000, window=128, full_every=2, experts=4, active=2
     ),
+    "hybrid-shape": ModelShape(
+        "Qwen3_5Text", 768, 12, 6, 2, 2048, 32_000, full_every=4, linear_heads=6
+    ),
     "smoke": ModelShape("Llama", 64, 2, 4, 2, 128, 512),
 }
 """`smoke` is for tests: its times say nothing."""
@@ -122,6 +127,18 @@ def make_config(shape: ModelShape) -> PreTrainedConfig:
     if shape.window is not None:
         fields |= {"sliding_window": shape.window, "layer_types": shape.layer_types}
         fields["head_dim"] = shape.head_dim
+    if shape.linear_heads:
+        kinds = [
+            "full_attention" if full == "full_attention" else "linear_attention"
+            for full in shape.layer_types
+        ]
+        fields |= {"layer_types": kinds, "head_dim": shape.head_dim}
+        fields |= dict.fromkeys(
+            ("linear_num_key_heads", "linear_num_value_heads"), shape.linear_heads
+        )
+        fields |= dict.fromkeys(
+            ("linear_key_head_dim", "linear_value_head_dim"), shape.hidden // shape.linear_heads
+        )
     if shape.experts:
         fields |= {"num_local_experts": shape.experts, "num_experts_per_tok": shape.active}
     config: PreTrainedConfig = getattr(transformers, f"{shape.kind}Config")(**fields)

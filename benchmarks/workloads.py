@@ -57,6 +57,7 @@ SPECS = {
 }
 WINDOW_SPECS = {
     "gemma-shape": Spec("windows of 1,024 in 5 of 6 layers", (Group(8, 32, 4096, 64, 64),)),
+    "hybrid-shape": Spec("gated delta rules in 3 of 4 layers", (Group(8, 32, 1024, 64, 64),)),
     "gptoss-shape": Spec("windows of 128 in every second layer", (Group(8, 32, 4096, 64, 64),)),
 }
 """Each for the model of its name."""

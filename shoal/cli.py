@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from shoal.config import EngineOptions, option_help
+from shoal.endpoints import EndpointOptions
 from shoal.errors import Interrupted, InvalidRequestError, OptionError, ShoalError
 from shoal.server.server_options import Served, ServerOptions
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from shoal.report.explain import PlanReport
 
 METAVARS = {"kv_memory": "SIZE", "max_file_size": "SIZE", "host": "ADDRESS", "database": "URL"}
+METAVARS |= {"endpoint": "URL", "endpoint_model": "NAME", "endpoint_concurrency": "N"}
+METAVARS |= dict.fromkeys(("endpoint_timeout", "endpoint_patience"), "SECONDS")
 METAVARS |= {"data_dir": "DIR", "ray": "ADDRESS"} | dict.fromkeys(
     ("token_budget", "max_model_len", "devices", "tensor_parallel", "ray_actors", "ray_cpus"), "N"
 )
@@ -193,9 +196,7 @@ def _flag(name: str, default: object) -> tuple[str, ...]:
     return (f"--{option}/--no-{option}",) if default else (f"--{option}",)
 
 
-@app.command()
-@with_engine_options
-def run(
+def _run(
     output: Annotated[
         Path,
         typer.Option(
@@ -206,6 +207,7 @@ def run(
         ),
     ],
     options: EngineOptions,
+    endpoints: EndpointOptions,
     input: BatchFile = None,
     table: TableFile = None,
     template: TemplateFile = None,
@@ -234,6 +236,7 @@ def run(
     from shoal.report.page import write_report
     from shoal.report.summary import summary_table
 
+    endpoints.check_beside(options, {"--report": report})
     spec = JobSpec(
         input=input,
         table=table,
@@ -244,6 +247,7 @@ def run(
         errors=errors,
         model=model,
         options=options,
+        endpoints=endpoints,
         served_names=served_model_name or (),
         restart=restart,
         quiet=quiet,
@@ -267,6 +271,9 @@ def run(
         failed = result.summary.requests.failed
         typer.echo(f"{failed:,} requests failed: see {result.errors}", err=True)
     raise typer.Exit(result.exit_code)
+
+
+app.command("run")(_with_options(_run, endpoints=EndpointOptions, options=EngineOptions))
 
 
 def _choices(labels: str | None, choices: Path | None) -> Sequence[str] | Path | None:

@@ -42,6 +42,7 @@ class Costs(Rates):
         attention_flops: FLOP of all layers for one pair of a query token and a KV token.
         weight_bytes: bytes of weights that every iteration reads.
         kv_bytes: bytes of KV of one token in all layers.
+        state_bytes: bytes of the state of one sequence in all recurrent layers.
     """
 
     flops_per_token: float
@@ -49,6 +50,7 @@ class Costs(Rates):
     attention_flops: float
     weight_bytes: float
     kv_bytes: float
+    state_bytes: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +78,17 @@ class RatesSource(StrEnum):
 
 
 @dataclass(frozen=True)
+class StateLayers:
+    """Layers that keep a state of a fixed size for each sequence and shared segment.
+
+    Attributes:
+        tokens: KV tokens that take as many bytes as one state.
+    """
+
+    tokens: float
+
+
+@dataclass(frozen=True)
 class Machine:
     """A machine with one model on it, as far as a plan depends on it.
 
@@ -86,6 +99,8 @@ class Machine:
         source: whether the rates were measured on it, or are those of a common machine.
         groups: the model's layers by the kind of their memory, those that see everything first.
             `kv_tokens` is what would fit if all did. Empty: one group, of all layers.
+        states: layers that keep a state; None: there are none. Beside `kv_tokens` the memory holds
+            one state; a run divides all of it anew.
         block_size: tokens per KV block; a miniature has smaller ones (`shoal.simulate`).
     """
 
@@ -95,6 +110,7 @@ class Machine:
     source: RatesSource = RatesSource.measured
     block_size: int = BLOCK_SIZE
     groups: tuple[MemoryGroup, ...] = ()
+    states: StateLayers | None = None
 
     @property
     def memory(self) -> tuple[MemoryGroup, ...]:

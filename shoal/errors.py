@@ -13,6 +13,7 @@
     │   ├── OutputExistsError   the output holds something this job did not make
     │   ├── OutputChangedError  a finished job's files are not what it left
     │   ├── JobChangedError     the journal belongs to other input, model or options
+    │   ├── EndpointError       no server that the job was to be sent to can be used
     │   └── OutputWriteError    the disk refused a write; everything journaled so far is safe
     └── InternalError           an invariant of ours broke; always a bug
 
@@ -132,6 +133,10 @@ class OutputChangedError(JobError):
 
 class JobChangedError(JobError):
     """The journal beside the output belongs to other input, another model or other options."""
+
+
+class EndpointError(JobError):
+    """No server that the job is sent to can be used. What is done is saved; it can be resumed."""
 
 
 class OutputWriteError(JobError):

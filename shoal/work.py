@@ -140,3 +140,12 @@ class SegmentWork:
             blocks=self.blocks,
             block_size=self.block_size,
         )
+
+
+def own_rows(work: SegmentWork) -> Int64Array:
+    """Where the rows of each sequence or segment begin in a batch, and where the last end.
+
+    Each has one causal item, for its own tokens.
+    """
+    begins = work.row_first[work.causal].astype(np.int64)
+    return np.append(np.sort(begins), work.num_rows)

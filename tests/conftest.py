@@ -23,7 +23,7 @@ if INTERPRETED:
     mend_interpreter()
 
 LONG = {"benchmarks", "cuda", "devices", "e2e", "engine", "fleet", "model", "server"}
-LONG |= {"tensor_parallel"}
+LONG |= {"ray", "tensor_parallel"}
 """Folders whose tests run whole models or several processes. Elsewhere each is marked by itself."""
 
 

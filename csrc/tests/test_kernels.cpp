@@ -146,7 +146,7 @@ bool check(const Batch& batch, int32_t dtype, int32_t isa, int heads, int kv_hea
   void* plan = shoal_attention_plan(&work, &shape);
   ShoalAttention call{q.data(), key_dim, int64_t(heads) * key_dim, keys.data(), values.data(),
                       slots * key_dim, slots * value_dim, scale, softcap, with_sinks ? sinks.data() : nullptr,
-                      out.data(), dtype};
+                      out.data(), dtype, nullptr};
   shoal_attention_run(plan, &call);
   std::vector<float> wide(out.size());
   call.out = wide.data(), call.out_dtype = SHOAL_FLOAT32;

@@ -24,8 +24,9 @@ def select_backend(
 
     Args:
         dtype: of queries, keys and values.
-        layers: (kv_heads, key_dim, value_dim) of each.
+        layers: (kv_heads, key_dim, value_dim) of each; zeros where one does not attend.
     """
+    layers = [layer for layer in layers if layer[0]]
     if any(isinstance(layer, LatentHeads) for layer in layers):
         return LatentAttention(_of_latents(dtype, device, layers))
     if device.type != "cpu":

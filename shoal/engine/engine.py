@@ -29,9 +29,17 @@ from shoal.model.load import LoadedModel
 from shoal.model.memory import enough_memory
 from shoal.planner import LengthModel, Pilot, Plan, divided, fixed_lengths
 from shoal.planning import RunPlan, plan_run
+from shoal.recurrence import StateMemory
 from shoal.sampling.results import StepResult
 from shoal.sampling.sampler import needs_history
-from shoal.scheduler import BlockPool, Launched, Scheduler, TokenBatch
+from shoal.scheduler import (
+    BlockPool,
+    Launched,
+    Scheduler,
+    StateSplit,
+    TokenBatch,
+    state_split,
+)
 from shoal.simulate import part_seconds
 from shoal.tensor_parallel.sharded_model import load
 from shoal.types import (
@@ -138,9 +146,24 @@ class Engine:
     def _divide(self, blocks: list[int]) -> None:
         """Have so many KV blocks in each group of layers."""
         groups = [group.layers for group in self.machine.groups]
+        if self.machine.states is not None:
+            groups = [tuple(range(len(self._model.layers)))]
         if groups:
             with enough_memory("for the KV pool", "give a smaller --kv-memory"):
                 self._kv.divide(groups, blocks)
+
+    def _hold(self, split: StateSplit) -> None:
+        """Have memory for so many blocks and states; what is there goes first."""
+        held, description = self._kv.states, self.description
+        if held is not None and held.num_slots != split.states:
+            del held
+            self._kv.states = None
+        self._divide([split.blocks])
+        if self._kv.states is None:
+            with enough_memory("for the states", "give a smaller --kv-memory"):
+                self._kv.states = StateMemory(
+                    description.states, split.states, description.dtype, description.device
+                )
 
     def run(self, table: RequestTable) -> Run:
         """Plan a table and return the run, to be iterated over; only one may be under way."""
@@ -152,8 +175,13 @@ class Engine:
         pilot = (
             Pilot(table, lengths, planned.num_pilots) if lengths and planned.num_pilots else None
         )
-        blocks = divided(plan, table, self.machine)
-        self._divide(blocks)
+        split = state_split(plan, table, self.machine)
+        if split is None:
+            blocks, states = divided(plan, table, self.machine), None
+            self._divide(blocks)
+        else:
+            blocks, states = [split.blocks], split.slots()
+            self._hold(split)
         executor = self.executor(table, plan)
         outputs: OutputProcessor | VectorOutputs = VectorOutputs(table)
         if self.description.pooling is None:
@@ -165,7 +193,7 @@ class Engine:
         ]
         budget = self.machine.token_budget
         most = scored_rows(self.description)
-        scheduler = Scheduler(table, plan, pools, budget, lengths, sequential, most)
+        scheduler = Scheduler(table, plan, pools, budget, lengths, sequential, most, states)
         return Run(table, planned, scheduler, executor, outputs, pilot)
 
 
@@ -224,13 +252,20 @@ class Run:
             yield self._take()
         if last := self._take():
             yield last
-        left = sum(pool.used_blocks for pool in self._scheduler.pools)
+        left = self._scheduler.blocks_left()
         if left:
             raise InternalError(f"{left} KV blocks left after the run")
 
     def _bytes_in_use(self) -> int:
         pools = zip(self._scheduler.pools, self._group_bytes, strict=True)
-        return sum(pool.used_blocks * size for pool, size in pools)
+        return sum(pool.used_blocks * size for pool, size in pools) + self._state_bytes()[0]
+
+    def _state_bytes(self) -> tuple[int, int]:
+        """Bytes of states in use, and the most there were."""
+        states, size = self._scheduler.states, int(self.machine.costs.state_bytes)
+        if states is None:
+            return 0, 0
+        return states.pool.used_blocks * size, states.pool.peak_blocks * size
 
     def cancel(self, requests: Int64Array) -> None:
         """Give up some requests, between two iterations: they take no part in the next one.
@@ -336,7 +371,8 @@ class Run:
             self._scheduler.length_coverage.report(stats.lengths)
         stats.kv_bytes_in_use = self._bytes_in_use()
         pools = zip(self._scheduler.pools, self._group_bytes, strict=True)
-        stats.peak_kv_bytes = sum(pool.peak_blocks * size for pool, size in pools)
+        peak = sum(pool.peak_blocks * size for pool, size in pools)
+        stats.peak_kv_bytes = peak + self._state_bytes()[1]
         return completions
 
 

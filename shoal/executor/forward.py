@@ -10,7 +10,7 @@ import torch
 from shoal.cuda.graphs import GraphedForward
 from shoal.cuda.transfers import Stage
 from shoal.errors import InternalError
-from shoal.model.hook import AttentionStep, GroupStep, WantedRows, attention_step
+from shoal.model.hook import AttentionStep, GroupStep, StateStep, WantedRows, attention_step
 from shoal.model.kv import KVPool
 from shoal.model.load import LoadedModel
 from shoal.model.rotary import with_lengths
@@ -93,6 +93,9 @@ class ModelRunner:
             )
             for slots, group in zip(inputs.other_slots, batch.others, strict=True)
         )
+        if batch.states is not None:
+            assert self._kv.states is not None
+            step.states = StateStep.of(self._kv.states, batch.states, self._device)
         with attention_step(step):
             rows_of = None if inputs.selects else inputs.logit_rows
             logits = self._model.logits(inputs.token_ids, inputs.positions, rows_of)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from shoal.config import EngineOptions
 from shoal.costs import BLOCK_SIZE
+from shoal.endpoints import SendsLines
 from shoal.errors import InternalError
 from shoal.jobs.collect import remaining_tokens
 from shoal.jobs.open_job import OpenJob
@@ -44,11 +45,13 @@ class JobRun:
 
     Attributes:
         unexecuted: what requests without a result end with; None: they are run.
+        elsewhere: the engine is somebody's servers; how long a request may be, it says.
     """
 
     job: OpenJob
     options: EngineOptions
     unexecuted: Unexecuted | None = None
+    elsewhere: bool = False
     summary: RunSummary = field(default_factory=RunSummary)
     engine_run: RunProtocol | None = None
     _engine: EngineProtocol | None = field(default=None, init=False)
@@ -64,8 +67,9 @@ class JobRun:
         job = self.job
         with job.reporter, closing(self):
             capacity = self._capacity_tokens(make_engine)
+            further = self._engine.model_names if isinstance(self._engine, SendsLines) else ()
             reading = time.perf_counter()
-            job.read(capacity)
+            job.read(capacity, further)
             self.summary.seconds.plan = time.perf_counter() - reading
             if self.unexecuted is not None:
                 job.give_up(self.unexecuted)
@@ -78,7 +82,7 @@ class JobRun:
     def _capacity_tokens(self, make_engine: EngineFactory) -> int:
         """See `kv_capacity_tokens`; here the engine is made if it takes that."""
         description = self.job.description
-        stated = kv_capacity_tokens(description, self.options)
+        stated = None if self.elsewhere else kv_capacity_tokens(description, self.options)
         if stated is None and self.unexecuted is not None:
             return description.max_model_len  # nothing runs, so the model's limit is the only one
         return self._load(make_engine).machine.kv_tokens if stated is None else stated
@@ -99,6 +103,8 @@ class JobRun:
         seconds = self.summary.seconds
         engine = self._load(make_engine)
         loaded = time.perf_counter()
+        if isinstance(engine, SendsLines):
+            engine.read_with(self.job.input.index.content)
         self.engine_run = run = engine.run(self.job.requests)
         planned = time.perf_counter()
         seconds.plan += planned - loaded

@@ -12,6 +12,7 @@ import orjson
 
 from shoal.answers.structure import Structure
 from shoal.disk import ContentDigest
+from shoal.endpoints import EndpointOptions
 from shoal.model.description import ModelDescription
 from shoal.requests.scored_choices import AskedChoices
 
@@ -41,6 +42,7 @@ class JobHeader:
         served_names: Sequence[str],
         schema: Structure | None = None,
         choices: AskedChoices | None = None,
+        endpoints: EndpointOptions | None = None,
     ) -> JobHeader:
         """The header of a job that begins, with a fresh seed."""
         grammar = None if schema is None else schema.grammar.encode()
@@ -61,6 +63,7 @@ class JobHeader:
                 "schema": grammar and hashlib.blake2b(grammar, digest_size=8).hexdigest(),
                 **({} if description.pooling is None else description.pooling.identity),
                 **scored,
+                **({} if endpoints is None else endpoints.identity),
             },
             job_seed=secrets.randbits(62),
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shoal.config import EngineOptions
+from shoal.endpoints.httpx_package import require_httpx
 from shoal.jobs.execute import EngineFactory, JobRun
 from shoal.jobs.job_result import JobResult
 from shoal.jobs.job_start import Describe, JobStart
@@ -42,8 +43,8 @@ def run_job(
     without lines gives an empty output.
 
     Args:
-        engine: makes the engine, by default that of `shoal.fleet.engines`; called only when
-            there is something to run.
+        engine: makes the engine, by default that of `shoal.fleet.engines`, or with `spec.endpoints`
+            what sends the requests there; called only when there is something to run.
         reporter: shows how far it is; by default what `make_reporter` chooses.
         asked: whether somebody wants the job interrupted, looked at in every iteration.
         unexecuted: end the job now. Requests without a result are not run, and get an error record
@@ -58,17 +59,19 @@ def run_job(
         OutputExistsError: the output exists and no journal says that this job made it.
         OutputChangedError: the job has finished, and its files were changed since.
         JobChangedError: input, model or options are not those the job began with.
+        EndpointError: no server of `spec.endpoints` can be used.
         OutputWriteError: the disk is full, or refuses otherwise.
         Interrupted: SIGINT or SIGTERM, or `asked`.
     """
     reporter = reporter or make_reporter(quiet=spec.quiet)
     start = start_of(spec, reporter, asked, describe)
+    make = engine or _engine_of(spec)
     started = time.perf_counter()
     with start.interruption.installed(), start.opened() as job:
         if isinstance(job, JobResult):
             return job
-        run = JobRun(job, spec.options, unexecuted)
-        summary = run.run(engine or _make_engine)
+        run = JobRun(job, spec.options, unexecuted, elsewhere=bool(spec.endpoints))
+        summary = run.run(make)
         summary.seconds.total = time.perf_counter() - started
         return start.result(summary, job.header, already_finished=False, run=run.engine_run)
 
@@ -122,6 +125,20 @@ def _loaded(spec: JobSpec) -> Describe:
         return ModelDescription.load(spec.model, spec.options, asked=asked)
 
     return describe
+
+
+def _engine_of(spec: JobSpec) -> EngineFactory:
+    """The factory of the engine that a job asks for."""
+    if not spec.endpoints:
+        return _make_engine
+    require_httpx()
+
+    def make(description: ModelDescription, options: EngineOptions) -> EngineProtocol:
+        from shoal.endpoints.endpoint_engine import EndpointEngine
+
+        return EndpointEngine(description, options, spec.endpoints)
+
+    return make
 
 
 def _make_engine(description: ModelDescription, options: EngineOptions) -> EngineProtocol:

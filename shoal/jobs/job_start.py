@@ -137,7 +137,10 @@ class JobStart:
         schema: Structure | None,
         choices: AskedChoices | None,
     ) -> JobHeader:
-        return JobHeader.new(content, description, self.spec.served_names, schema, choices)
+        spec = self.spec
+        return JobHeader.new(
+            content, description, spec.served_names, schema, choices, spec.endpoints
+        )
 
     def _begin_or_go_on(self, journal: Journal, asked: JobHeader) -> JobHeader:
         begun, finished, paths = journal.header, journal.finished, self.paths

@@ -88,8 +88,12 @@ class OpenJob:
             raise InternalError("the job was not read")
         return self._collector
 
-    def read(self, capacity_tokens: int) -> None:
-        """Read the input; lines that cannot run get their records."""
+    def read(self, capacity_tokens: int, further_names: Collection[str] = ()) -> None:
+        """Read the input; lines that cannot run get their records.
+
+        Args:
+            further_names: for `body.model`, beside `names`.
+        """
         if self.journal.counts.total:
             self.reporter.message(
                 f"resuming: {self.journal.counts.total:,} requests have their results already."
@@ -98,7 +102,7 @@ class OpenJob:
             self.paths.input,
             self.description,
             capacity_tokens=capacity_tokens,
-            names=self.names,
+            names={*self.names, *further_names},
             schema=self.schema,
             choices=self.choices,
             reject=self._reject,
@@ -155,6 +159,11 @@ class OpenJob:
 
     def _record(self, line: int, prompts: Sequence[Completion]) -> None:
         name = self.input.index.name(line)
+        if (answer := prompts[0].answer) is not None:
+            record = self._records.answered(line, name.custom_id, answer)
+            kind = FrameKind.done if answer.succeeded else FrameKind.failed
+            self.journal.append(kind, line, record)
+            return
         error = next((prompt.error for prompt in prompts if prompt.error is not None), None)
         if error is None:
             record = self._records.success(line, name, prompts, self.requests)

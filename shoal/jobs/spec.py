@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from shoal.config import EngineOptions
+from shoal.endpoints import EndpointOptions
 from shoal.errors import OptionError
 
 
@@ -28,6 +29,7 @@ class JobSpec:
             given.
         model: a folder or a Hub id; None: the bundled model.
         options: of the engine.
+        endpoints: servers that run the requests instead of an engine of ours.
         served_names: further names for `body.model`; `*` accepts any.
         restart: drop the results of earlier runs. A file of theirs stays until it is replaced.
         quiet: no progress on standard error.
@@ -35,7 +37,7 @@ class JobSpec:
 
     Raises:
         OptionError: neither an input nor a table with its template is given, or both; or both a
-            schema and choices.
+            schema and choices; or an option that does not go with servers.
     """
 
     output: Path
@@ -47,6 +49,7 @@ class JobSpec:
     errors: Path | None = None
     model: str | None = None
     options: EngineOptions = field(default_factory=EngineOptions)
+    endpoints: EndpointOptions = field(default_factory=EndpointOptions)
     served_names: Sequence[str] = ()
     restart: bool = False
     quiet: bool = False
@@ -59,6 +62,8 @@ class JobSpec:
                 object.__setattr__(self, each.name, Path(value))
         check_input(self.input, self.table, self.template)
         check_forms(self.schema, self.choices)
+        further = {"--schema": self.schema, "--labels or --choices": self.choices}
+        self.endpoints.check_beside(self.options, further)
 
 
 def check_forms(schema: Path | None, choices: Sequence[str] | Path | None) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from shoal.errors import InternalError, Interrupted, ShoalError
 from shoal.jobs.collect import remaining_tokens
-from shoal.jobs.execute import EngineFactory, kv_capacity_tokens, progress
+from shoal.jobs.execute import kv_capacity_tokens, progress
 from shoal.jobs.job import start_of
 from shoal.jobs.job_result import JobResult
 from shoal.jobs.job_start import Describe, JobStart
@@ -29,8 +29,12 @@ from shoal.progress import Reporter
 from shoal.types import Completion, RunSummary, joined
 
 if TYPE_CHECKING:
-    from shoal.devices import RunProtocol
+    from shoal.config import EngineOptions
+    from shoal.devices import RunProtocol, SharedEngine, SharedRun
+    from shoal.model.description import ModelDescription
 
+SharedEngineFactory: TypeAlias = "Callable[[ModelDescription, EngineOptions], SharedEngine]"
+"""Makes the engine of a run, which closes it."""
 _SYNCED_AT_A_TIME = 8
 """Journals that may be synced every `GROUP_SECONDS`; of more jobs each is synced less often."""
 
@@ -55,7 +59,7 @@ Outcome: TypeAlias = JobResult | ShoalError | OSError | Interrupted
 
 def run_together(
     jobs: Sequence[JobOfSeveral],
-    engine: EngineFactory,
+    engine: SharedEngineFactory,
     describe: Describe,
     ended: Callable[[int, Outcome], None],
 ) -> RunSummary:
@@ -128,10 +132,10 @@ class _Together:
     ) -> None:
         self._jobs, self._describe, self._ended = jobs, describe, ended
         self._open: dict[int, _Member] = {}
-        self._run: RunProtocol | None = None
+        self._run: SharedRun | None = None
         self.summary = RunSummary()
 
-    def run(self, make_engine: EngineFactory) -> None:
+    def run(self, make_engine: SharedEngineFactory) -> None:
         """Bring every job to its end."""
         for number, job in enumerate(self._jobs):
             self._open_one(number, job)

@@ -16,14 +16,15 @@ from shoal.costs import BLOCK_SIZE
 from shoal.cuda.graphs import GraphedForward
 from shoal.errors import InternalError
 from shoal.model.description import ModelDescription
-from shoal.model.hook import AttentionStep, attention_step
+from shoal.model.hook import AttentionStep, StateStep, attention_step
 from shoal.model.kv import KVPool
 from shoal.model.load import LoadedModel
 from shoal.model.shards import kv_shards
 from shoal.planner import Plan
 from shoal.scheduler import BlockPool, Scheduler, TokenBatch
+from shoal.state_work import StateWork
 from shoal.types import RequestParams, RequestTable
-from shoal.work import SegmentWork
+from shoal.work import SegmentWork, own_rows
 
 PROMPT = 512
 """Tokens of the prompts that are measured with."""
@@ -95,7 +96,11 @@ class Bench:
             if replayed is not None:
                 return replayed
         prepared = self.pool.backend.prepare(work, ids.device)
-        with attention_step(AttentionStep(kv=self.pool, slots=slots, prepared=prepared)):
+        step = AttentionStep(kv=self.pool, slots=slots, prepared=prepared)
+        if self.pool.states is not None:
+            states = StateWork.apart(own_rows(work), self.pool.states.num_slots)
+            step.states = StateStep.of(self.pool.states, states, ids.device)
+        with attention_step(step):
             return self.model.logits(ids, positions, ids[:1])
 
     def attention_seconds(self, batch: TokenBatch) -> float:
@@ -103,11 +108,12 @@ class Bench:
         device, dtype = self.description.device, self.description.dtype
         config = self.description.config
         heads = config.num_attention_heads // kv_shards(config, self.description.tensor_parallel)
-        shape = (heads, batch.num_tokens, self.model.layers[0][1])
+        attending = [layer for layer, (count, _, _) in enumerate(self.model.layers) if count]
+        shape = (heads, batch.num_tokens, self.model.layers[attending[0]][1])
         query = torch.ones(shape, dtype=dtype, device=device)
         began = time.perf_counter()
         prepared = self.pool.backend.prepare(batch.attention, device)
-        for layer in range(len(self.model.layers)):
+        for layer in attending:
             out = self.pool.backend(query, self.pool[layer], prepared, 1.0)
         out.max().item()
         return time.perf_counter() - began

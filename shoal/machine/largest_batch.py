@@ -8,6 +8,8 @@ through the layers. A model that does not generate gives a vector of every row.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from shoal.config import Sharing
@@ -17,8 +19,9 @@ from shoal.model.kv import KVPool
 from shoal.model.load import LoadedModel
 from shoal.planner import make_plan
 from shoal.scheduler import BLOCK_SIZE, Chunks, ScoredRange, TokenBatch
+from shoal.state_work import StateWork
 from shoal.types import MAX_LOGPROBS, RequestParams, RequestTable
-from shoal.work import SegmentWork
+from shoal.work import SegmentWork, own_rows
 
 CHUNK = 512
 """Prompt tokens of a sequence of the batch."""
@@ -55,7 +58,11 @@ def probe(model: LoadedModel, kv: KVPool, description: ModelDescription, rows: i
     table = _table(rows)
     plan = make_plan(table, sharing=Sharing.none)  # the batch has no segment of a plan
     executor = make_executor(model, kv, description, table, plan)
-    executor.execute(_batch(rows, description))
+    states = None
+    if kv.states is not None:
+        begins = own_rows(chunks_behind_segments(rows))
+        states = StateWork.apart(begins, kv.states.num_slots)
+    executor.execute(replace(_batch(rows, description), states=states))
 
 
 def _table(rows: int) -> RequestTable:

@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from shoal.config import Quantization
-from shoal.costs import BLOCK_SIZE, Costs, Machine, MemoryGroup, Rates, RatesSource
+from shoal.costs import BLOCK_SIZE, Costs, Machine, MemoryGroup, Rates, RatesSource, StateLayers
 from shoal.machine.calibration_cache import Calibration
 from shoal.machine.weight_counts import count_weights
 from shoal.model.description import ModelDescription
@@ -72,7 +72,11 @@ def machine_of(
         costs, source = default_costs(description, threads), RatesSource.assumed
     else:
         costs, source = model_costs(description, calibration.rates), RatesSource.measured
-    return Machine(costs, token_budget, kv_tokens, source, groups=groups)
+    states = None
+    if description.states:
+        states = StateLayers(costs.state_bytes / costs.kv_bytes)
+        groups = ()  # memory is divided between KV and states alone
+    return Machine(costs, token_budget, kv_tokens, source, groups=groups, states=states)
 
 
 def model_costs(description: ModelDescription, rates: Rates) -> Costs:
@@ -91,6 +95,7 @@ def model_costs(description: ModelDescription, rates: Rates) -> Costs:
         attention_flops=_attention_flops(description.config),
         weight_bytes=float(weights.layers * layers.itemsize + weights.head * dtype.itemsize),
         kv_bytes=float(description.kv_bytes_per_token),
+        state_bytes=float(description.state_bytes),
         **asdict(rates),
     )
 

@@ -47,6 +47,10 @@ from shoal.machine.model_costs import machine_of
 from shoal.model.description import ModelDescription
 from shoal.model.kv import KVPool
 from shoal.model.load import LoadedModel
+from shoal.recurrence import StateMemory
+
+MEASURED_STATES = 64
+"""States of recurrent layers in the trial pool: larger batches share some."""
 
 TRIAL_TOKENS = ROWS * -(-(LONG + STEPS) // BLOCK_SIZE) * BLOCK_SIZE
 """Tokens of the trial pool: as many as measuring the model's rates can use, if they take no more
@@ -153,11 +157,16 @@ class Placing:
         blocks = num_blocks + self._scratch
         dtype, device = description.dtype, description.device
         owners = self._model.owners
-        return KVPool(self._backend, layers, blocks, BLOCK_SIZE, dtype, device, owners)
+        kv = KVPool(self._backend, layers, blocks, BLOCK_SIZE, dtype, device, owners)
+        if description.states:
+            # To measure with; a run divides the memory anew.
+            kv.states = StateMemory(description.states, MEASURED_STATES, dtype, device)
+        return kv
 
     @property
     def _graphable(self) -> bool:
-        return isinstance(self._backend, GraphableAttention)
+        # Which chunks there are to compute together is not fixed in a graph.
+        return not self._description.states and isinstance(self._backend, GraphableAttention)
 
     @property
     def _scratch(self) -> int:

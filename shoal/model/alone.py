@@ -60,8 +60,8 @@ def prove_positions(
     Raises:
         UnsupportedModelError: the model does something else in a packed batch than alone.
     """
-    layers = _layers(module)
-    if len(layers) != len(shapes):
+    layers = _layers(module, len(shapes))
+    if not layers:
         raise _untried(kind, "its layers are not in one list")
     tried = unlike_layers(layers, module.config)  # type: ignore[arg-type]
     weight = next(module.parameters())
@@ -81,6 +81,9 @@ def prove_positions(
                 **packed_keywords(module, positions),
             )
         alone = _Alone(packed, tried)
+        # Some models with recurrent layers count positions from 0 unless they are told, as
+        # `generate` tells them.
+        told = any(shape[0] == 0 for shape in shapes)
         longest = int(pieces.positions.max())
         # All are run, whatever is found: of a model in several processes, each finds its own.
         for piece, rows in enumerate(pieces.rows()):
@@ -93,11 +96,14 @@ def prove_positions(
                 masks_are_made(),
                 suppress(_Attended),
             ):
-                module(input_ids=ids[None, rows], past_key_values=cache, use_cache=True)
+                own = {"position_ids": positions[None, rows]} if told else {}
+                module(input_ids=ids[None, rows], past_key_values=cache, use_cache=True, **own)
     except Exception as error:
         _log.debug("proof by position failed", exc_info=True)
         raise _untried(kind, f"{type(error).__name__}: {error}") from error
-    if alone.calls != len(layers) + len(tried) * (len(pieces.work) - 1):
+    attend = [layer for layer in layers if layer in packed.attends]
+    once = sum(layer in packed.attends for layer in tried)
+    if alone.calls != len(attend) + once * (len(pieces.work) - 1):
         raise _untried(kind, "some of its layers attend to nothing")
     if alone.found:
         position, what = min(alone.found)
@@ -130,6 +136,8 @@ class _Packed:
     Attributes:
         calls: of attention, by layer index.
         entered: hidden states [1, T, hidden] that enter each layer.
+        attends: the layers that attend.
+        recurrent: hidden states [1, T, hidden] that enter each recurrent module.
     """
 
     def __init__(
@@ -147,11 +155,14 @@ class _Packed:
                 KVShape(*shape, pieces.num_blocks, BLOCK_SIZE, dtype, device)
             )
             for shape in set(shapes)
+            if shape[0]
         }
-        self._pools = [pools[shape] for shape in shapes]
+        self._pools = {layer: pools[shape] for layer, shape in enumerate(shapes) if shape[0]}
         self._pieces, self._slots, self.layers = pieces, pieces.slots.to(device), layers
         self.calls: dict[int, AttentionCall] = {}
         self.entered: dict[nn.Module, torch.Tensor] = {}
+        self.attends = {layer for layer, shape in zip(layers, shapes, strict=True) if shape[0]}
+        self.recurrent: dict[nn.Module, torch.Tensor] = {}
         self._to_its_end = False
         self._given: Any = None
         """What the first layer gives: hidden states, or a tuple that begins with them."""
@@ -180,6 +191,12 @@ class _Packed:
             rows = slice(self._pieces.work.num_rows)
             return self._attend(call, rows, self._pieces.work)[None]
         raise _Attended
+
+    def observe_state(self, call: Any) -> torch.Tensor:
+        """See `AttentionObserver`: what a recurrent module makes of its inputs is not tried here
+        (`shoal.model.prove_states`), only that they are the same."""
+        self.recurrent[call.module] = call.hidden
+        return torch.zeros_like(call.hidden)
 
     def attention(self, layer: int, piece: int) -> torch.Tensor:
         """Segment attention of a piece's rows: [k, heads, value_dim]."""
@@ -228,6 +245,12 @@ class _Alone:
             with suppress(_Attended):
                 run(packed)
         return self._packed.left(layer, packed)
+
+    def observe_state(self, call: Any) -> torch.Tensor:
+        """See `AttentionObserver`."""
+        packed = self._packed.recurrent[call.module][:, self._rows]
+        self._compare("state", call.hidden[0], packed[0])
+        return torch.zeros_like(call.hidden)
 
     def observe(self, call: AttentionCall) -> torch.Tensor:
         """See `AttentionObserver`."""
@@ -289,6 +312,7 @@ _WHAT = {
     "embeddings": "embeddings that depend on where a token stands in a batch",
     "positions": "positions other than those it is given, in its attention",
     "attention": "attention that differs from the softmax it asks for",
+    "state": "inputs of recurrent layers that depend on where a token stands in a batch",
 }
 _ORDER = list(_WHAT)
 """Of what differs at a position, the first is told."""
@@ -359,10 +383,11 @@ def _entering(
     return entering
 
 
-def _layers(module: nn.Module) -> list[nn.Module]:
-    """The layers of a model: modules in a list, each with an attention that has an index."""
+def _layers(module: nn.Module, count: int) -> list[nn.Module]:
+    """The layers of a model: so many modules in a list, one of them with an attention or a
+    recurrent module that has an index."""
     for parts in module.modules():
-        if isinstance(parts, nn.ModuleList) and all(map(_attends, parts)):
+        if isinstance(parts, nn.ModuleList) and len(parts) == count and any(map(_attends, parts)):
             return list(parts)
     return []
 

@@ -41,6 +41,8 @@ from shoal.model.pooling import AskedPooling, Pooling, pooling_of
 from shoal.model.quantization import check_quantization
 from shoal.model.rotary import length_switch, refuse_mixed_switch, scaled_limit
 from shoal.model.shards import kv_shards, refuse_unsplittable
+from shoal.model.state_shapes import state_shapes
+from shoal.recurrence import StateShape
 from shoal.scheduler import BLOCK_SIZE
 from shoal.types import LengthSwitch
 
@@ -82,6 +84,7 @@ class ModelDescription:
         eos_token_ids: tokens that end a sequence.
         max_model_len: most tokens of prompt and output together.
         kv_bytes_per_token: bytes of K and V of one token over all layers, on one device.
+        states: the shape of each recurrent layer's state, by layer index.
         tensor_parallel: over how many devices, each with a process of its own, it is split.
         quantization: of the products of its layers.
         fingerprint: digest per file; it changes when the model does.
@@ -101,6 +104,7 @@ class ModelDescription:
     max_model_len: int
     vocab_size: int
     kv_bytes_per_token: int
+    states: dict[int, StateShape] = field(default_factory=dict)
     generation_defaults: dict[str, Any] = field(default_factory=dict)
     fingerprint: dict[str, str] = field(default_factory=dict)
     tensor_parallel: int = 1
@@ -173,6 +177,7 @@ class ModelDescription:
             max_model_len=max_model_len,
             vocab_size=int(config.vocab_size),
             kv_bytes_per_token=_kv_bytes_per_token(config, dtype) // kv_shards(config, parts),
+            states=_states(config, parts),
             generation_defaults=generation.defaults,
             fingerprint=fingerprint(source),
             tensor_parallel=parts,
@@ -188,18 +193,25 @@ class ModelDescription:
         return _unpickled, (self.trust_remote_code, pickle.dumps(self.__dict__))
 
     def kv_blocks(self, kv_bytes: int) -> int:
-        """KV blocks that fit `kv_bytes`.
+        """KV blocks that fit `kv_bytes`, beside the state of one sequence if there are states.
 
         Raises:
             OptionError: not even one does.
         """
         block_bytes = BLOCK_SIZE * self.kv_bytes_per_token
-        if kv_bytes < block_bytes:
+        left = kv_bytes - self.state_bytes
+        if left < block_bytes:
+            beside = f" beside a state of {self.state_bytes} B" if self.state_bytes else ""
             raise OptionError(
-                f"kv_memory {kv_bytes} B holds no KV block of {self.name}: give at least "
-                f"{block_bytes} B, and enough for the longest request."
+                f"kv_memory {kv_bytes} B holds no KV block of {self.name}{beside}: give at least "
+                f"{block_bytes + self.state_bytes} B, and enough for the longest request."
             )
-        return kv_bytes // block_bytes
+        return left // block_bytes
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the state of one sequence, in all recurrent layers; 0: there are none."""
+        return sum(shape.nbytes(self.dtype) for shape in self.states.values())
 
     @property
     def length_switch(self) -> LengthSwitch | None:
@@ -386,6 +398,17 @@ def _check_devices(device: torch.device, options: EngineOptions) -> None:
         f"devices {options.devices}{of}: torch sees {there} CUDA device(s) here; give "
         f"devices {there // each} at most."
     )
+
+
+def _states(config: PreTrainedConfig, parts: int) -> dict[int, StateShape]:
+    states = state_shapes(config)
+    if states and parts > 1:
+        raise UnsupportedModelError(
+            "tensor parallelism of recurrent layers",
+            f"models of type {config.model_type!r} have recurrent layers, which are not split over "
+            "devices. Run it on one device, or several copies of it with --devices.",
+        )
+    return states
 
 
 def _kv_bytes_per_token(config: PreTrainedConfig, dtype: torch.dtype) -> int:

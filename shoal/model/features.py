@@ -14,12 +14,14 @@ import torch
 from transformers import PreTrainedConfig
 
 from shoal.errors import UnsupportedModelError
+from shoal.model.layer_sizes import RECURRENT_LAYERS, attending
 
 _ALIBI_MODELS = {"bloom", "mpt"}
-_KNOWN_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
+_KNOWN_LAYERS = {"full_attention", "sliding_attention", "chunked_attention", "mlp", "moe"}
+_KNOWN_LAYERS |= RECURRENT_LAYERS
 _SPARSE_LAYERS = {"indexed_attention", "compressed_sparse_attention", "minimax_m3_sparse"}
 _SPARSE_LAYERS |= {"heavily_compressed_attention"}
-_RECURRENT_LAYERS = {"linear_attention", "conv", "hybrid", "hybrid_sliding", "mamba", "recurrent"}
+_RECURRENT_LAYERS = {"mamba", "recurrent"}
 _HONOURED: dict[str, Callable[[Any], bool]] = {
     "sliding_window": lambda value: type(value) is int and value > 0,
     "softcap": lambda value: isinstance(value, int | float) and value > 0,
@@ -88,6 +90,14 @@ def _refuse_other_memory(config: PreTrainedConfig) -> None:
         recurrent = [layer for layer in other if layer in _RECURRENT_LAYERS]
         feature = "recurrent layers" if recurrent else "layers of an unknown kind"
         raise _refusal(kind, f"{feature} ({', '.join(recurrent or other)})")
+    if not any(attending(config, int(config.num_hidden_layers))):
+        raise _refusal(kind, "recurrent layers alone, none that attends")
+    if layers & RECURRENT_LAYERS and getattr(config, "kv_lora_rank", None):
+        raise UnsupportedModelError(
+            "recurrent layers beside latents",
+            f"models of type {kind!r} have recurrent layers beside attention over latents (MLA). "
+            "Shoal runs models with either, not yet with both. Use another model.",
+        )
     if kind == "longcat_flash":
         raise UnsupportedModelError(
             "two attentions in a layer",

@@ -23,6 +23,8 @@ from shoal.attention import PLAIN, AttentionKind
 from shoal.attention.latent import LatentAttention
 from shoal.errors import InternalError
 from shoal.model.kv import KVPool
+from shoal.recurrence import PreparedStates, StateMemory
+from shoal.state_work import StateWork
 from shoal.work import Window
 
 ATTENTION_NAME = "shoal_segments"
@@ -57,6 +59,19 @@ class GroupStep:
     wanted: object = None
 
 
+@dataclass(frozen=True)
+class StateStep:
+    """What the layers with a state need to know about the token batch they run in."""
+
+    memory: StateMemory
+    prepared: PreparedStates
+
+    @classmethod
+    def of(cls, memory: StateMemory, work: StateWork, device: torch.device) -> StateStep:
+        """A state list made ready for a memory and its device."""
+        return cls(memory, PreparedStates(work, memory.num_slots, device))
+
+
 @dataclass
 class AttentionStep:
     """What the attention layers need to know about the token batch they run in."""
@@ -69,6 +84,8 @@ class AttentionStep:
     """None: the last layer computes every row."""
     others: tuple[GroupStep, ...] = ()
     """The batch in the other groups of layers; none: all layers are as the first group's."""
+    states: StateStep | None = None
+    """None: no layer has a state."""
 
     def of(self, layer: int) -> GroupStep:
         """The batch in a layer's group."""
@@ -117,6 +134,10 @@ class AttentionObserver(Protocol):
     def observe(self, call: AttentionCall) -> torch.Tensor:
         """What the model is to take for its attention's result, [1, T, heads, value_dim]."""
 
+    def observe_state(self, call: Any) -> torch.Tensor:
+        """What it is to take for the result of a recurrent module, [1, T, hidden]; the call is a
+        `StateCall`."""
+
 
 @dataclass
 class AttentionProbe:
@@ -140,21 +161,37 @@ class AttentionProbe:
         Itself, but for layers that reuse another's.
         """
         calls = list(zip(self.layers, self.kept, strict=True))
-        return tuple(
-            next(layer for layer, (k, v) in calls if k is key and v is value)
-            for _, (key, value) in sorted(calls, key=lambda call: call[0])
-        )
+        owner = {
+            caller: next(layer for layer, (k, v) in calls if k is key and v is value)
+            for caller, (key, value) in calls
+        }
+        return tuple(owner.get(layer, layer) for layer in range(self._count()))
+
+    states: list[Any] = field(default_factory=list)
+    """Recurrent modules, in the order they were called."""
+    num_layers: int | None = None
+    """Layers of the model, if some do not attend; None: all do."""
+
+    def _count(self) -> int:
+        return len(self.layers) if self.num_layers is None else self.num_layers
+
+    def observe_state(self, call: Any) -> torch.Tensor:
+        """See `AttentionObserver`."""
+        self.states.append(call.module)
+        return torch.zeros_like(call.hidden)
 
     @property
     def shapes(self) -> list[tuple[int, int, int]]:
-        """(kv_heads, head_dim, value_dim) by layer index."""
-        return [shape for _, shape in sorted(zip(self.layers, self.head_dims, strict=True))]
+        """(kv_heads, head_dim, value_dim) by layer index; zeros where one does not attend."""
+        dims = dict(zip(self.layers, self.head_dims, strict=True))
+        return [dims.get(layer, (0, 0, 0)) for layer in range(self._count())]
 
     @property
     def windows(self) -> tuple[Window | None, ...]:
         """What each layer shows its rows, by layer index."""
         sights = dict(zip(self.layers, self.kinds, strict=True))
-        return tuple(sights[layer].sight for layer in sorted(sights))
+        found = map(sights.get, range(self._count()))
+        return tuple(None if kind is None else kind.sight for kind in found)
 
     def observe(self, call: AttentionCall) -> torch.Tensor:
         """See `AttentionObserver`."""
@@ -191,6 +228,24 @@ def current_step() -> AttentionStep:
     if not isinstance(step, AttentionStep):
         raise InternalError("segment attention was called outside a token batch")
     return step
+
+
+def current_states() -> StateStep:
+    """The states of the token batch that runs.
+
+    Raises:
+        InternalError: none does, or it has none.
+    """
+    states = current_step().states
+    if states is None:
+        raise InternalError("a token batch came without states to a model that has some")
+    return states
+
+
+def state_observer() -> AttentionObserver | None:
+    """Who looks on instead of a token batch; None: nobody."""
+    step = _step.get()
+    return None if step is None or isinstance(step, AttentionStep) else step
 
 
 def keeps_latents() -> bool:

@@ -9,10 +9,15 @@ import torch
 
 from shoal.attention import AttentionBackend, KVLayer, KVShape
 from shoal.attention.latent import LatentHeads
+from shoal.recurrence import StateMemory
 
 
 class KVPool:
-    """Keys and values of every layer, in slots handed out by the scheduler's block pools."""
+    """Keys and values of every layer, in slots handed out by the scheduler's block pools.
+
+    Attributes:
+        states: the memory of recurrent layers; whoever needs another number of states sets it.
+    """
 
     def __init__(
         self,
@@ -27,12 +32,13 @@ class KVPool:
         """Take the memory.
 
         Args:
-            layers: (kv_heads, key_dim, value_dim) of each.
+            layers: (kv_heads, key_dim, value_dim) of each; zeros where one does not attend.
             owners: for each layer, whose keys and values it reads; empty: its own.
         """
         self.backend, self._owners = backend, tuple(owners) or tuple(range(len(layers)))
         self._groups: tuple[tuple[int, ...], ...] = ()
         self._group_of, self._blocks = [0] * len(layers), [num_blocks]
+        self.states: StateMemory | None = None
         self._parts = {
             layer: backend.allocate(
                 KVShape(
@@ -45,6 +51,7 @@ class KVPool:
                 )
             )
             for layer in sorted(set(self._owners))
+            if layers[layer][0]
         }
 
     def divide(self, groups: Sequence[tuple[int, ...]], blocks: Sequence[int]) -> None:
@@ -61,7 +68,7 @@ class KVPool:
         for group, (layers, count) in enumerate(zip(groups, blocks, strict=True)):
             for layer in layers:
                 self._group_of[layer] = group
-                if self.stores(layer) and self._parts[layer].shape.num_blocks != count:
+                if layer in self._parts and self._parts[layer].shape.num_blocks != count:
                     changed[layer] = replace(self._parts[layer].shape, num_blocks=count)
         # All of the old memory goes before any new is taken.
         for layer in changed:
@@ -84,7 +91,7 @@ class KVPool:
     ) -> KVPool:
         """A pool of layers that `backend` has allocated already."""
         pool = cls.__new__(cls)
-        pool.backend, pool._parts = backend, dict(enumerate(layers))
+        pool.backend, pool._parts, pool.states = backend, dict(enumerate(layers)), None
         pool._owners = tuple(owners) or tuple(range(len(layers)))
         pool._groups, pool._group_of, pool._blocks = (), [0] * len(layers), [0]
         return pool

@@ -37,11 +37,18 @@ class LayerSizes:
         return 4.0 * self.heads * self.head_dim
 
 
+RECURRENT_LAYERS = {"linear_attention", "conv", "hybrid", "hybrid_sliding"}
+"""transformers' names of layers that keep a state of a fixed size; hybrid ones attend, too."""
+_NOT_ATTENDING = {"linear_attention", "conv", "moe", "mlp"}
+"""Those of layers that do not attend."""
+
+
 def layer_sizes(config: PreTrainedConfig) -> list[LayerSizes]:
-    """The sizes of each layer, in order."""
+    """The sizes of each layer, in order; all 0 of one that does not attend."""
     layers = int(config.num_hidden_layers)
     if not config.is_heterogeneous:
-        return [_sizes(config)] * layers
+        own, none = _sizes(config), LayerSizes(0, 0, 0)
+        return [own if attends else none for attends in attending(config, layers)]
     return [_sizes(config.per_layer_config[layer]) for layer in range(layers)]
 
 
@@ -57,6 +64,17 @@ def stored_by_layer(config: PreTrainedConfig) -> list[int]:
     return [
         0 if mode == "reuse" else layer.kv_numbers for layer, mode in zip(sizes, modes, strict=True)
     ]
+
+
+def attending(config: PreTrainedConfig, layers: int) -> list[bool]:
+    """Which of so many layers attend, as the config says."""
+    kinds = getattr(config, "layer_types", None) or ["full_attention"] * layers
+    return [kind not in _NOT_ATTENDING for kind in kinds[:layers]]
+
+
+def has_states(config: PreTrainedConfig) -> bool:
+    """Whether some layers keep a state of a fixed size, as the config says."""
+    return bool(RECURRENT_LAYERS & set(getattr(config, "layer_types", None) or ()))
 
 
 def stated(config: PreTrainedConfig, name: str) -> object:

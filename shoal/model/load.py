@@ -44,6 +44,8 @@ from shoal.model.memory import enough_memory, out_of_memory
 from shoal.model.packed_cache import packed_keywords
 from shoal.model.pieces import Pieces
 from shoal.model.probe import check_kv_bytes, own_attention_error, probe_attention
+from shoal.model.prove_states import prove_states
+from shoal.model.recurrent import adapt_states
 from shoal.model.rotary import go_by_length, plain_positions
 from shoal.model.text_part import refuse_unknown_class, text_part_class
 from shoal.work import Window
@@ -59,7 +61,7 @@ class LoadedModel:
     """A model ready for packed batches.
 
     Attributes:
-        layers: (kv_heads, head_dim, value_dim) of each attention layer, by layer index.
+        layers: (kv_heads, head_dim, value_dim) of each layer; zeros where one does not attend.
         owners: whose keys and values each layer reads, its own most often.
         fused: how many of its modules were replaced by fused ones, by kind.
         wide: whether its hidden states stay float32 between layers, though it is in bfloat16.
@@ -220,6 +222,7 @@ def prepare_model(module: torch.nn.Module, description: ModelDescription) -> Loa
         UnsupportedModelError: see `load_model`.
     """
     module = module.to(description.device).eval()
+    adapt_states(module, description.model_type)
     go_by_length(module, description.length_switch, description.model_type)
     signature = inspect.signature(module.forward).parameters
     model = LoadedModel(module, [], "logits_to_keep" in signature)
@@ -229,6 +232,7 @@ def prepare_model(module: torch.nn.Module, description: ModelDescription) -> Loa
     )
     kind = description.model_type
     prove_positions(module, model.layers, Pieces.of(description), kind)
+    prove_states(module, description.states, kind)
     layers = keep_latents(module, model.layers, model.logits, description)
     check_kv_bytes(layers, model.owners, description)
     return replace(model, layers=layers)

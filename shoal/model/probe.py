@@ -13,7 +13,9 @@ from shoal.errors import UnsupportedModelError
 from shoal.model.description import ModelDescription
 from shoal.model.features import refuse_unknown_keyword
 from shoal.model.hook import AttentionProbe, attention_step
+from shoal.model.layer_sizes import attending
 from shoal.model.memory import out_of_memory
+from shoal.model.prove_states import check_states
 
 Logits: TypeAlias = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 """`LoadedModel.logits`."""
@@ -43,10 +45,13 @@ def probe_attention(logits: Logits, description: ModelDescription) -> AttentionP
             "packed batches",
             f"models of type {kind!r} cannot run a packed batch: {type(error).__name__}: {error}",
         ) from error
-    layers = description.config.num_hidden_layers
-    if sorted(probe.layers) != list(range(layers)):
+    attends = attending(description.config, int(description.config.num_hidden_layers))
+    expected = [layer for layer, does in enumerate(attends) if does]
+    if sorted(probe.layers) != expected:
         called = len(set(probe.layers))
-        raise own_attention_error(kind, f"{called} of {layers} layers called the one given")
+        raise own_attention_error(kind, f"{called} of {len(expected)} layers called the one given")
+    check_states(probe.states, description.states, kind)
+    probe.num_layers = len(attends)
     for keywords in probe.keywords:
         refuse_unknown_keyword(kind, keywords)
     return probe

@@ -28,7 +28,8 @@ def expected_peak_kv(plan: Plan, table: RequestTable, machine: Machine) -> int:
     """
     peaks = expected_peaks(plan, table, machine)
     held = sum(tokens * group.kv_bytes for tokens, group in zip(peaks, machine.memory, strict=True))
-    return min(math.ceil(held / machine.costs.kv_bytes), machine.kv_tokens)
+    most = machine.kv_tokens + (0 if machine.states is None else int(machine.states.tokens))
+    return min(math.ceil(held / machine.costs.kv_bytes), most)
 
 
 def expected_peaks(plan: Plan, table: RequestTable, machine: Machine) -> list[int]:
@@ -37,7 +38,8 @@ def expected_peaks(plan: Plan, table: RequestTable, machine: Machine) -> list[in
     Follows the plan with the expected output lengths: each iteration decodes a token of every
     running sequence and fills the token budget with prefill, in order. Prefill flows evenly
     through an iteration, blocks are not rounded up, and memory delays nothing. Of an owner in a
-    group with a window all that it will ever hold counts from its beginning.
+    group with a window all that it will ever hold counts from its beginning, and so does a state,
+    as the tokens it is worth.
     """
     if not plan.num_sequences:
         return [0] * len(machine.memory)
@@ -47,7 +49,8 @@ def expected_peaks(plan: Plan, table: RequestTable, machine: Machine) -> list[in
     # A segment is computed just before its first user.
     np.add.at(prefill, plan.segment_first, plan.segment_length)
     begin = _start_times(np.cumsum(prefill), output, machine.token_budget)
-    whole = _peak(plan, _Held(own, output, plan.segment_length, begin))
+    state = 0 if machine.states is None else round(machine.states.tokens)
+    whole = _peak(plan, _Held(own + state, output, plan.segment_length + state, begin))
     peaks = []
     for group in machine.memory:
         peaks.append(whole)

@@ -48,7 +48,8 @@ def make_plan(
         segments = choose_segments(forest, sharing, fold_cost, table.expected_output)
         if machine is None:
             break
-        too_large = _blocks_needed(table, segments, machine.block_size) > machine.num_blocks
+        needed = _blocks_needed(table, segments, machine.block_size)
+        too_large = (needed > machine.num_blocks) | _too_deep(segments, needed, machine)
         if not too_large.any():
             break
         hopeless = np.flatnonzero(too_large & (segments.request_segment < 0))
@@ -91,6 +92,20 @@ def _blocks_needed(table: RequestTable, segments: Segments, block_size: int) -> 
     own_blocks = -(-(own + table.max_new_tokens - 1) // block_size)
     needed: Int64Array = path_blocks[segments.request_segment] + own_blocks
     return needed
+
+
+def _too_deep(segments: Segments, needed: Int64Array, machine: Machine) -> BoolArray:
+    """Requests behind so many segments that their states leave no room for the largest request.
+
+    Each segment on a request's path holds a state, and the request its own, which the machine's
+    blocks leave room for.
+    """
+    if machine.states is None:
+        return np.zeros(len(needed), dtype=np.bool_)
+    behind = np.append(segments.level + 1, 0)[segments.request_segment]
+    room = machine.num_blocks - needed[needed <= machine.num_blocks].max(initial=0)
+    deep: BoolArray = behind * machine.states.tokens > room * machine.block_size
+    return deep & (behind > 0)
 
 
 def _assemble(

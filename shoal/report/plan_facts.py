@@ -83,6 +83,9 @@ def fact_rows(plan: Plan, facts: PlanFacts) -> Iterator[tuple[str, str]]:
     yield "Expected KV peak", f"{size} ({peak_tokens:,} tokens){fills}"
     size, source = readable_bytes(kv_tokens * kv_bytes), _SOURCES[facts.kv_capacity_source]
     yield "KV pool", f"{size} ({kv_tokens:,} tokens), {source}"
+    if facts.machine.states is not None:
+        state = readable_bytes(int(facts.machine.costs.state_bytes))
+        yield "State", f"{state} for each running sequence and each shared segment in use"
     yield "Machine", _RATES[facts.machine.source]
     if facts.device_seconds:
         least, most = (readable_seconds(f(facts.device_seconds)) for f in (min, max))

@@ -31,13 +31,8 @@ def summary_rows(summary: RunSummary) -> Iterator[tuple[str, str]]:
     share = tokens.prompt_saved / max(tokens.prompt, 1)
     yield "  saved", f"{tokens.prompt_saved:,} ({share:.1%})"
     yield "Generated tokens", f"{tokens.generated:,}, {summary.throughput:,.0f} per second"
-    yield (
-        "Iterations",
-        f"{summary.iterations:,}, with {summary.mean_tokens_per_iteration:,.1f} tokens on average",
-    )
-    preempted = f"{summary.preemptions:,} {plural('preemption', summary.preemptions)}"
-    forecast = readable_bytes(summary.kv_peak_bytes_forecast)
-    yield "KV peak", f"{readable_bytes(summary.peak_kv_bytes)} ({forecast} forecast), {preempted}"
+    if summary.iterations:  # of servers nobody knows
+        yield from _engine_rows(summary)
     if summary.lengths.answers:
         of = summary.lengths
         held = "/".join(f"{100 * w:.0f}" for w in (of.within_10, of.within_50, of.within_90))
@@ -52,3 +47,12 @@ def summary_rows(summary: RunSummary) -> Iterator[tuple[str, str]]:
         f"run {readable_seconds(seconds.run)}"
     )
     yield "Time", f"{readable_seconds(seconds.total)}: {phases}"
+
+
+def _engine_rows(summary: RunSummary) -> Iterator[tuple[str, str]]:
+    """What an engine of ours did in its iterations."""
+    mean = f"{summary.mean_tokens_per_iteration:,.1f}"
+    yield "Iterations", f"{summary.iterations:,}, with {mean} tokens on average"
+    preempted = f"{summary.preemptions:,} {plural('preemption', summary.preemptions)}"
+    forecast = readable_bytes(summary.kv_peak_bytes_forecast)
+    yield "KV peak", f"{readable_bytes(summary.peak_kv_bytes)} ({forecast} forecast), {preempted}"

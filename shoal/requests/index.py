@@ -93,6 +93,11 @@ class LineIndex:
         url = endpoint(content.get("url")) or ""
         return LineName(custom_id, url, body if isinstance(body, dict) else {})
 
+    def content(self, line: int) -> tuple[str, dict[str, Any]]:
+        """The url and the body of a line; see `name`."""
+        name = self.name(line)
+        return name.url, name.body
+
     def lines_of(self, custom_ids: Iterable[str]) -> Int64Array:
         """The line that has each custom_id, the first one of several; -1: none."""
         wanted = np.frombuffer(b"".join(map(_digest, custom_ids)), dtype=np.uint64).reshape(-1, 2)

@@ -1,4 +1,7 @@
-"""The answers in an output record, whichever endpoint's shape it has."""
+"""The answers in an output record, whichever endpoint's shape it has.
+
+Records that a server answered may lack what is no answer: `logprobs`, `usage`, a finish reason.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ class RecordAnswer:
     """One answer of a record.
 
     Attributes:
-        finish_reason: "stop", "length" or "tool_calls".
+        finish_reason: "stop", "length" or "tool_calls"; of a server also what else it calls it.
         tokens: the text of each token, where logprobs were asked for, with `logprobs` and `top`
             of the same length. In both, None stands for a first prompt token.
         calls: of tools; none where there are none.
@@ -25,7 +28,7 @@ class RecordAnswer:
     """
 
     text: str | None
-    finish_reason: str
+    finish_reason: str | None
     tokens: list[str] | None = None
     logprobs: list[float | None] | None = None
     top: list[TopLogprobs | None] | None = None
@@ -42,11 +45,12 @@ class RecordAnswer:
 
 def answers_of(body: Mapping[str, Any]) -> list[RecordAnswer]:
     """The answers in a record's `response.body`, in order, at least one."""
-    if body["object"] == "response":
+    if body.get("object") == "response":
         return [_of_response(body)]
-    if body["object"] == "chat.completion":
-        return [_scored(_of_chat(choice), choice) for choice in body["choices"]]
-    return [_scored(_of_completion(choice), choice) for choice in body["choices"]]
+    return [
+        _scored((_of_chat if "message" in choice else _of_completion)(choice), choice)
+        for choice in body["choices"]
+    ]
 
 
 def _scored(answer: RecordAnswer, choice: Mapping[str, Any]) -> RecordAnswer:
@@ -59,30 +63,31 @@ def _scored(answer: RecordAnswer, choice: Mapping[str, Any]) -> RecordAnswer:
 
 def token_counts(body: Mapping[str, Any]) -> tuple[int, int]:
     """Tokens of the prompts, and tokens generated."""
-    usage = body["usage"]
-    if body.get("object") == "response":
-        return int(usage["input_tokens"]), int(usage["output_tokens"])
-    return int(usage["prompt_tokens"]), int(usage["completion_tokens"])
+    usage = body.get("usage") or {}
+    kinds = ("input", "output") if body.get("object") == "response" else ("prompt", "completion")
+    prompt, generated = (int(usage.get(f"{kind}_tokens") or 0) for kind in kinds)
+    return prompt, generated
 
 
 def _of_response(body: Mapping[str, Any]) -> RecordAnswer:
-    said = (item for item in body["output"] if item["type"] == "message")
-    (part,) = (part for item in said for part in item["content"])
-    reason = "stop" if body["status"] == "completed" else "length"
-    return _with_logprobs(part["text"], reason, part["logprobs"] or None)
+    items = [item for item in body["output"] if item.get("type", "message") == "message"]
+    parts = [part for item in items for part in item["content"] if "text" in part]
+    reason = "stop" if body.get("status") == "completed" else "length"
+    if not parts:
+        return RecordAnswer(None, reason)
+    return _with_logprobs(parts[0]["text"], reason, parts[0].get("logprobs") or None)
 
 
 def _of_chat(choice: Mapping[str, Any]) -> RecordAnswer:
-    logprobs = choice["logprobs"]
-    entries = None if logprobs is None else logprobs["content"]
+    entries = (choice.get("logprobs") or {}).get("content")
     message = choice["message"]
-    answer = _with_logprobs(message["content"], choice["finish_reason"], entries)
-    calls = [{"id": call["id"], **call["function"]} for call in message.get("tool_calls", ())]
+    answer = _with_logprobs(message.get("content"), choice.get("finish_reason"), entries)
+    calls = [{"id": call["id"], **call["function"]} for call in message.get("tool_calls") or ()]
     return replace(answer, calls=calls or None)
 
 
 def _with_logprobs(
-    text: str | None, reason: str, entries: list[dict[str, Any]] | None
+    text: str | None, reason: str | None, entries: list[dict[str, Any]] | None
 ) -> RecordAnswer:
     if entries is None:
         return RecordAnswer(text, reason)
@@ -91,7 +96,7 @@ def _with_logprobs(
         reason,
         [entry["token"] for entry in entries],
         [entry["logprob"] for entry in entries],
-        [[_token(top) for top in entry["top_logprobs"]] for entry in entries],
+        [[_token(top) for top in entry.get("top_logprobs") or []] for entry in entries],
     )
 
 
@@ -100,12 +105,12 @@ def _token(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of_completion(choice: Mapping[str, Any]) -> RecordAnswer:
-    logprobs = choice["logprobs"]
-    text, reason = choice["text"], choice["finish_reason"]
-    if logprobs is None:
+    logprobs = choice.get("logprobs")
+    text, reason = choice["text"], choice.get("finish_reason")
+    if not logprobs or "tokens" not in logprobs:  # some servers have a form of their own
         return RecordAnswer(text, reason)
     top = [
         None if by_text is None else [{"token": t, "logprob": p} for t, p in by_text.items()]
-        for by_text in logprobs["top_logprobs"]
+        for by_text in logprobs.get("top_logprobs") or [None] * len(logprobs["tokens"])
     ]
     return RecordAnswer(text, reason, logprobs["tokens"], logprobs["token_logprobs"], top)

@@ -20,7 +20,14 @@ from shoal.results.logprob_records import chat_logprobs, completion_logprobs
 from shoal.results.pooled_records import PooledRecords
 from shoal.results.response_records import response_body
 from shoal.results.unexecuted import Unexecuted
-from shoal.types import CHAT_URL, RESPONSES_URL, Choice, Completion, RequestTable
+from shoal.types import (
+    CHAT_URL,
+    RESPONSES_URL,
+    Choice,
+    Completion,
+    RequestTable,
+    ServerAnswer,
+)
 
 RECORD_BEGINS = b'{"id":"batch_req_'
 """The first bytes of every record."""
@@ -128,6 +135,10 @@ class RecordWriter:
             }
         }
         return _record(self._key(line), custom_id, status, body)
+
+    def answered(self, line: int, custom_id: str, answer: ServerAnswer) -> bytes:
+        """The record of a line, counted from 0, that a server answered: its status and body."""
+        return _record(self._key(line), custom_id, answer.status_code, answer.body)
 
     def unexecuted(self, line: int, custom_id: str, why: Unexecuted) -> bytes:
         """The error record of a line, counted from 0, whose request is never executed."""

@@ -10,6 +10,8 @@ from shoal.scheduler.generated import GeneratedTokens
 from shoal.scheduler.launches import Launched
 from shoal.scheduler.pool import BlockPool
 from shoal.scheduler.scheduler import Scheduler
+from shoal.scheduler.state_slots import StateSlots
+from shoal.scheduler.state_split import StateSplit, state_split
 from shoal.scheduler.stats import SchedulerStats
 
 __all__ = [
@@ -23,6 +25,9 @@ __all__ = [
     "Scheduler",
     "SchedulerStats",
     "ScoredRange",
+    "StateSlots",
+    "StateSplit",
     "TokenBatch",
     "forecast_peak_blocks",
+    "state_split",
 ]

@@ -29,6 +29,7 @@ class Admission:
     ) -> None:
         self._columns, self._running, self._segments = state.columns, state.running, state.segments
         self._generated, self._ledgers = state.generated, state.ledgers
+        self._states = state.states
         self._growth, self._stats = growth, stats
         self._waiting = WaitingSequences()
 
@@ -147,6 +148,8 @@ class Admission:
         self._running.remove(slot)
         for ledger in self._ledgers:
             ledger.leave(slot)
+        if self._states is not None:
+            self._states.leave(slot)
         self._segments.leave(self.path(sequence), finished=finished)
 
     def admit(self, tokens: int) -> list[int]:
@@ -188,7 +191,7 @@ class Admission:
         """
         lengths = self._segments.missing_lengths(path)
         missing = [ledger.missing_blocks(lengths) for ledger in self._ledgers]
-        if all(
+        if self._segments.has_states(path) and all(
             forecast.fits(ledger.available(blocks))
             for forecast, ledger, blocks in zip(forecasts, self._ledgers, missing, strict=True)
         ):
@@ -198,6 +201,8 @@ class Admission:
         most = [ledger.most_blocks(held) for ledger in self._ledgers]
         needed = [blocks + own for blocks, own in zip(missing, most, strict=True)]
         self._stats.preempted(self._segments.evict_idle(path, needed))
+        if not self._segments.has_states(path):
+            raise InternalError("a sequence alone needs more states than there are")
         for ledger, blocks in zip(self._ledgers, needed, strict=True):
             if blocks > ledger.pool.free_blocks:
                 raise InternalError(
@@ -220,6 +225,8 @@ class Admission:
         )
         for ledger in self._ledgers:
             ledger.admit(slot, total)
+        if self._states is not None:
+            self._states.enter(slot)
         return slot
 
     def _own_tokens(self, sequence: int) -> int:

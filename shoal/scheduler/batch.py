@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from shoal.state_work import StateWork
 from shoal.types import BoolArray, Int32Array, Int64Array
 from shoal.work import SegmentWork
 
@@ -137,6 +138,7 @@ class TokenBatch:
         feedback: tokens that come from the batch before; `token_ids` has 0 for them.
         row_lengths: int64 [T], see `shoal.scheduler.row_lengths`; None: the model does not ask.
         others: the same rows in the other groups of layers.
+        states: the states that recurrent layers go on from; None: there are none.
     """
 
     token_ids: Int32Array
@@ -158,6 +160,7 @@ class TokenBatch:
     feedback: Feedback = field(default_factory=Feedback.none)
     row_lengths: Int64Array | None = None
     others: tuple[GroupRows, ...] = ()
+    states: StateWork | None = None
 
     @property
     def groups(self) -> tuple[GroupRows, ...]:

@@ -10,6 +10,7 @@ from shoal.scheduler.chunking import choose_chunks
 from shoal.scheduler.row_lengths import row_lengths
 from shoal.scheduler.samples import choose_samples
 from shoal.scheduler.state import RunState
+from shoal.scheduler.state_list import state_list
 from shoal.scheduler.token_rows import AwaitedTokens, token_rows
 from shoal.scheduler.work_list import Users, group_rows
 from shoal.types import Int32Array, Int64Array, RequestTable
@@ -83,6 +84,7 @@ class BatchBuilder:
             feedback=rows.feedback,
             row_lengths=row_lengths(chunks, state, self._table, self._plan),
             others=tuple(groups[1:]),
+            states=state_list(chunks, state),
         )
 
     def _take_blocks(self, chunks: Chunks) -> None:

@@ -197,6 +197,9 @@ class Launches:
     def failed(self, batch: TokenBatch) -> None:
         """A batch could not be launched, and is not under way: all of it is done again."""
         self._count_failed(self._prompt_runs(batch))
+        if self._state.states is not None:
+            self._state.segments.rewind(batch.chunks.segments, 0 * batch.chunks.segments)
+            self._state.running.restart(batch.chunks.slots)
 
     def undo(self, launched: Sequence[Launched]) -> None:
         """Take back `advance` of all batches under way, given oldest first.
@@ -230,9 +233,11 @@ class Launches:
         batch, running = launched.batch, self._state.running
         self._count_failed(launched.prompt)
         chunks = batch.chunks
-        self._state.segments.rewind(chunks.segments, chunks.first[chunks.shared])
+        # A state may have been written over: its owner is computed again from its beginning.
+        first = chunks.first if self._state.states is None else 0 * chunks.first
+        self._state.segments.rewind(chunks.segments, first[chunks.shared])
         here = running.hold(chunks.slots, launched.owners)
-        running.rewind(chunks.slots[here], chunks.first[chunks.own][here])
+        running.rewind(chunks.slots[here], first[chunks.own][here])
         here = running.hold(launched.slots, batch.sample_sequences)
         running.unsample(launched.slots[here])
         running.unsample(launched.ends[running.hold(launched.ends, batch.ends)])

@@ -110,6 +110,11 @@ class RunningSequences:
         """The KV of own tokens from `first` on is not in the pool."""
         self.computed[slots] = np.minimum(self.computed[slots], first)
 
+    def restart(self, slots: Int64Array) -> None:
+        """Nothing of their own is computed; what they know is computed again as a prompt is."""
+        self.computed[slots] = 0
+        self.decoding[slots] = False
+
     def sample(self, slots: Int64Array, ending: BoolArray) -> None:
         """A token is sampled for each slot, whatever it will be; the last where `ending`.
 

@@ -27,6 +27,7 @@ from shoal.scheduler.scoring import PromptScoring
 from shoal.scheduler.segments import SegmentTable
 from shoal.scheduler.sequence_columns import SequenceColumns
 from shoal.scheduler.state import RunState
+from shoal.scheduler.state_slots import StateSlots
 from shoal.scheduler.stats import SchedulerStats
 from shoal.types import BoolArray, Int32Array, RequestTable
 
@@ -55,6 +56,7 @@ class Scheduler:
         lengths: LengthModel | None = None,
         sequential: BoolArray | None = None,
         scored_rows: int | None = None,
+        states: StateSlots | None = None,
     ) -> None:
         """Begin a run of the plan.
 
@@ -65,10 +67,12 @@ class Scheduler:
             sequential: bool [N], requests whose next token depends on their last by more than the
                 model (penalties count tokens): no batch is planned over one that samples them.
             scored_rows: most rows of a batch that score prompts, at least 1; None: any number.
+            states: the state slots of recurrent layers; None: there are none.
         """
         self.stats = SchedulerStats()
         self.pools = (pool,) if isinstance(pool, BlockPool) else tuple(pool)
         ledgers = [BlockLedger(each, token_budget) for each in self.pools]
+        self.states = states
         self.token_budget = token_budget
         nobody = np.zeros(len(table), dtype=np.bool_)
         columns = SequenceColumns(table, plan, nobody if sequential is None else sequential)
@@ -77,11 +81,12 @@ class Scheduler:
         self._state = state = RunState(
             columns=columns,
             running=RunningSequences(),
-            segments=SegmentTable(plan, ledgers),
+            segments=SegmentTable(plan, ledgers, states),
             retained=RetainedLogits(columns.prefix_only(plan.num_segments)),
             generated=GeneratedTokens(),
             ledgers=ledgers,
             scoring=PromptScoring(table, plan),
+            states=states,
         )
         self._suspects: list[int] = []
         most = token_budget if scored_rows is None else scored_rows
@@ -93,6 +98,11 @@ class Scheduler:
     def pool(self) -> BlockPool:
         """The first group's."""
         return self.pools[0]
+
+    def blocks_left(self) -> int:
+        """KV blocks in use, of all groups of layers, and states."""
+        states = 0 if self.states is None else self.states.pool.used_blocks
+        return sum(pool.used_blocks for pool in self.pools) + states
 
     def replan(self, plan: Plan) -> None:
         """Go on with another plan, the same up to `first_untouched`; from there, other groups."""

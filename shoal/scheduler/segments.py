@@ -6,6 +6,7 @@ import numpy as np
 
 from shoal.planner import Plan
 from shoal.scheduler.ledger import BlockLedger
+from shoal.scheduler.state_slots import StateSlots
 from shoal.types import BoolArray, Int64Array
 
 
@@ -26,15 +27,22 @@ class SegmentTable:
         stays: how often it came into the pool.
     """
 
-    def __init__(self, plan: Plan, ledgers: list[BlockLedger]) -> None:
-        """`ledgers`: of each group of layers, where the KV is."""
+    def __init__(
+        self, plan: Plan, ledgers: list[BlockLedger], states: StateSlots | None = None
+    ) -> None:
+        """Nothing is in the pool.
+
+        Args:
+            ledgers: of each group of layers, where the KV is.
+            states: of recurrent layers; None: there are none.
+        """
         self._take_columns(plan)
         self.computed: Int64Array = np.zeros(plan.num_segments, dtype=np.int64)
         self.unfinished: Int64Array = (plan.segment_last - plan.segment_first).astype(np.int64)
         self.running: Int64Array = np.zeros(plan.num_segments, dtype=np.int64)
         self.stays: Int64Array = np.zeros(plan.num_segments, dtype=np.int64)
         self._resident: set[int] = set()
-        self._ledgers = ledgers
+        self._ledgers, self._states = ledgers, states
 
     def _take_columns(self, plan: Plan) -> None:
         self.parent = plan.segment_parent
@@ -63,6 +71,12 @@ class SegmentTable:
         """Tokens of each segment of a path that is not resident."""
         return [int(self.length[segment]) for segment in path if segment not in self._resident]
 
+    def has_states(self, path: list[int]) -> bool:
+        """Whether there are states for a sequence behind a path, and for what of it is missing."""
+        if self._states is None:
+            return True
+        return self._states.fits(sum(segment not in self._resident for segment in path))
+
     def enter(self, path: list[int]) -> None:
         """One more running user; segments not resident take their blocks."""
         for segment in path:
@@ -72,6 +86,8 @@ class SegmentTable:
                 self.stays[segment] += 1
                 for ledger in self._ledgers:
                     ledger.enter(segment, int(self.length[segment]))
+                if self._states is not None:
+                    self._states.enter_segment(segment)
 
     def leave(self, path: list[int], *, finished: bool) -> None:
         """A running user is gone, for good or preempted."""
@@ -93,9 +109,13 @@ class SegmentTable:
         self.computed[segment] = 0
         for ledger in self._ledgers:
             ledger.evict(segment)
+        if self._states is not None:
+            self._states.evict(segment)
 
     def evict_idle(self, keep: list[int], wanted: list[int]) -> int:
         """Evict segments no running sequence uses, `keep` excepted, till `wanted` blocks are free.
+
+        And, where layers have states, till there are some for `keep` and a sequence.
 
         Those of the latest groups go first: they are needed last.
 
@@ -111,7 +131,8 @@ class SegmentTable:
         )
         for segment in idle:
             free = (ledger.pool.free_blocks for ledger in self._ledgers)
-            if all(have >= need for have, need in zip(free, wanted, strict=True)):
+            room = all(have >= need for have, need in zip(free, wanted, strict=True))
+            if room and self.has_states(keep):
                 break
             again += int(self.computed[segment] > 0)
             self.evict(segment)

@@ -11,6 +11,7 @@ from shoal.scheduler.running import RunningSequences
 from shoal.scheduler.scoring import PromptScoring
 from shoal.scheduler.segments import SegmentTable
 from shoal.scheduler.sequence_columns import SequenceColumns
+from shoal.scheduler.state_slots import StateSlots
 
 
 @dataclass(frozen=True)
@@ -29,3 +30,4 @@ class RunState:
     ledgers: list[BlockLedger]
     """Where the KV is, in each group of layers."""
     scoring: PromptScoring
+    states: StateSlots | None = None

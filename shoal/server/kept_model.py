@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from shoal.config import EngineOptions
 from shoal.costs import Machine
-from shoal.devices import EngineProtocol, RunProtocol
+from shoal.devices import RunProtocol, SharedEngine, SharedRun
 from shoal.fleet.engines import make_engine
 from shoal.model.description import ModelDescription
 from shoal.model.pooling import AskedPooling
@@ -59,12 +59,12 @@ class KeptEngine:
         """
         self.on_run: OnRun | None = None
         self._made_for: ModelDescription | None = None
-        self._engine: EngineProtocol | None = None
+        self._engine: SharedEngine | None = None
         self.kv_bytes = 0
         """Of its KV pool."""
         self.lend(descriptions.usual, options)
 
-    def lend(self, description: ModelDescription, options: EngineOptions) -> EngineProtocol:
+    def lend(self, description: ModelDescription, options: EngineOptions) -> SharedEngine:
         """The engine for a run, as `run_together` makes it; its `close` leaves it as it is."""
         if self._made_for is None or self._made_for.pooling != description.pooling:
             if self._engine is not None:
@@ -81,16 +81,16 @@ class KeptEngine:
 class _Lent:
     """An engine that who has it does not close."""
 
-    def __init__(self, engine: EngineProtocol, on_run: OnRun | None) -> None:
+    def __init__(self, engine: SharedEngine, on_run: OnRun | None) -> None:
         self._engine, self._on_run = engine, on_run
 
     @property
     def machine(self) -> Machine:
-        """See `EngineProtocol`."""
+        """See `SharedEngine`."""
         return self._engine.machine
 
-    def run(self, table: RequestTable) -> RunProtocol:
-        """See `EngineProtocol`."""
+    def run(self, table: RequestTable) -> SharedRun:
+        """See `SharedEngine`."""
         run = self._engine.run(table)
         if self._on_run is not None:
             self._on_run(table, run)

@@ -68,10 +68,11 @@ def batch_time(batch: TokenBatch, costs: Costs, groups: Sequence[MemoryGroup] = 
         + costs.use_seconds * int(uses.sum())
     )
     attention = float(np.maximum(multiply, read).sum())
+    states = 2 * len(batch.chunks) * costs.state_bytes / bandwidth
     return BatchTime(
-        seconds=max(linear, weights) + attention + head + overhead,
+        seconds=max(linear, weights) + attention + states + head + overhead,
         compute=linear + float(multiply.sum()) + head,
-        memory=weights + float(read.sum()),
+        memory=weights + float(read.sum()) + states,
     )
 
 

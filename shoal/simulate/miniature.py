@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from shoal.costs import Costs, Machine, MemoryGroup
+from shoal.costs import Costs, Machine, MemoryGroup, StateLayers
 from shoal.planner import Plan
 from shoal.planner.forest import split_by_level
 from shoal.planner.likeness import nearest_kept
@@ -71,6 +71,7 @@ def miniature(setup: Setup, iterations: int, most_iterations: int) -> Setup:
         kv_tokens=max(int(room) // block_size, least) * block_size,
         block_size=block_size,
         groups=tuple(_smaller_group(group, divisor) for group in machine.groups),
+        states=_fewer(machine.states, divisor),
     )
     return Setup(table, plan, small)
 
@@ -193,3 +194,8 @@ def _smaller(costs: Costs, divisor: int, slice_: float) -> Costs:
         segment_seconds=costs.segment_seconds / slice_,
         use_seconds=costs.use_seconds / slice_,
     )
+
+
+def _fewer(states: StateLayers | None, divisor: int) -> StateLayers | None:
+    """A state is worth fewer of the dearer KV tokens."""
+    return None if states is None else replace(states, tokens=states.tokens / divisor)

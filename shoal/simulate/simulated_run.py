@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from shoal.costs import Machine
 from shoal.planner import Plan, divided
-from shoal.scheduler import BlockPool, Scheduler
+from shoal.scheduler import BlockPool, Scheduler, state_split
 from shoal.simulate.clock import batch_time
 from shoal.types import Int64Array, RequestTable
 
@@ -71,11 +71,14 @@ def simulate(
     """
     lengths = table.expected_new_tokens if true_lengths is None else true_lengths
     ends = lengths[plan.sequence_request]
+    split = state_split(plan, table, machine)
+    counts = divided(plan, table, machine) if split is None else [split.blocks]
     pools = [
         BlockPool(blocks, machine.block_size, group.window)
-        for blocks, group in zip(divided(plan, table, machine), machine.memory, strict=True)
+        for blocks, group in zip(counts, machine.memory, strict=True)
     ]
-    scheduler = Scheduler(table, plan, pools, machine.token_budget)
+    states = None if split is None else split.slots()
+    scheduler = Scheduler(table, plan, pools, machine.token_budget, states=states)
     tokens: list[int] = []
     times: list[tuple[float, float, float]] = []
     while (batch := scheduler.step()) is not None:

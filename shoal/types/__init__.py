@@ -2,7 +2,7 @@
 
 from shoal.types.arrays import BoolArray, Float32Array, Int32Array, Int64Array
 from shoal.types.choice_score import ChoiceScore, Normalisation, ScoredChoices
-from shoal.types.completion import Choice, Completion, FinishReason, TokenLogprob
+from shoal.types.completion import Choice, Completion, FinishReason, ServerAnswer, TokenLogprob
 from shoal.types.length_switch import LengthSwitch
 from shoal.types.pooled import (
     CLASSIFY_URL,
@@ -71,6 +71,7 @@ __all__ = [
     "RequestTable",
     "RunSummary",
     "ScoredChoices",
+    "ServerAnswer",
     "TokenCounts",
     "TokenLogprob",
     "joined",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from shoal.errors import InvalidRequestError
 from shoal.types.arrays import Float32Array
@@ -52,12 +52,40 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
+class ServerAnswer:
+    """What a server answered to a line that was sent on to it: an HTTP status and a JSON object."""
+
+    status_code: int
+    body: dict[str, Any]
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the body is a result; else it is an error."""
+        return self.status_code == 200
+
+    def tokens(self, name: str) -> int:
+        """A count of the body's `usage`, for example `completion_tokens`; 0: it does not say."""
+        usage = self.body.get("usage")
+        value = usage.get(name) if isinstance(usage, dict) else None
+        return value if type(value) is int and value >= 0 else 0
+
+    @property
+    def cached_tokens(self) -> int | None:
+        """Prompt tokens that were in the server's prefix cache; None: it does not say."""
+        usage = self.body.get("usage")
+        details = usage.get("prompt_tokens_details") if isinstance(usage, dict) else None
+        value = details.get("cached_tokens") if isinstance(details, dict) else None
+        return value if type(value) is int and value >= 0 else None
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """A finished request: its choices, or the error that ended it.
 
     `prompt_logprobs` has one entry per prompt token, where they are asked for: None as logprob of
     those before the first that is scored. `vector`, float32, is what a pooling model gives of the
-    prompt, which then has no choices.
+    prompt, which then has no choices. `answer` is a server's, of the request's whole line; the
+    first request of the line has it, and none of them has choices.
     """
 
     request_index: int
@@ -66,8 +94,11 @@ class Completion:
     error: InvalidRequestError | None = None
     prompt_logprobs: Sequence[TokenLogprob] | None = None
     vector: Float32Array | None = None
+    answer: ServerAnswer | None = None
 
     @property
     def generated_tokens(self) -> int:
         """Tokens generated over all choices."""
+        if self.answer is not None:
+            return self.answer.tokens("completion_tokens")
         return sum(len(choice.token_ids) for choice in self.choices)

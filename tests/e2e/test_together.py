@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from shoal.config import EngineOptions
-from shoal.devices import EngineProtocol
+from shoal.devices import SharedEngine
 from shoal.errors import Interrupted, JobChangedError, OutputWriteError, ShoalError
 from shoal.fleet.engines import make_engine
 from shoal.jobs import JobOfSeveral, JobResult, JobSpec, run_job, run_together
@@ -47,13 +47,13 @@ def describe(asked: AskedPooling | None) -> ModelDescription:
 
 
 @cache
-def kept_engine(options: EngineOptions = OPTIONS) -> EngineProtocol:
+def kept_engine(options: EngineOptions = OPTIONS) -> SharedEngine:
     engine = make_engine(describe(None), options)
     engine.close = lambda: None  # type: ignore[method-assign]
     return engine
 
 
-def engine(description: ModelDescription, options: EngineOptions) -> EngineProtocol:
+def engine(description: ModelDescription, options: EngineOptions) -> SharedEngine:
     return kept_engine(options)
 
 

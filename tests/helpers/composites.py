@@ -11,6 +11,7 @@ import transformers
 from transformers import AutoModelForImageTextToText
 
 from tests.helpers.models import ARCHITECTURES, FAMILIES, KINDS, byte_tokenizer
+from tests.helpers.recurrent_models import RECURRENT
 
 _LLAMA = ARCHITECTURES["llama"][1]
 _VIT = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
@@ -87,6 +88,14 @@ COMPOSITES: dict[str, tuple[str, dict[str, object]]] = {
                            "projector_output_dim": 16, "intermediate_size": 64}, **_IMAGE},
     ),
     "gemma4": ("Gemma4Config", {"text_config": KINDS["gemma4 shared"][1], "vision_config": _VIT}),
+    "qwen3_5": (
+        "Qwen3_5Config",
+        {"text_config": RECURRENT["qwen3_5"][1],
+         "vision_config": {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2,
+                           "out_hidden_size": 32, "patch_size": 14},
+         "image_token_id": 5, "video_token_id": 6, "vision_start_token_id": 7,
+         "vision_end_token_id": 8},
+    ),
 }  # fmt: skip
 REFUSED_COMPOSITES: dict[str, tuple[str, dict[str, object]]] = {
     "paligemma": (

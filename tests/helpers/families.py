@@ -17,9 +17,10 @@ from shoal.model.hook import AttentionProbe, attention_step
 from tests.helpers.composites import COMPOSITES, REFUSED_COMPOSITES, save_composite
 from tests.helpers.eighty_one import EIGHTY_ONE
 from tests.helpers.models import ARCHITECTURES, FAMILIES, KINDS, LATENTS, LENGTHS, save_model
+from tests.helpers.recurrent_models import RECURRENT
 from tests.helpers.refused_families import REFUSED_FAMILIES, save_refused
 
-RUN = [*(ARCHITECTURES | FAMILIES | KINDS | LENGTHS | LATENTS)]
+RUN = [*(ARCHITECTURES | FAMILIES | KINDS | LENGTHS | RECURRENT | LATENTS)]
 REFUSED = [*REFUSED_FAMILIES, *REFUSED_COMPOSITES]
 _FUSED = {"norm": "norms", "mlp": "MLPs", "attention": "attention"}
 
@@ -76,15 +77,29 @@ def _running_row(table: str, family: str, folder: Path) -> str:
     fused = load._fuse(model, description)
     done = Counter({} if fused is None else fused.fused)
     names = [words for name, words in _FUSED.items() if done[name]]
-    if 0 < done["attention"] < len(model.layers):
+    if 0 < done["attention"] < sum(heads > 0 for heads, _, _ in model.layers):
         names[-1] += " of some layers"
     attention = ", ".join(dict.fromkeys(map(_words, probe.kinds)))
-    if isinstance(model.layers[0], LatentHeads):
+    if any(isinstance(layer, LatentHeads) for layer in model.layers):
         attention += " over latents"
-    if len(set(model.layers)) > 1:
+    attention += f"; {states}" if (states := _states(description)) else ""
+    if len({layer for layer in model.layers if layer[0]}) > 1:
         attention += "; layers of several head sizes"
     named = type(description.checkpoint_config).__name__.removesuffix("Config")
     return f"| {family} | {named} | {attention} | {', '.join(names) or 'nothing'} |"
+
+
+def _states(description: ModelDescription) -> str:
+    """What its recurrent layers carry over."""
+    kinds = {
+        (shape.conv is not None, shape.recurrent is not None)
+        for shape in description.states.values()
+    }
+    return (
+        {(True, True): "recurrent states", (True, False): "short convolutions"}[kinds.pop()]
+        if kinds
+        else ""
+    )
 
 
 def _words(kind: AttentionKind) -> str:

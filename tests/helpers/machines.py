@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shoal.costs import BLOCK_SIZE, Costs, Machine
+from shoal.costs import BLOCK_SIZE, Costs, Machine, StateLayers
 
 FREE = Costs(
     flops_per_token=1.0,
@@ -22,6 +22,7 @@ def machine(
     budget: int = 4096,
     blocks: int = 10**7,
     block_size: int = BLOCK_SIZE,
+    states: StateLayers | None = None,
 ) -> Machine:
     """One with ample memory unless told otherwise."""
-    return Machine(costs, budget, blocks * block_size, block_size=block_size)
+    return Machine(costs, budget, blocks * block_size, block_size=block_size, states=states)

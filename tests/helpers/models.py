@@ -288,7 +288,10 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 def save_model(folder: Path, architecture: str, **changes: object) -> Path:
     """Write a random model of an architecture, its tokenizer and config into `folder`."""
-    config_class, fields = (ARCHITECTURES | FAMILIES | KINDS | LENGTHS | LATENTS)[architecture]
+    from tests.helpers.recurrent_models import RECURRENT
+
+    known = ARCHITECTURES | FAMILIES | KINDS | LENGTHS | LATENTS | RECURRENT
+    config_class, fields = known[architecture]
     config = getattr(transformers, config_class)(**{**fields, **changes})
     torch.manual_seed(1)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)

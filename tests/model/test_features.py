@@ -29,7 +29,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("FalconConfig", {**SMALL, "num_attention_heads": 4, "alibi": False}, "own attention"),
     ("T5Config", {"vocab_size": 256, "d_model": 32, "num_layers": 2}, "encoder-decoder"),
     ("MambaConfig", {**SMALL, "state_size": 4}, "recurrent"),
-    ("Lfm2Config", {**LLAMA, "layer_types": ["conv", "full_attention"]}, "recurrent"),
+    ("JambaConfig", {**LLAMA, "attn_layer_period": 2, "attn_layer_offset": 1}, "Mamba-1"),
+    ("MiniMaxConfig", {**LLAMA}, "recurrent"),
 ]  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -101,7 +102,7 @@ class Fusion:
     def _norms(self, ops: LayerOps) -> None:
         for child in _children(self.module):
             weight = getattr(child.module, "weight", None)
-            if isinstance(weight, torch.Tensor) and weight.dim() == 1:
+            if isinstance(weight, torch.Tensor) and weight.dim() == 1 and _takes_one(child.module):
                 x = norm_input(len(weight), weight)
                 self._replace(child, "norm", norm_candidates(child.module, ops), _given(x))
 
@@ -189,6 +190,14 @@ class Fusion:
                     return
         if expected is not None:
             self.refused[kind] += 1
+
+
+def _takes_one(module: nn.Module) -> bool:
+    """Whether it is called with hidden states alone; a gated norm wants the gate, too."""
+    needed = inspect.signature(module.forward).parameters.values()
+    return (
+        sum(each.default is each.empty and each.kind < each.VAR_POSITIONAL for each in needed) < 2
+    )
 
 
 def pack_linears(module: nn.Module, held: torch.dtype, kernels: Kernels | None) -> int:

@@ -13,11 +13,19 @@ from torch import nn
 
 from shoal.attention import AttentionBackend, AttentionKind, select_backend
 from shoal.model.description import ModelDescription
-from shoal.model.hook import AttentionProbe, AttentionStep, WantedRows, attention_step
+from shoal.model.hook import (
+    AttentionProbe,
+    AttentionStep,
+    StateStep,
+    WantedRows,
+    attention_step,
+)
 from shoal.model.kv import KVPool
 from shoal.model.pieces import Pieces
 from shoal.model.rotary import with_lengths
+from shoal.recurrence import StateMemory
 from shoal.scheduler import BLOCK_SIZE
+from shoal.state_work import StateWork
 from shoal.types import Int64Array
 
 
@@ -73,6 +81,11 @@ class Trial:
         kv = KVPool(backend, layers, self.pieces.num_blocks, BLOCK_SIZE, dtype, self._device)
         work, slots = self.pieces.work, self.pieces.slots.to(self._device)
         self._step = AttentionStep(kv, slots, backend.prepare(work, self._device))
+        if description.states:
+            count = len(self.pieces.work)
+            states = StateWork.apart(self.pieces.bounds, count)
+            memory = StateMemory(description.states, count, dtype, self._device)
+            self._step.states = StateStep.of(memory, states, self._device)
         middles = [(rows.start + rows.stop) // 2 for rows in self.pieces.rows()]
         self.some_rows: Int64Array = np.unique([*middles, work.num_rows - 1])
         self.scales: dict[int, float] = {}
