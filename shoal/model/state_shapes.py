@@ -9,7 +9,6 @@ from transformers import PreTrainedConfig
 
 from shoal.errors import UnsupportedModelError
 from shoal.model.layer_sizes import RECURRENT_LAYERS, has_states
-from shoal.model.recurrent import recurrent_parts, state_shape
 from shoal.recurrence import StateShape
 
 
@@ -23,6 +22,8 @@ def state_shapes(config: PreTrainedConfig) -> dict[int, StateShape]:
         return {}
     # Only here: with it come seconds of imports.
     from transformers import AutoModel
+
+    from shoal.model.recurrent import recurrent_parts, state_shape
 
     with torch.device("meta"):
         # transformers leaves this function without types.
