@@ -13,6 +13,7 @@ from shoal.server.broadcast import Broadcast
 from shoal.server.files import Files
 from shoal.server.http_errors import install_handlers, not_found
 from shoal.server.keys import Keys
+from shoal.server.known_hosts import KnownHosts
 from shoal.server.live import Live
 from shoal.server.objects import ERRORS, ModelList, ModelObject
 from shoal.server.operations import operations
@@ -35,6 +36,7 @@ class Parts:
         names: of the model.
         wake: tells the clerk that there is something to do.
         stopping: whether the server is.
+        loopback: where it listens, if that is this machine alone and there are no keys; else None.
     """
 
     keys: Keys
@@ -47,6 +49,7 @@ class Parts:
     max_rate: int
     wake: Callable[[], None]
     stopping: Callable[[], bool]
+    loopback: str | None
 
 
 def make_app(parts: Parts) -> FastAPI:
@@ -61,6 +64,8 @@ def make_app(parts: Parts) -> FastAPI:
     install_handlers(app)
     app.add_middleware(BodyLimit, except_path=UPLOAD_PATH)
     app.add_middleware(SameOrigin)
+    if parts.loopback is not None:
+        app.add_middleware(KnownHosts, host=parts.loopback)
 
     app.state.keys, app.state.rate = parts.keys, RateLimit(parts.max_rate)
     app.include_router(file_routes(parts.files, parts.max_file_bytes))

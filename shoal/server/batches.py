@@ -13,12 +13,11 @@ from sqlalchemy.orm import Session
 from shoal.server import states
 from shoal.server.database import Database, StoredBatch, StoredFile
 from shoal.server.engine_messages import BatchProgress, BatchTask
-from shoal.server.files import kept_seconds
+from shoal.server.files import BATCHES_FOLDER, kept_seconds, seen_by
 from shoal.server.http_errors import DO_NOT_RETRY, ApiError, not_found
 from shoal.server.objects import CreateBatch
 from shoal.server.wall_clock import now
 
-FOLDER = "batches"
 MOST_STALLS = 3
 """The engine's ends in a row without a new result, after which a batch is given up."""
 
@@ -29,15 +28,15 @@ class Batches:
     def __init__(self, database: Database, root: Path, most_unfinished: int) -> None:
         """`most_unfinished`: batches of one owner."""
         self._database, self._root, self._most = database, root, most_unfinished
-        (root / FOLDER).mkdir(parents=True, exist_ok=True)
+        (root / BATCHES_FOLDER).mkdir(parents=True, exist_ok=True)
 
     def output_path(self, id: str) -> str:
         """Of a batch's results, below the data directory; the job's journal is beside it."""
-        return f"{FOLDER}/{id}/output.jsonl"
+        return f"{BATCHES_FOLDER}/{id}/output.jsonl"
 
     def error_path(self, id: str) -> str:
         """Of a batch's failed requests, below the data directory."""
-        return f"{FOLDER}/{id}/errors.jsonl"
+        return f"{BATCHES_FOLDER}/{id}/errors.jsonl"
 
     def create(
         self, owner: str, asked: CreateBatch, window_seconds: int, file: StoredFile | None
@@ -183,6 +182,15 @@ class Batches:
         output, errors = self.output_path(batch.id), self.error_path(batch.id)
         root = self._root
         return BatchTask(batch.id, root / batch.input_path, root / output, root / errors)
+
+    def share_texts(self, batches: Sequence[StoredBatch]) -> bool:
+        """Whether all are one owner's, who sees all their input files still."""
+        owners, paths = {each.owner for each in batches}, {each.input_path for each in batches}
+        if len(owners) > 1:
+            return False
+        seen = select(StoredFile.path).where(seen_by(batches[0].owner), StoredFile.path.in_(paths))
+        with self._database.transaction() as session:
+            return set(session.scalars(seen)) == paths
 
     def note(self, progress: Sequence[BatchProgress], before: Mapping[str, int]) -> None:
         """How far batches are that run.

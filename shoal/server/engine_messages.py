@@ -30,11 +30,12 @@ class RunBatches:
     All are of one kind: they generate, or ask for the same of a model that does not.
 
     Attributes:
-        one_owner: whether all are one key's, so each may be shown how the others' prompts begin.
+        texts_shown: whether each may be shown how the others' prompts begin: all are one key's, and
+            no input file is deleted.
     """
 
     tasks: Sequence[BatchTask]
-    one_owner: bool = True
+    texts_shown: bool = True
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,7 @@ def _run(
 
     def planned(table: RequestTable, run: RunProtocol) -> None:
         folders = [task.output.parent for task in tasks]
-        decode = decoder(descriptions.usual.tokenizer) if message.one_owner else None
+        decode = decoder(descriptions.usual.tokenizer) if message.texts_shown else None
         write_forest(folders, table, run, decode)
         telemeter.began(run)
 

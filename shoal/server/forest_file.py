@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import orjson
 from shoal.devices import RunProtocol
 from shoal.report.excerpts import Decode, Excerpts
 from shoal.report.forest_svg import draw_forest
-from shoal.server.engine_messages import FOREST_FILE
+from shoal.server.pictures import put_picture
 from shoal.types import RequestTable
 
 MOST_SEGMENTS = 600
@@ -33,10 +32,7 @@ def write_forest(
     """
     try:
         data = forest_data(table, run, len(folders), decode)
-        for folder in folders:
-            unfinished = folder / f"{FOREST_FILE}.tmp"
-            unfinished.write_bytes(data)
-            os.replace(unfinished, folder / FOREST_FILE)
+        put_picture(folders, data, with_texts=decode is not None)
     except Exception as error:
         _log.warning("no picture of the plan could be made: %s", error)
 

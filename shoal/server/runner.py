@@ -143,7 +143,7 @@ class Runner:
         for task in tasks:
             task.output.parent.mkdir(parents=True, exist_ok=True)
         self.live.begin(tuple(batch.id for batch in batches))
-        self._send(RunBatches(tasks, one_owner=len({batch.owner for batch in batches}) == 1))
+        self._send(RunBatches(tasks, self._batches.share_texts(batches)))
 
     def _send(self, message: RunBatches | Stop) -> None:
         try:

@@ -19,6 +19,7 @@ from shoal.server.database import Database
 from shoal.server.files import Files
 from shoal.server.gathering import Gathering
 from shoal.server.keys import Keys
+from shoal.server.known_hosts import is_loopback
 from shoal.server.lock import data_directory
 from shoal.server.logs import set_up_log
 from shoal.server.runner import Runner
@@ -78,6 +79,7 @@ def _serve(
         max_rate=options.max_rate,
         wake=clerk.wake,
         stopping=lambda: server.should_exit,
+        loopback=None if served.api_keys or not is_loopback(options.host) else options.host,
     )
     config = uvicorn.Config(
         make_app(parts),
@@ -105,7 +107,7 @@ def _announce(listener: socket.socket, options: ServerOptions, served: Served) -
     port = listener.getsockname()[1]
     host = f"[{options.host}]" if ":" in options.host else options.host
     _log.info("serving on http://%s:%d/v1, data in %s", host, port, options.data_dir)
-    if not served.api_keys and options.host not in ("127.0.0.1", "::1", "localhost"):
+    if not served.api_keys and not is_loopback(options.host):
         _log.warning("no --api-key is given: whoever reaches %s may use the server", host)
 
 
