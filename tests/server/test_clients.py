@@ -1,4 +1,10 @@
-"""One script, with the official client and with litellm: from a file to its results, and back."""
+"""One script, with the official client and with litellm: from a file to its results, and back.
+
+litellm is no part of the extra `dev`: with boto3 and others it takes 17 packages, and an older
+python-dateutil than the rest is tested with. Its test is skipped without it. To have it:
+
+    pip install litellm 'python-dateutil<3'
+"""
 
 from __future__ import annotations
 
