@@ -120,7 +120,7 @@ def test_a_file_is_deleted_while_its_batch_runs(server: Server) -> None:
 
 
 def test_the_engine_is_killed(server: Server) -> None:
-    lines = long_lines(150)
+    lines = long_lines(60)
     batch = server.submit(lines)
     server.until(batch.id, begun)
     pid = server.child()
@@ -134,7 +134,7 @@ def test_the_engine_is_killed(server: Server) -> None:
 
 
 def test_a_graceful_stop(tmp_path: Path) -> None:
-    lines = long_lines(100)
+    lines = long_lines(60)
     with serving(tmp_path) as server:
         batch = server.submit(lines)
         server.until(batch.id, begun)

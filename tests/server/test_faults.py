@@ -83,7 +83,7 @@ def test_a_clock_that_is_set_back(tmp_path: Path) -> None:
     """And forth: only windows and expiries go by it."""
     offset = tmp_path / "offset"
     offset.write_text("0")
-    lines = long_lines(100)
+    lines = long_lines(60)
     with serving(tmp_path, clock=offset) as server:
         batch = server.submit(lines, completion_window="1h")
         server.until(batch.id, begun)
