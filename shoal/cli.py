@@ -29,7 +29,8 @@ METAVARS |= dict.fromkeys(("endpoint_timeout", "endpoint_patience"), "SECONDS")
 METAVARS |= {"data_dir": "DIR", "ray": "ADDRESS"} | dict.fromkeys(
     ("token_budget", "max_model_len", "devices", "tensor_parallel", "ray_actors", "ray_cpus"), "N"
 )
-METAVARS |= dict.fromkeys(("port", "max_requests", "max_batches"), "N")
+METAVARS |= dict.fromkeys(("port", "max_requests", "max_batches", "max_rate"), "N")
+METAVARS |= {"merge_wait": "SECONDS"}
 MOST_ERRORS = 5
 """Invalid lines that `shoal plan` shows."""
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -177,7 +178,7 @@ def _parameters(cls: Any) -> list[inspect.Parameter]:
             annotation=Annotated[
                 hints[field.name],
                 typer.Option(
-                    *_flag(field.name, hints[field.name]),
+                    *_flag(field.name, field.default),
                     help=helps[field.name],
                     metavar=METAVARS.get(field.name),
                 ),
@@ -187,9 +188,12 @@ def _parameters(cls: Any) -> list[inspect.Parameter]:
     ]
 
 
-def _flag(name: str, kind: object) -> tuple[str, ...]:
-    """The name of an option that takes no value, which has no opposite either."""
-    return (f"--{name.replace('_', '-')}",) if kind is bool else ()
+def _flag(name: str, default: object) -> tuple[str, ...]:
+    """The name of an option that takes no value, and its opposite if it is on by default."""
+    if not isinstance(default, bool):
+        return ()
+    option = name.replace("_", "-")
+    return (f"--{option}/--no-{option}",) if default else (f"--{option}",)
 
 
 def _run(
@@ -358,16 +362,9 @@ def plan(
 
 def _plan_report(job: PlannedJob) -> PlanReport:
     """What is told of a planned job."""
-    from shoal.answers.detokenize import Detokenizer
+    from shoal.report.excerpts import decoder
     from shoal.report.explain import PlanReport
     from shoal.report.plan_facts import PlanFacts
-
-    detokenizer = Detokenizer(job.description.tokenizer)
-
-    def shown(ids: Sequence[int]) -> str:
-        if detokenizer.has_texts:
-            return detokenizer.text(ids, skip_special_tokens=False)
-        return "".join(f"<{token}>" for token in ids)
 
     return PlanReport(
         table=job.table,
@@ -388,7 +385,7 @@ def _plan_report(job: PlannedJob) -> PlanReport:
             diagnose_seconds=job.diagnose_seconds,
         ),
         diagnoses=job.diagnoses,
-        decode=shown,
+        decode=decoder(job.description.tokenizer),
     )
 
 
@@ -440,7 +437,10 @@ def _serve(
     from shoal.server.serve import serve
 
     names, keys = tuple(served_model_name or ()), tuple(api_key or ())
-    serve(server, Served(model=model, options=options, names=names, api_keys=keys))
+    served = Served(
+        model=model, options=options, names=names, api_keys=keys, log_format=server.log_format
+    )
+    serve(server, served)
 
 
 app.command("serve")(_with_options(_serve, server=ServerOptions, options=EngineOptions))

@@ -10,9 +10,19 @@ import dataclasses
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import PurePath
 from typing import Annotated, Any, get_args, get_type_hints
 
 from shoal.errors import OptionError
+
+BUNDLED_MODEL = "shoal-tiny"
+"""The model that runs when none is named; it ships inside the package."""
+
+
+def model_names(model: str | None) -> tuple[str, str]:
+    """What a model is called: its folder or Hub id as given, and that without what comes before."""
+    given = model or BUNDLED_MODEL
+    return given, PurePath(given.rstrip("/")).name
 
 
 class Dtype(StrEnum):

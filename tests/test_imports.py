@@ -38,6 +38,16 @@ def test_help_imports_no_library_that_computes(command: list[str]) -> None:
     assert imported(*command) & libraries == set()
 
 
+def test_the_server_imports_nothing_of_the_model() -> None:
+    """It answers at once, and has no room for it: its processes load what they need."""
+    program = "import sys, shoal.server.serve; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    heavy = {"torch", "transformers", "tokenizers", "shoal.jobs", "shoal.requests"}
+    assert set(done.stdout.split()) & heavy == set()
+
+
 @pytest.mark.long
 def test_a_plan_imports_nothing_that_runs_a_model(tmp_path: Path) -> None:
     """Of a model that was counted before; see `shoal.machine.weight_counts`."""

@@ -30,7 +30,7 @@ def main() -> None:
         run([*pip, "torch"], folder)
         for package in (sdist, wheel):
             run([*pip, "--force-reinstall", "--no-deps", package], folder)
-            run([*pip, package], folder)
+            run([*pip, f"{package}[server]"], folder)
             check(environment, Path(folder), package.name)
 
 
@@ -41,6 +41,8 @@ def check(environment: Path, folder: Path, name: str) -> None:
     lines = (ROOT / "examples" / "tickets.jsonl").read_text().splitlines(keepends=True)
     job.write_text("".join(lines[:LINES]))
     run([python, "-c", "from shoal.kernels import missing_note; assert not missing_note()"], folder)
+    page = "from shoal.server.routes_page import page_routes; assert len(page_routes().routes) == 2"
+    run([python, "-c", page], folder)
     plan = run([shoal, "plan", job, "--json"], folder)
     assert json.loads(plan)["requests"] == LINES, plan
     run([shoal, "run", job, "-o", results, "--quiet", "--restart"], folder)

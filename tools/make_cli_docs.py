@@ -17,7 +17,7 @@ import typer
 import typer.main
 
 from shoal.cli import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, app
-from shoal.jobs.job import EXIT_SOME_FAILED, EXIT_SUCCEEDED
+from shoal.jobs.job_result import EXIT_SOME_FAILED, EXIT_SUCCEEDED
 
 ROOT = Path(__file__).resolve().parent.parent
 EXIT_CODES = {

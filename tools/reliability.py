@@ -80,6 +80,25 @@ ROWS: dict[str, tuple[str, ...]] = {
     "out of memory on a CUDA device": (
         "tests/cuda/test_on_device.py -k out_of_memory",
     ),
+    "the server: SIGKILL at random moments to any of its processes": (
+        "tests/server/test_ends.py::test_kills",
+    ),
+    "the server: the same, 200 times": (
+        "tests/server/test_ends.py::test_many_kills -m slow",
+    ),
+    "the server: disk full, database locked, clock set back and forth": (
+        "tests/server/test_faults.py",
+    ),
+    "the server: uploads that break off, crawl, lie or hold strange things": (
+        "tests/server/test_abuse.py",
+        "tests/server/test_errors.py",
+    ),
+    "the server: requests that schemathesis makes of its OpenAPI document": (
+        "tests/server/test_schema.py -m slow",
+    ),
+    "the server on PostgreSQL, with a kill of each process": (
+        "tests/server/test_postgres.py -m slow",
+    ),
 }  # fmt: skip
 """What is tried, and pytest's arguments: each string is one run of it."""
 

@@ -2,6 +2,13 @@
 
 from shoal.devices.group import DeviceGroup
 from shoal.devices.local_processes import LocalProcesses
-from shoal.devices.protocols import EngineProtocol, RunProtocol
+from shoal.devices.protocols import EngineProtocol, RunProtocol, SharedEngine, SharedRun
 
-__all__ = ["DeviceGroup", "EngineProtocol", "LocalProcesses", "RunProtocol"]
+__all__ = [
+    "DeviceGroup",
+    "EngineProtocol",
+    "LocalProcesses",
+    "RunProtocol",
+    "SharedEngine",
+    "SharedRun",
+]

@@ -55,6 +55,13 @@ class Assignments:
         self._left[device] -= float(self._seconds[request])
         self.unfinished -= 1
 
+    def drop(self, requests: Int64Array) -> None:
+        """Waiting requests that nobody is to run."""
+        if (self._device[requests] != _WAITS).any():
+            raise InternalError("a request was dropped that a device has")
+        self._device[requests] = _DONE
+        self.unfinished -= len(requests)
+
     def released(self, device: int, requests: Int64Array) -> None:
         """The answer of a device that was asked: requests that wait from now on, if any."""
         if (self._device[requests] != device).any():

@@ -15,6 +15,7 @@ from shoal.devices.assignments import Assignments
 from shoal.devices.merged import added, merged, one_after_another
 from shoal.devices.messages import (
     Assign,
+    Cancel,
     Ended,
     FromWorker,
     Ready,
@@ -26,7 +27,7 @@ from shoal.devices.messages import (
     WorkerFailed,
 )
 from shoal.devices.protocols import Transport
-from shoal.engine.engine import RunStats
+from shoal.engine.engine import CANCELLED, RunStats
 from shoal.engine.trace import TRACE_COLUMNS, IterationTrace
 from shoal.errors import DeviceLostError, InternalError, ShoalError
 from shoal.planner import Plan
@@ -109,6 +110,7 @@ class DeviceRun:
         self._first: list[_Assigned] = []
         """The parts of the division, when they are handed out."""
         self._deaths: list[int] = []
+        self._cancelled = np.zeros(len(table), dtype=np.bool_)
         self._began = time.perf_counter()
 
     @property
@@ -160,8 +162,8 @@ class DeviceRun:
         self._began = time.perf_counter()
         try:
             while self._under_way:
+                completions = self._drop_cancelled()
                 self._assign_waiting()
-                completions: list[Completion] = []
                 error: ShoalError | None = None
                 try:
                     for number, message in self._group.events(WAIT_SECONDS):
@@ -174,6 +176,25 @@ class DeviceRun:
         except BaseException:
             self._group.close()
             raise
+
+    def cancel(self, requests: Int64Array) -> None:
+        """Give up some requests; see `Run.cancel`. Those that a device has it gives up soon."""
+        self._cancelled[requests] = True
+        for number, device in self._devices.items():
+            theirs = self._assignments.of(number)
+            if device.busy and self._cancelled[theirs].any():
+                self._group.send(number, Cancel(theirs[self._cancelled[theirs]]))
+
+    def _drop_cancelled(self) -> list[Completion]:
+        """Complete cancelled requests that no device has."""
+        waiting = self._assignments.waiting
+        dropped = waiting[self._cancelled[waiting]]
+        self._assignments.drop(dropped)
+        lengths = self.prompt_lengths[dropped].tolist()
+        return [
+            Completion(request, length, (), CANCELLED)
+            for request, length in zip(dropped.tolist(), lengths, strict=True)
+        ]
 
     @property
     def _under_way(self) -> bool:

@@ -58,6 +58,13 @@ class Release:
     parts: int
 
 
+@dataclass(frozen=True)
+class Cancel:
+    """Give up requests, int64 [R], numbered as in `Assign`; they come back completed."""
+
+    requests: Int64Array
+
+
 # From a worker.
 
 
@@ -142,4 +149,4 @@ class WorkerDied:
 FromWorker = (
     Hello | Configured | Ready | Started | Update | Ended | Released | WorkerFailed | WorkerDied
 )
-ToWorker = Configure | Load | Assign | Release
+ToWorker = Configure | Load | Assign | Release | Cancel

@@ -48,6 +48,16 @@ class RunProtocol(Protocol):
     def __iter__(self) -> Iterator[list[Completion]]: ...
 
 
+class SharedRun(RunProtocol, Protocol):
+    """A run of several jobs."""
+
+    def cancel(self, requests: Int64Array) -> None:
+        """Give up some requests, between two iterations; the others go on.
+
+        Those that were not completed complete with an error.
+        """
+
+
 class EngineProtocol(Protocol):
     """Runs one request table at a time."""
 
@@ -60,6 +70,13 @@ class EngineProtocol(Protocol):
 
     def close(self) -> None:
         """Give the weights and the KV memory back. Idempotent."""
+
+
+class SharedEngine(EngineProtocol, Protocol):
+    """One whose requests may be those of several jobs together."""
+
+    def run(self, table: RequestTable) -> SharedRun:
+        """See `EngineProtocol`."""
 
 
 class Transport(Protocol):

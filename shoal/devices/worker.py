@@ -15,6 +15,7 @@ import numpy as np
 
 from shoal.devices.messages import (
     Assign,
+    Cancel,
     Configure,
     Configured,
     Ended,
@@ -122,6 +123,8 @@ class Worker:
                 case Release():
                     # It crossed the end of what was assigned.
                     self._channel.send(Released(np.zeros(0, dtype=np.int64)))
+                case Cancel():
+                    pass  # it crossed the end too
                 case message:
                     raise InternalError(f"{type(message).__name__} came too early")
 
@@ -129,11 +132,16 @@ class Worker:
         run = engine.run(assigned.table)
         self._channel.send(Started(run.planned))
         updates = _Updates(self._channel, run, assigned)
+        kept = np.ones(len(assigned.requests), dtype=np.bool_)
         for completions in run:
             updates.add(completions)
             match self._channel.poll():
                 case Release(parts):
-                    self._channel.send(Released(assigned.requests[run.release(parts)]))
+                    released = run.release(parts)
+                    kept[released] = False
+                    self._channel.send(Released(assigned.requests[released]))
+                case Cancel(requests):
+                    run.cancel(np.flatnonzero(kept & np.isin(assigned.requests, requests)))
                 case None:
                     pass
                 case message:

@@ -44,6 +44,7 @@ from shoal.simulate import part_seconds
 from shoal.tensor_parallel.sharded_model import load
 from shoal.types import (
     Completion,
+    Int32Array,
     Int64Array,
     LengthCounts,
     PlanFigures,
@@ -92,6 +93,10 @@ class RunStats:
         summary.lengths = self.lengths
         summary.device_seconds = self.device_seconds
         summary.mean_tokens_per_iteration = self.tokens / max(self.iterations, 1)
+
+
+CANCELLED = InvalidRequestError("the request was cancelled.", code="cancelled", status_code=499)
+"""What a request completes with that was given up, see `Run.cancel`."""
 
 
 class Engine:
@@ -245,6 +250,8 @@ class Run:
                     self._bytes_in_use() // self._block_bytes,
                 )
             yield self._take()
+        if last := self._take():
+            yield last
         left = self._scheduler.blocks_left()
         if left:
             raise InternalError(f"{left} KV blocks left after the run")
@@ -259,6 +266,19 @@ class Run:
         if states is None:
             return 0, 0
         return states.pool.used_blocks * size, states.pool.peak_blocks * size
+
+    def cancel(self, requests: Int64Array) -> None:
+        """Give up some requests, between two iterations: they take no part in the next one.
+
+        Each that was not completed completes with the error `CANCELLED`.
+
+        Args:
+            requests: int64 [R].
+        """
+        given_up = self._outputs.unfinished(requests)
+        for request in given_up.tolist():
+            self._outputs.fail(request, CANCELLED)
+        self._pilot_ended(self._drop(given_up))
 
     def release(self, parts: int) -> Int64Array:
         """Give up a part of what has not begun, for so many idle devices to run.
@@ -277,7 +297,8 @@ class Run:
             self._scheduler.cancel(sequence)
             self._scores.drop(sequence)
         self._end = first
-        return np.unique(self.plan.sequence_request[first:end]).astype(np.int64)
+        released = np.unique(self.plan.sequence_request[first:end]).astype(np.int64)
+        return self._outputs.unfinished(released)
 
     def _accept(self, launched: Launched, result: StepResult) -> None:
         self._scores.add(result.scores)
@@ -294,7 +315,11 @@ class Run:
         self._scheduler.settle(launched, result.sampled.token_ids, finished)
         ended = sequences[finished[wanted]]
         self._executor.finish(ended.tolist())
-        if self._pilot is not None and self._pilot.ended(ended):
+        self._pilot_ended(ended)
+
+    def _pilot_ended(self, sequences: Int32Array) -> None:
+        """Order the rest anew if these were the last ones that the pilot waited for."""
+        if self._pilot is not None and self._pilot.ended(sequences):
             first = self._scheduler.first_untouched
             self.plan = self._pilot.replan(self.plan, first)
             self._scheduler.replan(self.plan)
@@ -321,11 +346,16 @@ class Run:
             ) from error
         for request in np.unique(self.plan.sequence_request[batch.sequences]).tolist():
             self._outputs.fail(request, model_error(error))
-            sequences = np.flatnonzero(self.plan.sequence_request == request).tolist()
-            for sequence in sequences:
-                self._scheduler.cancel(sequence)
-                self._scores.drop(sequence)
-            self._executor.finish(sequences)
+            self._drop(np.array([request]))
+
+    def _drop(self, requests: Int64Array) -> Int32Array:
+        """Let all sequences of some requests run no more; returns them."""
+        sequences = np.flatnonzero(np.isin(self.plan.sequence_request, requests)).astype(np.int32)
+        for sequence in sequences.tolist():
+            self._scheduler.cancel(sequence)
+            self._scores.drop(sequence)
+        self._executor.finish(sequences.tolist())
+        return sequences
 
     def _take(self) -> list[Completion]:
         counts, stats = self._scheduler.stats, self.stats

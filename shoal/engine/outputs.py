@@ -209,11 +209,16 @@ class OutputProcessor:
         if self._done[request]:
             return
         self._requests.pop(request, None)
-        dropped = [s for s, state in self._sequences.items() if state.request == request]
+        begun = self._sequences.items() if request in self._asked else ()
+        dropped = [sequence for sequence, state in begun if state.request == request]
         for sequence in dropped:
             self._forget(sequence)
         self._dropped.update(dropped)
         self._complete(request, (), error)
+
+    def unfinished(self, requests: Int64Array) -> Int64Array:
+        """Those of some requests that are not completed."""
+        return requests[~self._done[requests]]
 
     def take(self) -> list[Completion]:
         """The requests completed since the last call."""

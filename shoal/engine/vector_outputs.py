@@ -8,7 +8,7 @@ import numpy as np
 
 from shoal.errors import InternalError, InvalidRequestError
 from shoal.sampling.results import Sampled
-from shoal.types import BoolArray, Completion, Int32Array, RequestTable, TokenLogprob
+from shoal.types import BoolArray, Completion, Int32Array, Int64Array, RequestTable, TokenLogprob
 
 
 class VectorOutputs:
@@ -59,6 +59,10 @@ class VectorOutputs:
         """Complete a request with an error; does nothing if it is completed."""
         if not self._done[request]:
             self._complete(Completion(request, self._tokens(request), (), error))
+
+    def unfinished(self, requests: Int64Array) -> Int64Array:
+        """Those of some requests that are not completed."""
+        return requests[~self._done[requests]]
 
     def take(self) -> list[Completion]:
         """The requests completed since the last call."""

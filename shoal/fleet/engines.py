@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from shoal.config import EngineOptions
-from shoal.devices import DeviceGroup, EngineProtocol, LocalProcesses
+from shoal.devices import DeviceGroup, LocalProcesses, SharedEngine
 from shoal.engine.engine import Engine
 from shoal.fleet.ray_actors import RayActors
 from shoal.fleet.ray_cluster import RayCluster
 from shoal.model.description import ModelDescription
 
 
-def make_engine(description: ModelDescription, options: EngineOptions) -> EngineProtocol:
+def make_engine(description: ModelDescription, options: EngineOptions) -> SharedEngine:
     """The engine for these options: in this process, in several of this machine, or on Ray.
 
     Raises:

@@ -37,6 +37,12 @@ def kind_of_file(path: Path, pooling: PoolingType) -> AskedPooling | None:
         return _kind(_endpoints(raw.data or b"" for raw in LineReader(file)), pooling)
 
 
+def asked_at(url: str, pooling: PoolingType) -> AskedPooling | None:
+    """What an endpoint asks for; None: an answer."""
+    task = _TASKS.get(url)
+    return None if task is None else AskedPooling(task, pooling)
+
+
 def kind_of_spool(spool: Spool, pooling: PoolingType) -> tuple[AskedPooling | None, Spool]:
     """The same of lines that come from elsewhere, and these lines again, from the first on."""
     chunks, head = iter(spool.chunks), b""
@@ -72,8 +78,7 @@ def refuse_answers_only(
 
 
 def _kind(urls: Iterator[str], pooling: PoolingType) -> AskedPooling | None:
-    task = _TASKS.get(next(urls, ""))
-    return None if task is None else AskedPooling(task, pooling)
+    return asked_at(next(urls, ""), pooling)
 
 
 def _endpoints(lines: Iterable[bytes]) -> Iterator[str]:

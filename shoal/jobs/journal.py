@@ -82,6 +82,7 @@ class Journal:
         finished: what became of a job whose files are in place, or None.
         replaceable: the contents of files that the job may replace.
         dropped_bytes: what was torn or damaged when the journal was read back.
+        group_seconds: how long a record may wait to be synced.
 
     In memory it holds 8 bytes per line.
     """
@@ -99,6 +100,7 @@ class Journal:
         self.finished: FinishedJob | None = None
         self.replaceable: set[ContentDigest] = set()
         self.dropped_bytes = 0
+        self.group_seconds = GROUP_SECONDS
         self._offsets = array("q")
         self._kinds: Counter[FrameKind] = Counter()
         self._buffer = bytearray()
@@ -175,7 +177,7 @@ class Journal:
     def flush_if_due(self) -> None:
         """Write and sync what was appended if it is much or old."""
         waited = time.monotonic() - self._synced_at
-        if len(self._buffer) >= GROUP_BYTES or (self._buffer and waited >= GROUP_SECONDS):
+        if len(self._buffer) >= GROUP_BYTES or (self._buffer and waited >= self.group_seconds):
             self.flush()
 
     def flush(self) -> None:

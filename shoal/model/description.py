@@ -15,12 +15,14 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.dynamic_module_utils import init_hf_modules
 
 from shoal.config import (
+    BUNDLED_MODEL,
     Device,
     Dtype,
     EngineOptions,
     Quantization,
     ReasoningParser,
     ToolCallParser,
+    model_names,
 )
 from shoal.errors import ModelLoadError, OptionError, UnsupportedModelError
 from shoal.model.activations import check_activations_by_name
@@ -43,9 +45,6 @@ from shoal.model.state_shapes import state_shapes
 from shoal.recurrence import StateShape
 from shoal.scheduler import BLOCK_SIZE
 from shoal.types import LengthSwitch
-
-BUNDLED_MODEL = "shoal-tiny"
-"""The model that runs when none is named; it ships inside the package."""
 
 _SIZES = {"num_attention_heads": True, "num_hidden_layers": True, "vocab_size": True}
 _SIZES |= {"hidden_size": True, "num_key_value_heads": False, "head_dim": False}
@@ -166,9 +165,10 @@ class ModelDescription:
                 f"{source} has towers beside its language model; vectors, scores and classes are "
                 "not read from such checkpoints. Its text can be generated.",
             )
+        given, name = model_names(model)
         return cls(
-            id=model or BUNDLED_MODEL,
-            name=Path(source.rstrip("/")).name,
+            id=given,
+            name=name,
             tokenizer=tokenizer,
             config=config,
             dtype=dtype,

@@ -149,7 +149,7 @@ class WorkerProcesses:
         worker: int,
         function: Callable[..., int],
         *arguments: object,
-        threads: int,
+        threads: int | None,
         variables: Mapping[str, str] | None = None,
     ) -> WorkerProcess:
         """Start a worker, or start it again.
@@ -157,7 +157,7 @@ class WorkerProcesses:
         Args:
             function: of a module. It is called there with a `Parent` and the arguments, which are
                 pickled, and returns the exit code.
-            threads: on which the worker is to compute.
+            threads: on which the worker is to compute; None: as many as we would.
             variables: of its environment, besides ours.
 
         Raises:
@@ -165,7 +165,8 @@ class WorkerProcesses:
         """
         if worker in self.running:
             self.stop(worker)
-        limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+        names = () if threads is None else ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+        limits = dict.fromkeys(names, str(threads))
         self.running[worker] = WorkerProcess(
             encode((function, arguments)),
             {**limits, **(variables or {})},

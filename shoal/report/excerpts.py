@@ -5,10 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from transformers import PreTrainedTokenizerBase
+
+from shoal.answers.detokenize import Detokenizer
 from shoal.types import RequestTable
 
 Decode = Callable[[Sequence[int]], str]
 """Text of token ids, special tokens included."""
+
+
+def decoder(tokenizer: PreTrainedTokenizerBase | None) -> Decode:
+    """The texts of a tokenizer; of a model that has none, its numbers."""
+    detokenizer = Detokenizer(tokenizer)
+
+    def text(ids: Sequence[int]) -> str:
+        if detokenizer.has_texts:
+            return detokenizer.text(ids, skip_special_tokens=False)
+        return "".join(f"<{token}>" for token in ids)
+
+    return text
 
 
 @dataclass(frozen=True)

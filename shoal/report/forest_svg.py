@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -19,14 +20,17 @@ _SEGMENTS = 2500
 _WIDTH, _HEIGHT = 1200, 480
 _EXCERPT_TOKENS, _EXCERPT_CHARACTERS = 40, 120
 
+Rect: TypeAlias = tuple[str, str, str, str, str]
+"""Class, x, y, width and height of a `rect`."""
+
 
 @dataclass(frozen=True)
 class ForestPicture:
     """The picture and what its script needs to know.
 
     Attributes:
-        svg: one `rect` per shown segment (class `s0` ... `s5`), per merged stretch of narrower
-            ones (the same, and `m`) and per stretch of own prompt parts (class `t`).
+        rects: one per stretch of own prompt parts (class `t`), per shown segment (class `s0` ...
+            `s5`), and per merged stretch of narrower ones (the same, and `m`).
         segments: for each segment's `rect`, in order: sequences, tokens, tokens before it, tokens
             saved, text.
         merged_saved: for each merged stretch's `rect`, in order: tokens saved.
@@ -34,38 +38,54 @@ class ForestPicture:
         depth: tokens at the picture's bottom.
     """
 
-    svg: str
+    rects: list[Rect]
     segments: list[tuple[int, int, int, int, str]]
     merged_saved: list[int]
     bounds: tuple[int, int]
     depth: int
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of what the rectangles fill."""
+        return _WIDTH, _HEIGHT
 
-def draw_forest(plan: Plan, prompt_lengths: Int64Array, excerpts: Excerpts) -> ForestPicture:
+    @property
+    def svg(self) -> str:
+        """The picture as an element."""
+        rects = "".join(
+            f'<rect class="{name}" x="{x}" y="{y}" width="{width}" height="{height}"/>'
+            for name, x, y, width, height in self.rects
+        )
+        return (
+            f'<svg id="forest" viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none" '
+            'role="img" tabindex="0" aria-labelledby="forest-title" aria-describedby="forest-help">'
+            f'<title id="forest-title">The prefix forest</title>{rects}</svg>'
+        )
+
+
+def draw_forest(
+    plan: Plan, prompt_lengths: Int64Array, excerpts: Excerpts, *, most_segments: int = _SEGMENTS
+) -> ForestPicture:
     """Lay the forest out: width is sequences, depth is tokens, colour is tokens saved.
 
     Args:
         prompt_lengths: tokens of each request's prompt, [N].
+        most_segments: that get a rectangle of their own.
     """
-    icicle = make_icicle(plan, prompt_lengths, columns=_COLUMNS, max_segments=_SEGMENTS)
+    icicle = make_icicle(plan, prompt_lengths, columns=_COLUMNS, max_segments=most_segments)
     boxes = (icicle.segments, icicle.merged, icicle.tails)
     depth = max(float(box.bottom.max(initial=1)) for box in boxes)
     scale = _WIDTH / max(plan.num_sequences, 1), _HEIGHT / depth
     saved = np.concatenate([icicle.segment_saved, icicle.merged_saved])
     least, most = (float(saved.min(initial=np.inf)), float(saved.max(initial=1.0)))
     least = min(least, most)
-    parts = [
+    rects = [
         *_rects(icicle.tails, scale, ["t"] * len(icicle.tails.left)),
         *_rects(icicle.segments, scale, _classes(icicle.segment_saved, least, most, "")),
         *_rects(icicle.merged, scale, _classes(icicle.merged_saved, least, most, " m")),
     ]
-    svg = (
-        f'<svg id="forest" viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none" '
-        'role="img" tabindex="0" aria-labelledby="forest-title" aria-describedby="forest-help">'
-        f'<title id="forest-title">The prefix forest</title>{"".join(parts)}</svg>'
-    )
     return ForestPicture(
-        svg=svg,
+        rects=rects,
         segments=[_details(plan, int(s), excerpts) for s in icicle.segment_ids],
         merged_saved=[round(value) for value in icicle.merged_saved.tolist()],
         bounds=(round(least), round(most)),
@@ -91,9 +111,8 @@ def _classes(saved: Float64Array, least: float, most: float, more: str) -> list[
     return [f"s{n}{more}" for n in number.tolist()]
 
 
-def _rects(boxes: Boxes, scale: tuple[float, float], classes: list[str]) -> Iterator[str]:
+def _rects(boxes: Boxes, scale: tuple[float, float], classes: list[str]) -> Iterator[Rect]:
     edges = [boxes.left, boxes.top, boxes.right - boxes.left, boxes.bottom - boxes.top]
     scaled = [edge * scale[i % 2] for i, edge in enumerate(edges)]
     for name, x, y, width, height in zip(classes, *(edge.tolist() for edge in scaled), strict=True):
-        box = f'x="{x:.6g}" y="{y:.5g}" width="{width:.5g}" height="{height:.5g}"'
-        yield f'<rect class="{name}" {box}/>'
+        yield name, f"{x:.6g}", f"{y:.5g}", f"{width:.5g}", f"{height:.5g}"

@@ -7,7 +7,7 @@ and `response_fields` say what becomes of each field an endpoint knows; `asked_s
 are token ids already. `file_rules` has the Batch API's rules about a whole file.
 """
 
-from shoal.requests.file_rules import ENDPOINTS, FileCheck, FileError, check_file
+from shoal.requests.file_rules import FileCheck, FileError, check_file
 from shoal.requests.reader import JobInput, read_job
 
-__all__ = ["ENDPOINTS", "FileCheck", "FileError", "JobInput", "check_file", "read_job"]
+__all__ = ["FileCheck", "FileError", "JobInput", "check_file", "read_job"]

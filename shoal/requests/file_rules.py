@@ -14,15 +14,11 @@ from typing import Any
 
 from shoal.errors import InvalidRequestError
 from shoal.model.description import ModelDescription
-from shoal.requests.body_fields import BODY_FIELDS, endpoint
+from shoal.requests.body_fields import endpoint
 from shoal.requests.index import LineIndex
 from shoal.requests.lines import LineReader, RawLine, open_input
 from shoal.requests.reader import validator
 from shoal.requests.validate import custom_id_of, decode_line
-from shoal.types import POOLED_URLS
-
-ENDPOINTS = tuple(url for url in BODY_FIELDS if url not in POOLED_URLS)
-"""What a batch may be for: an engine that answers gives no vectors."""
 
 WHOLE_FILE_CODES = {
     "invalid_json_line",
@@ -77,7 +73,7 @@ def check_file(
     """Read a whole batch file and look for what fails it. Memory: 24 bytes per line.
 
     Args:
-        url: the endpoint that all its lines must be for, one of `ENDPOINTS`.
+        url: the endpoint that all its lines must be for, one of `shoal.types.ENDPOINTS`.
         names: further names of the model, `*` for any.
         most_lines: requests that a file may hold.
 

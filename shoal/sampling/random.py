@@ -35,7 +35,7 @@ def stream_key(table: RequestTable, request: int, choice: int) -> int:
     if table.has_seed[request]:
         return seeded_key(int(table.seeds[request]), table.prompt(request), choice)
     line, index = int(table.line[request]), table.prompt_index_of(request)
-    return _digest(b"line", table.job_seed, line, index, choice)
+    return _digest(b"line", table.job_seed_of(request), line, index, choice)
 
 
 def seeded_key(seed: int, prompt: Int32Array, choice: int) -> int:

@@ -9,14 +9,21 @@ from fastapi import APIRouter, Depends, FastAPI
 
 from shoal.server.batches import Batches
 from shoal.server.body_limit import BodyLimit
+from shoal.server.broadcast import Broadcast
 from shoal.server.files import Files
 from shoal.server.http_errors import install_handlers, not_found
 from shoal.server.keys import Keys
-from shoal.server.objects import ModelList, ModelObject
+from shoal.server.known_hosts import KnownHosts
+from shoal.server.live import Live
+from shoal.server.objects import ERRORS, ModelList, ModelObject
 from shoal.server.operations import operations
+from shoal.server.rate_limit import RateLimit
 from shoal.server.routes_batches import batch_routes
 from shoal.server.routes_files import UPLOAD_PATH, file_routes
+from shoal.server.routes_live import live_routes
+from shoal.server.routes_page import page_routes
 from shoal.server.runner import EngineFigures
+from shoal.server.same_origin import SameOrigin
 from shoal.server.wall_clock import now
 from shoal.server.who import owner
 
@@ -28,6 +35,8 @@ class Parts:
     Attributes:
         names: of the model.
         wake: tells the clerk that there is something to do.
+        stopping: whether the server is.
+        loopback: where it listens, if that is this machine alone and there are no keys; else None.
     """
 
     keys: Keys
@@ -35,8 +44,12 @@ class Parts:
     batches: Batches
     names: tuple[str, ...]
     figures: EngineFigures
+    live: Live
     max_file_bytes: int
+    max_rate: int
     wake: Callable[[], None]
+    stopping: Callable[[], bool]
+    loopback: str | None
 
 
 def make_app(parts: Parts) -> FastAPI:
@@ -46,15 +59,23 @@ def make_app(parts: Parts) -> FastAPI:
         description="OpenAI's Files and Batches API on one's own machine.",
         docs_url=None,  # these pages load scripts from elsewhere
         redoc_url=None,
+        responses=ERRORS,
     )
     install_handlers(app)
     app.add_middleware(BodyLimit, except_path=UPLOAD_PATH)
+    app.add_middleware(SameOrigin)
+    if parts.loopback is not None:
+        app.add_middleware(KnownHosts, host=parts.loopback)
 
-    app.state.keys = parts.keys
+    app.state.keys, app.state.rate = parts.keys, RateLimit(parts.max_rate)
     app.include_router(file_routes(parts.files, parts.max_file_bytes))
     app.include_router(batch_routes(parts.batches, parts.files, parts.wake))
     app.include_router(_model_routes(parts.names))
-    app.include_router(operations(parts.batches, parts.figures))
+    app.include_router(operations(parts.batches, parts.figures, parts.live, parts.names))
+    files, stopping = parts.files, parts.stopping
+    broadcast = Broadcast(files.database, parts.live, parts.figures, stopping)
+    app.include_router(live_routes(files, parts.batches, broadcast, parts.names))
+    app.include_router(page_routes())
     return app
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,12 @@ from sqlalchemy.orm import Session
 
 from shoal.server import states
 from shoal.server.database import Database, StoredBatch, StoredFile
-from shoal.server.files import kept_seconds
-from shoal.server.http_errors import DO_NOT_RETRY, ApiError, not_found, wrong
+from shoal.server.engine_messages import BatchProgress, BatchTask
+from shoal.server.files import BATCHES_FOLDER, kept_seconds, seen_by
+from shoal.server.http_errors import DO_NOT_RETRY, ApiError, not_found
 from shoal.server.objects import CreateBatch
 from shoal.server.wall_clock import now
 
-FOLDER = "batches"
 MOST_STALLS = 3
 """The engine's ends in a row without a new result, after which a batch is given up."""
 
@@ -28,15 +28,15 @@ class Batches:
     def __init__(self, database: Database, root: Path, most_unfinished: int) -> None:
         """`most_unfinished`: batches of one owner."""
         self._database, self._root, self._most = database, root, most_unfinished
-        (root / FOLDER).mkdir(parents=True, exist_ok=True)
+        (root / BATCHES_FOLDER).mkdir(parents=True, exist_ok=True)
 
     def output_path(self, id: str) -> str:
         """Of a batch's results, below the data directory; the job's journal is beside it."""
-        return f"{FOLDER}/{id}/output.jsonl"
+        return f"{BATCHES_FOLDER}/{id}/output.jsonl"
 
     def error_path(self, id: str) -> str:
         """Of a batch's failed requests, below the data directory."""
-        return f"{FOLDER}/{id}/errors.jsonl"
+        return f"{BATCHES_FOLDER}/{id}/errors.jsonl"
 
     def create(
         self, owner: str, asked: CreateBatch, window_seconds: int, file: StoredFile | None
@@ -96,7 +96,7 @@ class Batches:
         """A page of an owner's batches, newest first, and whether there are more.
 
         Raises:
-            ApiError: 400: `after` is no batch.
+            ApiError: 404: `after` is no batch.
         """
         query = select(StoredBatch).where(StoredBatch.owner == owner)
         with self._database.transaction() as session:
@@ -104,7 +104,7 @@ class Batches:
                 mine = select(StoredBatch.number).where(StoredBatch.owner == owner)
                 number = session.scalar(mine.where(StoredBatch.id == after))
                 if number is None:
-                    raise wrong("after", "is no batch of yours")
+                    raise not_found("Batch object", after, "after")
                 query = query.where(StoredBatch.number < number)
             found = list(
                 session.scalars(query.order_by(StoredBatch.number.desc()).limit(limit + 1))
@@ -158,8 +158,8 @@ class Batches:
         with self._database.transaction() as session:
             return {row[0]: tuple(map(int, row[1:])) for row in session.execute(query)}  # type: ignore[misc]
 
-    def next_to_run(self) -> StoredBatch | None:
-        """The batch whose turn it is."""
+    def to_run(self) -> list[StoredBatch]:
+        """The batches that can run, the one whose turn it is first."""
         query = select(StoredBatch).where(
             StoredBatch.status.in_(states.RUNNING),
             StoredBatch.expires_at > now(),
@@ -167,12 +167,62 @@ class Batches:
         )
         with self._database.transaction() as session:
             ordered = query.order_by(StoredBatch.priority, StoredBatch.number)
-            return session.scalar(ordered.limit(1))
+            return list(session.scalars(ordered))
 
-    def find(self, id: str) -> StoredBatch:
-        """A batch of any owner, which must be there."""
+    def to_stop(self, ids: Collection[str]) -> list[str]:
+        """Those of some batches that must not run on."""
+        over = (StoredBatch.status == states.CANCELLING) | (StoredBatch.expires_at <= now())
         with self._database.transaction() as session:
-            return session.scalars(select(StoredBatch).where(StoredBatch.id == id)).one()
+            return list(
+                session.scalars(select(StoredBatch.id).where(StoredBatch.id.in_(list(ids)), over))
+            )
+
+    def task(self, batch: StoredBatch) -> BatchTask:
+        """The job that a batch is."""
+        output, errors = self.output_path(batch.id), self.error_path(batch.id)
+        root = self._root
+        return BatchTask(batch.id, root / batch.input_path, root / output, root / errors)
+
+    def share_texts(self, batches: Sequence[StoredBatch]) -> bool:
+        """Whether all are one owner's, who sees all their input files still."""
+        owners, paths = {each.owner for each in batches}, {each.input_path for each in batches}
+        if len(owners) > 1:
+            return False
+        seen = select(StoredFile.path).where(seen_by(batches[0].owner), StoredFile.path.in_(paths))
+        with self._database.transaction() as session:
+            return set(session.scalars(seen)) == paths
+
+    def note(self, progress: Sequence[BatchProgress], before: Mapping[str, int]) -> None:
+        """How far batches are that run.
+
+        Args:
+            before: requests that each had done when the run began.
+        """
+        running = StoredBatch.status.in_((*states.RUNNING, states.CANCELLING))
+        with self._database.transaction() as session:
+            for each in progress:
+                mine = StoredBatch.id == each.batch
+                counts = {"completed": each.done - each.failed, "failed": each.failed}
+                if each.done > before.get(each.batch, each.done):
+                    counts["stalls"] = 0
+                session.execute(update(StoredBatch).where(mine, running).values(**counts))
+                all_done = (StoredBatch.status == states.IN_PROGRESS) & (
+                    StoredBatch.total == each.done
+                )
+                session.execute(
+                    update(StoredBatch)
+                    .where(mine, all_done)
+                    .values(status=states.FINALIZING, finalizing_at=now())
+                )
+
+    def stalled(self, ids: Collection[str]) -> None:
+        """The engine ended while these batches ran."""
+        with self._database.transaction() as session:
+            session.execute(
+                update(StoredBatch)
+                .where(StoredBatch.id.in_(list(ids)), StoredBatch.status.in_(states.RUNNING))
+                .values(stalls=StoredBatch.stalls + 1)
+            )
 
     def change(self, id: str, allowed: Sequence[str], **values: Any) -> bool:
         """Set values of a batch if its status is one of those allowed; whether it was."""

@@ -5,31 +5,41 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import asdict
+from collections.abc import Callable
 
-from shoal.errors import JobError, OutputLockedError, OutputWriteError, ShoalError
-from shoal.jobs import JobSpec, run_job
-from shoal.model.description import ModelDescription
-from shoal.progress import QuietReporter
-from shoal.requests import check_file
-from shoal.results import CANCELLED, ENGINE_FAILED, EXPIRED, Unexecuted
-from shoal.server import states
+from shoal.processes import Exited, WorkerProcesses
+from shoal.server import children, states
 from shoal.server.batches import Batches
+from shoal.server.clerk_messages import (
+    CannotEnd,
+    CheckFile,
+    FileChecked,
+    FromClerk,
+    GiveUp,
+    ToClerk,
+)
 from shoal.server.database import StoredBatch
+from shoal.server.engine_messages import Done, LoadFailed, NotNow
 from shoal.server.files import Files
 from shoal.server.runner import Runner
 from shoal.server.server_options import Served
-from shoal.server.usage import usage_of
 from shoal.server.wall_clock import now
 
 POLL_SECONDS = 0.1
 SWEEP_SECONDS = 30.0
+RETRY_SECONDS = 0.5
+"""After which a batch is tried again whose files could not be written."""
+_CLERK = 0
+_EXPIRED = "batch_expired"
 
 _log = logging.getLogger(__name__)
 
 
 class Clerk:
-    """A thread beside the runner's. Whatever it was doing at a kill, it does again."""
+    """A thread that has its process do one thing after another.
+
+    Whatever that was doing when it, or the server, was killed, it does again.
+    """
 
     def __init__(
         self,
@@ -37,14 +47,20 @@ class Clerk:
         files: Files,
         runner: Runner,
         served: Served,
-        description: ModelDescription,
         most_requests: int,
+        on_fatal: Callable[[str], None],
     ) -> None:
+        """`on_fatal` is told why the model cannot be used."""
         self._batches, self._files, self._runner = batches, files, runner
-        self._served, self._description, self._most = served, description, most_requests
+        self._served, self._most, self._on_fatal = served, most_requests, on_fatal
+        self._processes = WorkerProcesses()
         self._stopping, self._wake = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="clerk", daemon=True)
-        self._sweep_at = 0.0
+        self._sweep_at = self._not_before = 0.0
+        self._busy: ToClerk | None = None
+        """What the process is doing."""
+        self._answers: list[FromClerk | Exited] = []
+        """What is not settled yet: a database that refuses is asked again."""
 
     def start(self) -> None:
         """Begin."""
@@ -55,15 +71,14 @@ class Clerk:
         self._wake.set()
 
     def stop(self) -> None:
-        """Stop when what is under way is done."""
+        """Stop at once: what is under way is done again after the next start."""
         self._stopping.set()
         self._wake.set()
         self._thread.join()
+        self._processes.stop()
 
     def _work(self) -> None:
         while not self._stopping.is_set():
-            self._wake.wait(POLL_SECONDS)
-            self._wake.clear()
             try:
                 self._round()
             except Exception:  # a database that is locked or full: later it may not be
@@ -71,65 +86,75 @@ class Clerk:
                 time.sleep(1.0)
 
     def _round(self) -> None:
-        for batch in self._batches.for_the_clerk():
-            if self._stopping.is_set():
-                return
-            if batch.status == states.VALIDATING:
-                self._check(batch)
-            elif batch.status == states.CANCELLING:
-                self._give_up(batch, CANCELLED)
-            elif batch.expires_at <= now():
-                self._give_up(batch, EXPIRED)
-            else:
-                self._give_up(batch, ENGINE_FAILED)
+        if _CLERK not in self._processes.running:
+            self._start_process()
+        if self._busy is None and not self._answers:
+            self._wake.wait(POLL_SECONDS)
+            self._wake.clear()
+        waits = POLL_SECONDS if self._busy is not None else 0.0
+        self._answers += [message for _, message in self._processes.events(waits)]
+        while self._answers:
+            self._take(self._answers[0])
+            self._answers.pop(0)
+        if self._busy is None and time.monotonic() >= self._not_before:
+            self._begin_next()
         if time.monotonic() >= self._sweep_at:
             self._files.sweep()
             self._sweep_at = time.monotonic() + SWEEP_SECONDS
 
-    def _check(self, batch: StoredBatch) -> None:
-        path = self._files.root / batch.input_path
-        names = self._served.names
-        try:
-            check = check_file(path, batch.endpoint, self._description, names, self._most)
-        except JobError as error:
-            _log.error("batch %s: %s", batch.id, error, extra={"batch": batch.id})
-            message = "The input file cannot be read."
-            unreadable = {"code": "invalid_request", "line": None, "message": message}
-            self._batches.fail(batch.id, [unreadable | {"param": "file_id"}])
-            return
+    def _start_process(self) -> None:
+        self._processes.start(_CLERK, children.clerk, self._served, threads=1)
+
+    def _begin_next(self) -> None:
+        for batch in self._batches.for_the_clerk():
+            task = self._task(batch)
+            if task is not None:
+                self._busy = task
+                try:
+                    self._processes.send(_CLERK, task)
+                except OSError:
+                    _log.warning("the clerk's process is gone")  # `Exited` comes with the events
+                return
+
+    def _task(self, batch: StoredBatch) -> ToClerk | None:
+        if batch.status == states.VALIDATING:
+            path = self._files.root / batch.input_path
+            return CheckFile(batch.id, path, batch.endpoint, self._most)
+        if self._runner.holds(batch.id):
+            return None  # it is stopped first
+        if batch.status == states.CANCELLING:
+            code = "batch_cancelled"
+        else:
+            code = _EXPIRED if batch.expires_at <= now() else "engine_failed"
+        return GiveUp(self._batches.task(batch), code)
+
+    def _take(self, message: FromClerk | Exited) -> None:
+        match message:
+            case FileChecked():
+                self._checked(message)
+            case Done(id, completed, failed, usage):
+                expired = isinstance(self._busy, GiveUp) and self._busy.code == _EXPIRED
+                self._batches.end(id, completed, failed, usage, expired=expired)
+            case NotNow(id, reason):
+                _log.warning("batch %s cannot be ended yet: %s", id, reason, extra={"batch": id})
+                self._not_before = time.monotonic() + RETRY_SECONDS
+            case CannotEnd(id, reason):
+                _log.error("batch %s: %s", id, reason, extra={"batch": id})
+                self._batches.abandon(id)
+            case LoadFailed(reason):
+                self._on_fatal(reason)
+            case Exited(_, reason):
+                _log.error("the clerk's process %s; it is started again", reason)
+                self._not_before = time.monotonic() + RETRY_SECONDS
+        self._busy = None
+
+    def _checked(self, check: FileChecked) -> None:
+        id = check.batch
         if check.errors:
-            self._batches.change(batch.id, (states.VALIDATING,), model=check.model)
-            self._batches.fail(batch.id, [asdict(error) for error in check.errors])
+            self._batches.change(id, (states.VALIDATING,), model=check.model)
+            self._batches.fail(id, list(check.errors))
             return
         counts = {"total": check.requests, "model": check.model}
         begun = {"status": states.IN_PROGRESS, "in_progress_at": now()}
-        if not self._batches.change(batch.id, (states.VALIDATING,), **counts, **begun):
-            self._batches.change(batch.id, (states.CANCELLING,), **counts)
-
-    def _give_up(self, batch: StoredBatch, why: Unexecuted) -> None:
-        """Write the files of a batch that is not run on: what it has, and what it has not."""
-        if self._runner.holds(batch.id):
-            return  # it is stopped first
-        output = self._files.root / self._batches.output_path(batch.id)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        spec = JobSpec(
-            input=self._files.root / batch.input_path,
-            output=output,
-            errors=self._files.root / self._batches.error_path(batch.id),
-            model=self._served.model,
-            options=self._served.options,
-            served_names=self._served.names,
-        )
-        try:
-            result = run_job(spec, reporter=QuietReporter(), unexecuted=why)
-        except (OutputLockedError, OutputWriteError, OSError) as error:
-            _log.warning("batch %s cannot be ended yet: %s", batch.id, error)
-            time.sleep(0.5)
-            return
-        except ShoalError as error:
-            _log.error("batch %s: %s", batch.id, error, extra={"batch": batch.id})
-            self._batches.abandon(batch.id)
-            return
-        counts, usage = result.summary.requests, usage_of(output)
-        expired = why is EXPIRED
-        self._batches.end(batch.id, counts.succeeded, counts.failed, usage, expired=expired)
+        if not self._batches.change(id, (states.VALIDATING,), **counts, **begun):
+            self._batches.change(id, (states.CANCELLING,), **counts)

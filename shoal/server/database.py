@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import JSON, BigInteger, Engine, Index, Integer, String, create_engine, event
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from shoal.errors import OptionError
 
 BUSY_SECONDS = 30
-"""How long a transaction waits for another process's."""
+"""How long a transaction of SQLite waits for another process's, unless the URL has `timeout`."""
 _NUMBER = BigInteger().with_variant(Integer, "sqlite")
 
 
@@ -112,7 +112,7 @@ class Database:
         """
         try:
             parsed = make_url(url)
-            self._engine = create_engine(parsed, **_arguments(parsed.get_backend_name()))
+            self._engine = create_engine(parsed, **_arguments(parsed))
             if parsed.get_backend_name() == "sqlite":
                 event.listen(self._engine, "connect", _prepare_sqlite)
             Base.metadata.create_all(self._engine)
@@ -136,10 +136,11 @@ class Database:
         self._engine.dispose()
 
 
-def _arguments(backend: str) -> dict[str, Any]:
-    if backend == "sqlite":
-        return {"connect_args": {"timeout": BUSY_SECONDS, "check_same_thread": False}}
-    return {"pool_pre_ping": True}
+def _arguments(url: URL) -> dict[str, Any]:
+    if url.get_backend_name() != "sqlite":
+        return {"pool_pre_ping": True}
+    waits = {} if "timeout" in url.query else {"timeout": BUSY_SECONDS}
+    return {"connect_args": {"check_same_thread": False} | waits}
 
 
 def _prepare_sqlite(connection: Any, record: object) -> None:

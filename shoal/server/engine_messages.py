@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from shoal.server.telemetry import Telemetry
+
+FOREST_FILE = "forest.json"
+"""In a batch's folder: the picture of its run's plan, see `shoal.server.forest_file`."""
+
 
 @dataclass(frozen=True)
-class RunBatch:
-    """Run a batch, or go on with it."""
+class BatchTask:
+    """A batch's job: its id and its files."""
 
     batch: str
     input: Path
@@ -18,8 +24,23 @@ class RunBatch:
 
 
 @dataclass(frozen=True)
+class RunBatches:
+    """Run batches together, or go on with them; answered by one message for each, and `RunEnded`.
+
+    All are of one kind: they generate, or ask for the same of a model that does not.
+
+    Attributes:
+        texts_shown: whether each may be shown how the others' prompts begin: all are one key's, and
+            no input file is deleted.
+    """
+
+    tasks: Sequence[BatchTask]
+    texts_shown: bool = True
+
+
+@dataclass(frozen=True)
 class Stop:
-    """Stop the batch after the iteration under way; what it has is journaled."""
+    """Stop a batch after the iteration under way; what it has is journaled."""
 
     batch: str
 
@@ -39,13 +60,19 @@ class LoadFailed:
 
 
 @dataclass(frozen=True)
-class Progress:
-    """How far a batch is; see `shoal.progress.ProgressState`."""
+class BatchProgress:
+    """How many requests of a batch have a result, and how many of these failed."""
 
     batch: str
     done: int
     failed: int
-    tokens: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far batches are that have moved, and the run; see `shoal.progress.ProgressState`."""
+
+    batches: Sequence[BatchProgress]
     tokens_per_second: float
     kv_bytes: int
 
@@ -83,5 +110,29 @@ class BatchRefused:
     message: str
 
 
-ToEngine: TypeAlias = RunBatch | Stop
-FromEngine: TypeAlias = EngineReady | LoadFailed | Progress | Done | Stopped | NotNow | BatchRefused
+@dataclass(frozen=True)
+class RunEnded:
+    """All batches of a run have been answered.
+
+    Attributes:
+        prompt_tokens: of all requests that ran.
+        computed_tokens: those of them that had to be computed.
+    """
+
+    batches: int
+    prompt_tokens: int
+    computed_tokens: int
+
+
+ToEngine: TypeAlias = RunBatches | Stop
+FromEngine: TypeAlias = (
+    EngineReady
+    | LoadFailed
+    | Progress
+    | Telemetry
+    | Done
+    | Stopped
+    | NotNow
+    | BatchRefused
+    | RunEnded
+)

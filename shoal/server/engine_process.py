@@ -1,131 +1,166 @@
-"""The process with the model: it runs one batch after the other, each a job with its journal."""
+"""The process with the model: it runs batches, each a job with its journal."""
 
 from __future__ import annotations
 
-import logging
+import os
 import time
 from collections.abc import Callable
+from functools import partial
 
-from shoal.config import EngineOptions
-from shoal.costs import Machine
-from shoal.devices import EngineProtocol, RunProtocol
-from shoal.errors import InternalError, Interrupted, OutputLockedError, OutputWriteError, ShoalError
-from shoal.fleet.engines import make_engine
-from shoal.jobs import JobSpec, run_job
-from shoal.model.description import ModelDescription
+from shoal.devices import RunProtocol
+from shoal.errors import (
+    DeviceLostError,
+    Interrupted,
+    OutputLockedError,
+    OutputWriteError,
+    ShoalError,
+)
+from shoal.jobs import JobOfSeveral, JobResult, JobSpec, Outcome, run_together
 from shoal.processes import Parent
 from shoal.progress import ProgressState, QuietReporter
+from shoal.report.excerpts import decoder
 from shoal.server.engine_messages import (
+    BatchProgress,
     BatchRefused,
+    BatchTask,
     Done,
     EngineReady,
     FromEngine,
     LoadFailed,
     NotNow,
     Progress,
-    RunBatch,
+    RunBatches,
+    RunEnded,
     Stop,
     Stopped,
 )
+from shoal.server.forest_file import write_forest
+from shoal.server.kept_model import Descriptions, KeptEngine
+from shoal.server.logs import set_up_log
 from shoal.server.server_options import Served
+from shoal.server.telemeter import Telemeter
 from shoal.server.usage import usage_of
 from shoal.types import RequestTable
 
-PROGRESS_SECONDS = 0.1
+PROGRESS_SECONDS = 0.2
 """Between two reports, at least."""
-
-_log = logging.getLogger(__name__)
+NICENESS = 5
+"""Of this process: the server, which needs little, answers at once."""
+EXIT_LOST = 75
 
 
 def main(parent: Parent, served: Served) -> int:
     """Load the model, then run what the server sends; returns when the model cannot be loaded."""
-    logging.basicConfig(format="engine: %(message)s")
+    set_up_log(served.log_format, "engine")
+    os.nice(NICENESS)
     try:
-        description = ModelDescription.load(served.model, served.options)
-        kept = KeptEngine(make_engine(description, served.options))
+        descriptions = Descriptions(served)
+        kept = KeptEngine(descriptions, served.options)
     except ShoalError as error:
         parent.send(LoadFailed(str(error)))
         return 0
-    machine = kept.machine
-    parent.send(EngineReady(int(machine.kv_tokens * machine.costs.kv_bytes)))
+    parent.send(EngineReady(kept.kv_bytes))
     while True:
-        message = parent.receive()
-        if isinstance(message, RunBatch):
-            parent.send(_run(message, served, kept, parent))
+        message = parent.receive()  # a `Stop` may come after the batch's end
+        if isinstance(message, RunBatches):
+            _run(message, served, descriptions, kept, parent)
 
 
-class KeptEngine:
-    """An engine that runs many jobs: a job's `close` leaves it as it is."""
+class _Teller:
+    """Tells the server how far the batches of a run are, not too often."""
 
-    def __init__(self, engine: EngineProtocol) -> None:
-        self._engine = engine
+    def __init__(self, send: Callable[[FromEngine], None], telemeter: Telemeter) -> None:
+        self._send, self._next, self._telemeter = send, 0.0, telemeter
+        self._moved: dict[str, BatchProgress] = {}
+        self._told: dict[str, BatchProgress] = {}
 
-    @property
-    def machine(self) -> Machine:
-        """See `EngineProtocol`."""
-        return self._engine.machine
-
-    def run(self, table: RequestTable) -> RunProtocol:
-        """See `EngineProtocol`."""
-        return self._engine.run(table)
-
-    def close(self) -> None:
-        """Nothing: the next job takes the same engine."""
-
-    def factory(self, description: ModelDescription, options: EngineOptions) -> EngineProtocol:
-        """What `run_job` makes its engine with."""
-        if description.pooling is not None:
-            raise InternalError("a batch for vectors came to an engine that answers")
-        return self
+    def update(self, batch: str, state: ProgressState) -> None:
+        """A batch is so far."""
+        self._telemeter.update(state)
+        now = BatchProgress(batch, state.done, state.failed)
+        if self._told.get(batch) != now:
+            self._moved[batch] = now
+        if time.monotonic() >= self._next or (batch in self._moved and state.done == state.total):
+            self._next = time.monotonic() + PROGRESS_SECONDS
+            moved = list(self._moved.values())
+            self._send(Progress(moved, state.tokens_per_second, state.kv_bytes))
+            self._told |= self._moved
+            self._moved.clear()
 
 
-class _Teller(QuietReporter):
-    """Tells the server how far a batch is."""
+class _BatchReporter(QuietReporter):
+    """How far one batch is."""
 
-    def __init__(self, batch: str, send: Callable[[FromEngine], None]) -> None:
-        self._batch, self._send, self._next = batch, send, 0.0
+    def __init__(self, batch: str, teller: _Teller) -> None:
+        self._batch, self._teller = batch, teller
 
     def update(self, state: ProgressState) -> None:
-        """Tell it, unless it was told just now."""
-        if state.done < state.total and time.monotonic() < self._next:
-            return
-        self._next = time.monotonic() + PROGRESS_SECONDS
-        self._send(
-            Progress(
-                self._batch,
-                state.done,
-                state.failed,
-                state.tokens,
-                state.tokens_per_second,
-                state.kv_bytes,
-            )
+        """Pass it on."""
+        self._teller.update(self._batch, state)
+
+
+def _run(
+    message: RunBatches,
+    served: Served,
+    descriptions: Descriptions,
+    kept: KeptEngine,
+    parent: Parent,
+) -> None:
+    tasks, stopped = message.tasks, set[str]()
+    telemeter = Telemeter(parent.send)
+    teller = _Teller(parent.send, telemeter)
+
+    def asked(batch: str) -> bool:
+        while (said := parent.poll()) is not None:
+            if isinstance(said, Stop):
+                stopped.add(said.batch)
+        return batch in stopped
+
+    def ended(number: int, outcome: Outcome) -> None:
+        if isinstance(outcome, DeviceLostError):
+            raise SystemExit(EXIT_LOST) from outcome  # a new process may have it again
+        parent.send(_told(tasks[number], outcome))
+
+    def planned(table: RequestTable, run: RunProtocol) -> None:
+        folders = [task.output.parent for task in tasks]
+        decode = decoder(descriptions.usual.tokenizer) if message.texts_shown else None
+        write_forest(folders, table, run, decode)
+        telemeter.began(run)
+
+    kept.on_run = planned
+    jobs = [
+        JobOfSeveral(
+            job_spec(task, served), _BatchReporter(task.batch, teller), partial(asked, task.batch)
         )
+        for task in tasks
+    ]
+    summary = run_together(jobs, kept.lend, descriptions, ended)
+    telemeter.ended()
+    tokens = summary.tokens
+    parent.send(RunEnded(len(tasks), tokens.prompt, tokens.prompt_computed))
 
 
-def _run(task: RunBatch, served: Served, kept: KeptEngine, parent: Parent) -> FromEngine:
-    def asked() -> bool:
-        message = parent.poll()
-        return isinstance(message, Stop) and message.batch == task.batch
-
-    spec = JobSpec(
+def job_spec(task: BatchTask, served: Served) -> JobSpec:
+    """The job that a batch is."""
+    return JobSpec(
         input=task.input,
         output=task.output,
         errors=task.errors,
         model=served.model,
         options=served.options,
         served_names=served.names,
+        quiet=True,
     )
-    try:
-        result = run_job(
-            spec, engine=kept.factory, reporter=_Teller(task.batch, parent.send), asked=asked
-        )
-    except Interrupted:
-        return Stopped(task.batch)
-    except (OutputLockedError, OutputWriteError) as error:
-        return NotNow(task.batch, str(error))
-    except ShoalError as error:
-        return BatchRefused(task.batch, str(error))
-    except OSError as error:
-        return NotNow(task.batch, str(error))
-    counts = result.summary.requests
-    return Done(task.batch, counts.succeeded, counts.failed, usage_of(task.output))
+
+
+def _told(task: BatchTask, outcome: Outcome) -> FromEngine:
+    match outcome:
+        case JobResult():
+            counts = outcome.summary.requests
+            return Done(task.batch, counts.succeeded, counts.failed, usage_of(task.output))
+        case Interrupted():
+            return Stopped(task.batch)
+        case OutputLockedError() | OutputWriteError() | OSError():
+            return NotNow(task.batch, str(outcome))
+        case _:
+            return BatchRefused(task.batch, str(outcome))

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import secrets
-from contextlib import suppress
 from pathlib import Path
 
 from sqlalchemy import ColumnElement, select
+from sqlalchemy.orm import Session
 
 from shoal.server.database import Database, StoredBatch, StoredFile
-from shoal.server.http_errors import not_found, wrong
+from shoal.server.http_errors import not_found
 from shoal.server.objects import MOST_KEPT_SECONDS
+from shoal.server.pictures import drop_pictures
 from shoal.server.states import UNFINISHED
 from shoal.server.wall_clock import now
 
-FOLDER = "files"
+FOLDER, BATCHES_FOLDER = "files", "batches"
 _TEMPORARY = ".upload-"
 
 
@@ -59,7 +60,8 @@ class Files:
 
     def __init__(self, database: Database, root: Path) -> None:
         """Make the folder, and take away what a kill left of uploads."""
-        self._database, self.root = database, root
+        self.database = self._database = database
+        self.root = root
         (root / FOLDER).mkdir(parents=True, exist_ok=True)
         for left in (root / FOLDER).glob(f"{_TEMPORARY}*"):
             left.unlink(missing_ok=True)
@@ -98,7 +100,7 @@ class Files:
             ApiError: 404: there is none.
         """
         with self._database.transaction() as session:
-            file = session.scalar(select(StoredFile).where(_seen(owner), StoredFile.id == id))
+            file = session.scalar(select(StoredFile).where(seen_by(owner), StoredFile.id == id))
         if file is None:
             raise not_found("File object", id)
         return file
@@ -109,10 +111,10 @@ class Files:
         """A page of an owner's files, and whether there are more.
 
         Raises:
-            ApiError: 400: `after` is no file.
+            ApiError: 404: `after` is no file.
         """
         order = StoredFile.number.asc() if ascending else StoredFile.number.desc()
-        query = select(StoredFile).where(_seen(owner)).order_by(order).limit(limit + 1)
+        query = select(StoredFile).where(seen_by(owner)).order_by(order).limit(limit + 1)
         if purpose is not None:
             query = query.where(StoredFile.purpose == purpose)
         with self._database.transaction() as session:
@@ -122,19 +124,20 @@ class Files:
                 )
                 number = session.scalar(last)
                 if number is None:
-                    raise wrong("after", "is no file of yours")
+                    raise not_found("File object", after, "after")
                 later = StoredFile.number > number if ascending else StoredFile.number < number
                 query = query.where(later)
             found = list(session.scalars(query))
         return found[:limit], len(found) > limit
 
     def delete(self, owner: str, id: str) -> None:
-        """Hide a file from now on; its content goes with `sweep`. Raises as `get`."""
+        """Hide a file and its prompts' pictures; its content goes with `sweep`. Raises as `get`."""
         self.get(owner, id)
         with self._database.transaction() as session:
-            file = session.scalar(select(StoredFile).where(_seen(owner), StoredFile.id == id))
+            file = session.scalar(select(StoredFile).where(seen_by(owner), StoredFile.id == id))
             if file is not None:
                 file.deleted = True
+                self._drop_pictures(session, file.path)
 
     def content(self, file: StoredFile) -> Path:
         """Where its content is."""
@@ -148,9 +151,14 @@ class Files:
             for file in session.scalars(
                 select(StoredFile).where(gone, StoredFile.path.not_in(used))
             ):
-                with suppress(FileNotFoundError):
-                    (self.root / file.path).unlink()
+                self._drop_pictures(session, file.path)
+                (self.root / file.path).unlink(missing_ok=True)
                 session.delete(file)
+
+    def _drop_pictures(self, session: Session, path: str) -> None:
+        """Of the plans that a batch of this input file took part in: they show its texts."""
+        for id in session.scalars(select(StoredBatch.id).where(StoredBatch.input_path == path)):
+            drop_pictures(self.root / BATCHES_FOLDER / id)
 
 
 def kept_seconds(asked: int | None) -> int:
@@ -158,7 +166,7 @@ def kept_seconds(asked: int | None) -> int:
     return MOST_KEPT_SECONDS if asked is None else asked
 
 
-def _seen(owner: str) -> ColumnElement[bool]:
+def seen_by(owner: str) -> ColumnElement[bool]:
     """Files that this owner sees."""
     lasting = StoredFile.expires_at.is_(None) | (StoredFile.expires_at > now())
     return (StoredFile.owner == owner) & StoredFile.deleted.is_(False) & lasting

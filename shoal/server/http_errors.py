@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -10,10 +11,15 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 DO_NOT_RETRY = {"x-should-retry": "false"}
 """What the official client looks at: it repeats a 409 and others by itself."""
+
+_INTERNAL = "The server had an error; its log says which."
 
 _log = logging.getLogger(__name__)
 
@@ -52,9 +58,9 @@ def wrong(param: str, why: str) -> ApiError:
     return ApiError(400, f"{param} {why}.", param=param, code="invalid_value")
 
 
-def not_found(what: str, name: str) -> ApiError:
+def not_found(what: str, name: str, param: str = "id") -> ApiError:
     """404: no file or batch of this name, or it is another key's."""
-    return ApiError(404, f"No such {what}: {name[:100]!r}.", param="id", code=None)
+    return ApiError(404, f"No such {what}: {name[:100]!r}.", param=param, code=None)
 
 
 def too_large(most_bytes: int) -> ApiError:
@@ -68,6 +74,9 @@ def install_handlers(app: FastAPI) -> None:
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(ClientDisconnect, _gone)
+    app.add_exception_handler(OperationalError, _no_database)
+    app.add_exception_handler(OSError, _system_error)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -86,12 +95,50 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
     message = str(error.detail)
     if message == HTTPStatus(error.status_code).phrase:
         message = f"{message}: {request.method} {request.url.path[:200]}"
-    return ApiError(error.status_code, message, headers=error.headers).response()
+    headers = dict(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["allow"] = ", ".join(_methods(request))  # of one route alone, as it comes
+    return ApiError(error.status_code, message, headers=headers).response()
+
+
+def _methods(request: Request) -> list[str]:
+    """All that the path of a request takes."""
+    methods = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+    scopes = [dict(request.scope) | {"method": method} for method in methods]
+    routes = request.app.routes
+    return [
+        scope["method"]
+        for scope in scopes
+        if any(route.matches(scope)[0] is Match.FULL for route in routes)
+    ]
+
+
+async def _gone(request: Request, error: Exception) -> JSONResponse:
+    return ApiError(400, "The request broke off.", code="client_disconnected").response()
+
+
+async def _no_database(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, OperationalError)
+    _log.error("%s %s: the database: %s", request.method, request.url.path, error.orig)
+    return ApiError(
+        503,
+        "The server's database cannot be used at present; try again.",
+        code="database_unavailable",
+        headers={"retry-after": "5"},
+    ).response()
+
+
+async def _system_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, OSError)
+    _log.error("%s %s: %s", request.method, request.url.path, error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ApiError(507, "The server's disk is full.", code="disk_full").response()
+    return ApiError(500, _INTERNAL).response()
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:
     _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return ApiError(500, "The server had an error; its log says which.").response()
+    return ApiError(500, _INTERNAL).response()
 
 
 def _first(found: Any) -> ApiError:

@@ -5,13 +5,54 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+)
 
 from shoal.server.database import StoredBatch, StoredFile
+from shoal.types import ENDPOINTS
 
 LEAST_KEPT_SECONDS, MOST_KEPT_SECONDS = 3600, 30 * 86400
 """How long a client may ask for a file to be kept; the longest is the default."""
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+_WINDOW = r"^[1-9][0-9]{0,4}[smhd]$"
+
+
+def _without_fraction(value: object) -> object:
+    """JSON knows one kind of number: 3.0 is a whole one."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+_WHOLE = BeforeValidator(_without_fraction)
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorEnvelope(BaseModel):
+    """How every error is answered."""
+
+    error: ErrorDetail
+
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": ErrorEnvelope, "description": "The request is wrong."},
+    "5XX": {"model": ErrorEnvelope, "description": "The server cannot do it."},
+}
+"""Of every route, for the OpenAPI document."""
 
 
 class ExpiresAfter(BaseModel):
@@ -19,7 +60,7 @@ class ExpiresAfter(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     anchor: Literal["created_at"]
-    seconds: Annotated[int, Field(ge=LEAST_KEPT_SECONDS, le=MOST_KEPT_SECONDS)]
+    seconds: Annotated[int, Field(strict=True, ge=LEAST_KEPT_SECONDS, le=MOST_KEPT_SECONDS), _WHOLE]
 
 
 class CreateBatch(BaseModel):
@@ -27,8 +68,8 @@ class CreateBatch(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     input_file_id: Annotated[str, StringConstraints(min_length=1, max_length=64)]
-    endpoint: str
-    completion_window: str
+    endpoint: Annotated[str, WithJsonSchema({"type": "string", "enum": list(ENDPOINTS)})]
+    completion_window: Annotated[str, WithJsonSchema({"type": "string", "pattern": _WINDOW})]
     metadata: (
         Annotated[
             dict[
@@ -40,7 +81,7 @@ class CreateBatch(BaseModel):
         | None
     ) = None
     output_expires_after: ExpiresAfter | None = None
-    priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
+    priority: Annotated[int, Field(strict=True, ge=-1000, le=1000), _WHOLE] = 0
 
 
 class FileObject(BaseModel):
@@ -161,7 +202,7 @@ class ModelList(BaseModel):
 
 
 def window_seconds(window: str) -> int | None:
-    """Seconds of a completion window such as "24h" or "90m", up to 30 days; None: it is none."""
-    found = re.fullmatch(r"([1-9]\d{0,8})([smhd])", window)
-    seconds = int(found[1]) * _UNIT_SECONDS[found[2]] if found else 0
-    return seconds if 0 < seconds <= MOST_KEPT_SECONDS else None
+    """Seconds of a completion window such as "24h" or "90m"; None: it is none."""
+    if re.fullmatch(_WINDOW, window) is None:
+        return None
+    return int(window[:-1]) * _UNIT_SECONDS[window[-1]]

@@ -7,13 +7,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from shoal.requests import ENDPOINTS
 from shoal.server.batches import Batches
 from shoal.server.database import StoredFile
 from shoal.server.files import Files
 from shoal.server.http_errors import ApiError, wrong
 from shoal.server.objects import BatchList, BatchObject, CreateBatch, window_seconds
 from shoal.server.who import Who
+from shoal.types import ENDPOINTS
 
 MOST_LISTED, LISTED = 100, 20
 
@@ -29,7 +29,9 @@ def batch_routes(batches: Batches, files: Files, wake: Callable[[], None]) -> AP
             raise wrong("endpoint", f"must be one of {', '.join(ENDPOINTS)}")
         seconds = window_seconds(asked.completion_window)
         if seconds is None:
-            raise wrong("completion_window", "must be like 24h: a number with s, m, h or d, to 30d")
+            raise wrong(
+                "completion_window", "must be like 24h: a number up to 99999 with s, m, h or d"
+            )
         batch = batches.create(who, asked, seconds, _input_file(files, who, asked.input_file_id))
         wake()
         return BatchObject.of(batch)

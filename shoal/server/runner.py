@@ -1,4 +1,4 @@
-"""Runs batches one after the other, in the engine's process, which is started again if it ends."""
+"""Runs batches in the engine's process, which is started again if it ends."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from shoal.machine.calibration_cache import device_threads
 from shoal.processes import Exited, WorkerProcesses
-from shoal.server import engine_process, states
+from shoal.server import children
 from shoal.server.batches import Batches
-from shoal.server.database import StoredBatch
 from shoal.server.engine_messages import (
     BatchRefused,
     Done,
@@ -22,13 +20,15 @@ from shoal.server.engine_messages import (
     LoadFailed,
     NotNow,
     Progress,
-    RunBatch,
+    RunBatches,
+    RunEnded,
     Stop,
     Stopped,
 )
-from shoal.server.files import Files
+from shoal.server.gathering import Gathering
+from shoal.server.live import Live
 from shoal.server.server_options import Served
-from shoal.server.wall_clock import now
+from shoal.server.telemetry import Telemetry
 
 POLL_SECONDS = 0.1
 STOP_SECONDS = 60.0
@@ -42,30 +42,27 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class EngineFigures:
-    """What the engine is doing, for /healthz and /metrics.
-
-    Attributes:
-        state: `loading`, `ready` or `stopped`.
-        prompt_tokens, generated_tokens: of the batches that ended since the server started.
-    """
+    """What the engine is doing; `state` is `loading` or `ready`."""
 
     state: str = "loading"
     restarts: int = 0
     tokens_per_second: float = 0.0
     kv_bytes: int = 0
     kv_pool_bytes: int = 0
-    prompt_tokens: int = 0
-    generated_tokens: int = 0
 
 
 class Runner:
-    """A thread that owns the engine's process, and the batch that runs in it."""
+    """A thread that owns the engine's process, and the batches that run in it."""
 
     def __init__(
-        self, batches: Batches, files: Files, served: Served, on_fatal: Callable[[str], None]
+        self,
+        batches: Batches,
+        served: Served,
+        gathering: Gathering,
+        on_fatal: Callable[[str], None],
     ) -> None:
         """`on_fatal` is told why the model cannot be loaded; nothing runs then."""
-        self._batches, self._files, self._served = batches, files, served
+        self._batches, self._served, self._gathering = batches, served, gathering
         self._on_fatal = on_fatal
         self._processes = WorkerProcesses()
         self._thread = threading.Thread(target=self._work, name="runner", daemon=True)
@@ -73,12 +70,13 @@ class Runner:
         self._lock = threading.Lock()
         self._inbox: deque[FromEngine | Exited] = deque()
         """What is not settled yet: a database that refuses is asked again."""
-        self._current: str | None = None
-        self._stop_sent = False
-        self._done_before = 0
-        self._told = ("", 0)
+        self._running = False
+        """Whether a run is under way, from `RunBatches` to `RunEnded`."""
+        self._held: dict[str, int] = {}
+        """The batches whose jobs are open there, with the requests each had done before."""
+        self._stop_sent: set[str] = set()
         self._not_before = 0.0
-        self.figures = EngineFigures()
+        self.figures, self.live = EngineFigures(), Live()
 
     def start(self) -> None:
         """Begin."""
@@ -93,7 +91,7 @@ class Runner:
     def holds(self, id: str) -> bool:
         """Whether a batch's job is open in the engine's process."""
         with self._lock:
-            return self._current == id
+            return id in self._held
 
     def _work(self) -> None:
         self._start_engine()
@@ -101,7 +99,7 @@ class Runner:
         while True:
             if self._stopping.is_set():
                 deadline = deadline or time.monotonic() + STOP_SECONDS
-                if self._current is None or time.monotonic() > deadline:
+                if not self._running or time.monotonic() > deadline:
                     return
             try:
                 self._inbox += [message for _, message in self._processes.events(POLL_SECONDS)]
@@ -115,45 +113,39 @@ class Runner:
 
     def _start_engine(self) -> None:
         self.figures.state = "loading"
-        threads = device_threads(1)
-        self._processes.start(_ENGINE, engine_process.main, self._served, threads=threads)
+        self._processes.start(_ENGINE, children.engine, self._served, threads=None)
 
     def _look_after(self) -> None:
         """Begin what can begin, stop what must stop."""
-        if self._current is not None:
-            if not self._stop_sent and self._must_stop(self._current):
-                self._stop_sent = True
-                self._send(Stop(self._current))
+        if self._running:
+            going = self._held.keys() - self._stop_sent
+            if going:
+                all_stop = self._stopping.is_set()
+                for id in sorted(going) if all_stop else self._batches.to_stop(going):
+                    self._stop_sent.add(id)
+                    self._send(Stop(id))
         elif not self._stopping.is_set() and time.monotonic() >= self._not_before:
             if _ENGINE not in self._processes.running:
                 self._start_engine()
             elif self.figures.state == "ready":
                 self._begin_next()
 
-    def _must_stop(self, id: str) -> bool:
-        if self._stopping.is_set():
-            return True
-        batch = self._batches.find(id)
-        return batch.status == states.CANCELLING or batch.expires_at <= now()
-
     def _begin_next(self) -> None:
         with self._lock:  # the clerk asks `holds` after it has seen a status
-            batch = self._batches.next_to_run()
-            if batch is None:
+            batches = self._gathering.choose(self._batches.to_run(), time.monotonic())
+            if not batches:
                 return
-            self._current, self._stop_sent = batch.id, False
-            self._done_before = batch.completed + batch.failed
-        _log.info("batch %s begins", batch.id, extra={"batch": batch.id})
-        self._send(self._task(batch))
+            self._held = {batch.id: batch.completed + batch.failed for batch in batches}
+            self._stop_sent, self._running = set(), True
+        for batch in batches:
+            _log.info("batch %s begins", batch.id, extra={"batch": batch.id})
+        tasks = [self._batches.task(batch) for batch in batches]
+        for task in tasks:
+            task.output.parent.mkdir(parents=True, exist_ok=True)
+        self.live.begin(tuple(batch.id for batch in batches))
+        self._send(RunBatches(tasks, self._batches.share_texts(batches)))
 
-    def _task(self, batch: StoredBatch) -> RunBatch:
-        root = self._files.root
-        output = root / self._batches.output_path(batch.id)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        errors = root / self._batches.error_path(batch.id)
-        return RunBatch(batch.id, root / batch.input_path, output, errors)
-
-    def _send(self, message: RunBatch | Stop) -> None:
+    def _send(self, message: RunBatches | Stop) -> None:
         try:
             self._processes.send(_ENGINE, message)
         except OSError:
@@ -166,48 +158,52 @@ class Runner:
                 _log.info("the engine is ready")
             case LoadFailed(reason):
                 self._on_fatal(reason)
-            case Progress():
-                self._progress(message)
-            case Done(id, completed, failed, usage):
-                self._batches.end(id, completed, failed, usage, expired=False)
-                self.figures.prompt_tokens += usage["input_tokens"]
-                self.figures.generated_tokens += usage["output_tokens"]
-                _log.info("batch %s is done", id, extra={"batch": id})
-                self._release()
-            case Stopped(id):
-                _log.info("batch %s was stopped", id, extra={"batch": id})
-                self._release()
-            case NotNow(id, reason):
-                _log.warning("batch %s waits: %s", id, reason, extra={"batch": id})
-                self._not_before = time.monotonic() + RETRY_SECONDS
-                self._release()
-            case BatchRefused(id, reason):
-                _log.error("batch %s fails: %s", id, reason, extra={"batch": id})
-                self._batches.fail(id, [_refused()])
-                self._release()
+            case Progress(moved, tokens_per_second, kv_bytes):
+                figures = self.figures
+                figures.tokens_per_second, figures.kv_bytes = tokens_per_second, kv_bytes
+                if moved:
+                    self._batches.note(moved, self._held)
+            case Telemetry():
+                self.live.take(message)
+            case RunEnded():
+                self._run_ended(message)
             case Exited(_, reason):
                 self._engine_ended(reason)
+            case _:
+                self._batch_ended(message)
 
-    def _progress(self, told: Progress) -> None:
-        figures = self.figures
-        figures.tokens_per_second, figures.kv_bytes = told.tokens_per_second, told.kv_bytes
-        if (told.batch, told.done) == self._told:
-            return
-        values = {"completed": told.done - told.failed, "failed": told.failed}
-        if told.done > self._done_before:
-            values["stalls"] = 0
-        self._batches.change(told.batch, (*states.RUNNING, states.CANCELLING), **values)
-        batch = self._batches.find(told.batch)
-        if told.done == batch.total and batch.status == states.IN_PROGRESS:
-            changed = {"status": states.FINALIZING, "finalizing_at": now()}
-            self._batches.change(told.batch, (states.IN_PROGRESS,), **changed)
-        self._told = (told.batch, told.done)
+    def _batch_ended(self, message: Done | Stopped | NotNow | BatchRefused) -> None:
+        id = message.batch
+        match message:
+            case Done(_, completed, failed, usage):
+                self._batches.end(id, completed, failed, usage, expired=False)
+                _log.info("batch %s is done", id, extra={"batch": id})
+            case Stopped():
+                _log.info("batch %s was stopped", id, extra={"batch": id})
+            case NotNow(_, reason):
+                _log.warning("batch %s waits: %s", id, reason, extra={"batch": id})
+                self._not_before = time.monotonic() + RETRY_SECONDS
+            case BatchRefused(_, reason):
+                _log.error("batch %s fails: %s", id, reason, extra={"batch": id})
+                self._batches.fail(id, [_refused()])
+        with self._lock:
+            self._held.pop(id, None)
+        self.live.leave(id)
+
+    def _run_ended(self, run: RunEnded) -> None:
+        if run.batches > 1:
+            _log.info(
+                "%d batches ran together: %d prompt tokens, of which %d were computed",
+                run.batches,
+                run.prompt_tokens,
+                run.computed_tokens,
+            )
+        self._release()
 
     def _engine_ended(self, reason: str) -> None:
-        self.figures.state, id = "loading", self._current
-        if id is not None:
-            stalls = self._batches.find(id).stalls + 1
-            self._batches.change(id, states.RUNNING, stalls=stalls)
+        self.figures.state = "loading"
+        if self._held:
+            self._batches.stalled(self._held)
         else:
             self._not_before = time.monotonic() + RETRY_SECONDS
         self.figures.restarts += 1
@@ -216,8 +212,9 @@ class Runner:
 
     def _release(self) -> None:
         with self._lock:
-            self._current = None
+            self._held, self._running = {}, False
         self.figures.tokens_per_second, self.figures.kv_bytes = 0.0, 0
+        self.live.end()
 
 
 def _refused() -> dict[str, object]:

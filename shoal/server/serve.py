@@ -5,26 +5,27 @@ from __future__ import annotations
 import logging
 import signal
 import socket
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import orjson
 import uvicorn
 
+from shoal.config import model_names
 from shoal.errors import ModelError, OptionError
-from shoal.model.description import ModelDescription
 from shoal.server.app import Parts, make_app
 from shoal.server.batches import Batches
 from shoal.server.clerk import Clerk
 from shoal.server.database import Database
 from shoal.server.files import Files
+from shoal.server.gathering import Gathering
 from shoal.server.keys import Keys
+from shoal.server.known_hosts import is_loopback
 from shoal.server.lock import data_directory
+from shoal.server.logs import set_up_log
 from shoal.server.runner import Runner
 from shoal.server.server_options import Served, ServerOptions
 
+BACKLOG = 2048
 GRACE_SECONDS = 5
 """How long requests under way may take when the server stops."""
 
@@ -34,16 +35,17 @@ _log = logging.getLogger("shoal.server")
 def serve(options: ServerOptions, served: Served) -> None:
     """Serve until SIGINT or SIGTERM. Batches that have not ended go on at the next start.
 
+    It answers before the model is loaded; batches wait for that.
+
     Raises:
         OptionError: an option is wrong, or the address or the data directory is taken.
         ModelError: the model cannot be used.
     """
-    _set_up_log(json=options.json_logs)
+    set_up_log(options.log_format, "server")
     with data_directory(options.data_dir) as root, _listening(options) as listener:
         database = Database(options.database_url)
         try:
-            description = ModelDescription.load(served.model, served.options)
-            _serve(options, served, description, database, Files(database, root), listener)
+            _serve(options, served, database, Files(database, root), listener)
         finally:
             database.close()
 
@@ -51,7 +53,6 @@ def serve(options: ServerOptions, served: Served) -> None:
 def _serve(
     options: ServerOptions,
     served: Served,
-    description: ModelDescription,
     database: Database,
     files: Files,
     listener: socket.socket,
@@ -63,17 +64,22 @@ def _serve(
         fatal.append(reason)
         server.should_exit = True
 
-    runner = Runner(batches, files, served, stop_for)
-    clerk = Clerk(batches, files, runner, served, description, options.max_requests)
-    names = dict.fromkeys((description.id, description.name, *served.names))
+    gathering = Gathering(options.merge_wait if options.merge else None)
+    runner = Runner(batches, served, gathering, stop_for)
+    clerk = Clerk(batches, files, runner, served, options.max_requests, stop_for)
+    names = dict.fromkeys((*model_names(served.model), *served.names))
     parts = Parts(
         keys=Keys(served.api_keys, database),
         files=files,
         batches=batches,
         names=tuple(name for name in names if name != "*"),
         figures=runner.figures,
+        live=runner.live,
         max_file_bytes=options.max_file_bytes,
+        max_rate=options.max_rate,
         wake=clerk.wake,
+        stopping=lambda: server.should_exit,
+        loopback=None if served.api_keys or not is_loopback(options.host) else options.host,
     )
     config = uvicorn.Config(
         make_app(parts),
@@ -101,7 +107,7 @@ def _announce(listener: socket.socket, options: ServerOptions, served: Served) -
     port = listener.getsockname()[1]
     host = f"[{options.host}]" if ":" in options.host else options.host
     _log.info("serving on http://%s:%d/v1, data in %s", host, port, options.data_dir)
-    if not served.api_keys and options.host not in ("127.0.0.1", "::1", "localhost"):
+    if not served.api_keys and not is_loopback(options.host):
         _log.warning("no --api-key is given: whoever reaches %s may use the server", host)
 
 
@@ -112,6 +118,7 @@ def _listening(options: ServerOptions) -> Iterator[socket.socket]:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((options.host, options.port))
+            listener.listen(BACKLOG)  # from here on a client waits, and is not refused
         except OSError as error:
             where = f"{options.host}:{options.port}"
             raise OptionError(f"cannot listen on {where}: {error.strerror}.") from error
@@ -128,28 +135,3 @@ def _signals_end_quietly() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-class _JsonLines(logging.Formatter):
-    """A record as a line of JSON."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """With the batch it is about, if any."""
-        line = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created)),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if (batch := getattr(record, "batch", None)) is not None:
-            line["batch"] = batch
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return orjson.dumps(line).decode()
-
-
-def _set_up_log(*, json: bool) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    plain = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
-    handler.setFormatter(_JsonLines() if json else plain)
-    logging.basicConfig(level=logging.INFO, handlers=[handler])

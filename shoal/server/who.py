@@ -7,12 +7,16 @@ from typing import Annotated, TypeAlias
 from fastapi import Depends, Header, Request
 
 from shoal.server.keys import Keys
+from shoal.server.rate_limit import RateLimit
 
 
 def owner(request: Request, authorization: Annotated[str | None, Header()] = None) -> str:
-    """The owner whose key came with the request; raises `ApiError` 401."""
+    """The owner whose key came with the request; raises `ApiError` 401, or 429 for too many."""
     keys: Keys = request.app.state.keys
-    return keys.owner(authorization)
+    rate: RateLimit = request.app.state.rate
+    found = keys.owner(authorization)
+    rate.take(found)
+    return found
 
 
 Who: TypeAlias = Annotated[str, Depends(owner)]

@@ -23,7 +23,7 @@ from shoal.types.request_params import (
     RESPONSES_URL,
     RequestParams,
 )
-from shoal.types.request_table import RequestTable
+from shoal.types.request_table import RequestTable, joined
 from shoal.types.run_summary import (
     LengthCounts,
     PhaseSeconds,
@@ -33,11 +33,15 @@ from shoal.types.run_summary import (
     TokenCounts,
 )
 
+ENDPOINTS = (CHAT_URL, COMPLETIONS_URL, RESPONSES_URL, *POOLED_URLS)
+"""What a batch may be for."""
+
 __all__ = [
     "CHAT_URL",
     "CLASSIFY_URL",
     "COMPLETIONS_URL",
     "EMBEDDINGS_URL",
+    "ENDPOINTS",
     "MAX_LOGPROBS",
     "MAX_LOGPROB_TOKEN_IDS",
     "POOLED",
@@ -70,4 +74,5 @@ __all__ = [
     "ServerAnswer",
     "TokenCounts",
     "TokenLogprob",
+    "joined",
 ]

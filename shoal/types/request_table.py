@@ -26,8 +26,10 @@ class RequestTable:
         expected_new_tokens: int32 [N], what a choice is expected to generate, at least 1.
         seeds: int64 [N], and has_seed: bool [N]; a request without seed draws from `job_seed`.
         job_seed: seeds the streams of requests that have none.
-        line: int64 [N], ascending: what the caller calls request i (for a job, its line number
-            from 0; the prompts of one line are neighbours).
+        job_seeds: int64 [N], the same where requests of several jobs are together (`joined`); None:
+            it is `job_seed` for all.
+        line: int64 [N], what the caller calls request i (for a job, its line number from 0; the
+            prompts of one line are neighbours). Ascending, but where `prompt_index` is given.
         prompt_index: int64 [N], the request's index among the prompts of its line, where the table
             is a part of another and may lack some of them; None: as `line` counts them.
         switch: of a model that computes something else where a request is long; None: of others.
@@ -45,6 +47,7 @@ class RequestTable:
     job_seed: int = 0
     prompt_index: Int64Array | None = None
     switch: LengthSwitch | None = None
+    job_seeds: Int64Array | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -120,6 +123,17 @@ class RequestTable:
             return int(self.prompt_index[request])
         return request - int(np.searchsorted(self.line, self.line[request]))
 
+    def job_seed_of(self, request: int) -> int:
+        """What seeds a request's streams if it has no seed."""
+        return self.job_seed if self.job_seeds is None else int(self.job_seeds[request])
+
+    @property
+    def prompt_indices(self) -> Int64Array:
+        """`prompt_index_of` for all requests, int64 [N]."""
+        if self.prompt_index is not None:
+            return self.prompt_index
+        return np.arange(len(self), dtype=np.int64) - np.searchsorted(self.line, self.line)
+
     def select(self, requests: Int64Array) -> RequestTable:
         """The table of some requests, copied.
 
@@ -147,6 +161,7 @@ class RequestTable:
             if prompt_index is None
             else prompt_index[requests],
             switch=self.switch,
+            job_seeds=None if self.job_seeds is None else self.job_seeds[requests],
         )
 
     def _prompts(self, requests: Int64Array) -> Int32Array:
@@ -156,3 +171,33 @@ class RequestTable:
         begin, end = self.offsets[requests[heads]], self.offsets[requests[tails] + 1]
         runs = [self.tokens[a:b] for a, b in zip(begin.tolist(), end.tolist(), strict=True)]
         return np.concatenate(runs)
+
+
+def joined(tables: Sequence[RequestTable]) -> RequestTable:
+    """The requests of several jobs in one table, those of the first table first.
+
+    Each draws the same random numbers as in its own table. Of one table that is the table itself.
+    All are of one model, so of one `switch`.
+    """
+    if len(tables) == 1:
+        return tables[0]
+    numbers: dict[RequestParams, int] = {}
+    index = []
+    for table in tables:
+        own = [numbers.setdefault(params, len(numbers)) for params in table.params]
+        index.append(np.asarray(own, dtype=np.int32)[table.params_index])
+    seeds = [np.full(len(table), table.job_seed, dtype=np.int64) for table in tables]
+    return RequestTable(
+        tokens=np.concatenate([table.tokens for table in tables]),
+        offsets=np.append(0, np.cumsum(np.concatenate([table.lengths for table in tables]))),
+        params=list(numbers),
+        params_index=np.concatenate(index),
+        max_new_tokens=np.concatenate([table.max_new_tokens for table in tables]),
+        expected_new_tokens=np.concatenate([table.expected_new_tokens for table in tables]),
+        seeds=np.concatenate([table.seeds for table in tables]),
+        has_seed=np.concatenate([table.has_seed for table in tables]),
+        line=np.concatenate([table.line for table in tables]),
+        prompt_index=np.concatenate([table.prompt_indices for table in tables]),
+        switch=tables[0].switch,
+        job_seeds=np.concatenate(seeds),
+    )

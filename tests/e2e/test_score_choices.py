@@ -11,7 +11,7 @@ import pytest
 
 from shoal import LLM, EngineOptions, JobSpec, run_job
 from shoal.errors import JobChangedError, OutputWriteError
-from shoal.jobs import execute
+from shoal.jobs import open_job
 
 OPTIONS = EngineOptions(dtype="float32", kv_memory="16MiB", device="cpu")
 MESSAGES = [{"role": "user", "content": "My parcel is late. Which queue?"}]
@@ -122,7 +122,7 @@ def test_a_job_goes_on_after_a_kill(spec: JobSpec, monkeypatch: pytest.MonkeyPat
         def full(*arguments: object) -> None:
             raise OutputWriteError("no space")
 
-        patch.setattr(execute, "finish_job", full)
+        patch.setattr(open_job, "finish_job", full)
         with pytest.raises(OutputWriteError):
             run_job(again)
     journal = spec.output.with_name("out.jsonl.journal")

@@ -177,16 +177,16 @@ def test_errors_file_of_choice_and_output_through_a_link(job: Job) -> None:
 def test_an_input_that_changes_while_it_is_read_is_refused(
     job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from shoal.jobs import execute
+    from shoal.jobs import open_job
 
-    real = execute.read_job
+    real = open_job.read_job
 
     def append_then_read(path: Path, *rest: object, **options: object) -> object:
         with path.open("ab") as file:
             file.write(b"late\n")
         return real(path, *rest, **options)
 
-    monkeypatch.setattr(execute, "read_job", append_then_read)
+    monkeypatch.setattr(open_job, "read_job", append_then_read)
     with pytest.raises(JobChangedError, match="while it was read"):
         job.write([chat("a")]).run()
     assert job.engines == []

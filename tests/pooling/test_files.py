@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 
 from shoal import EngineOptions, JobSpec, run_job
 from shoal.errors import JobChangedError, OptionError
-from shoal.jobs.job import JobResult
+from shoal.jobs.job_result import JobResult
 from shoal.types import CLASSIFY_URL, EMBEDDINGS_URL, RERANK_URL, SCORE_URL
 from tests.helpers.job_files import chat, completion, pooled, read_records, write_lines
 from tests.helpers.models import save_model

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from shoal.requests import ENDPOINTS, FileCheck, check_file
-from shoal.requests.file_rules import MOST_ERRORS
+from shoal.requests.file_rules import MOST_ERRORS, FileCheck, check_file
+from shoal.types import ENDPOINTS
 from tests.helpers.job_files import CHAT_URL, chat, completion, describe, make_model, write_lines
 
 

@@ -26,15 +26,20 @@ START_SECONDS = 120.0
 class Server:
     """`shoal serve` on a free port, with its data in a folder that may outlive it."""
 
-    def __init__(self, folder: Path, *arguments: str, key: str = "none") -> None:
+    def __init__(
+        self, folder: Path, *arguments: str, key: str = "none", clock: Path | None = None
+    ) -> None:
+        """`clock`: a file that says how many seconds the server's clock is off."""
         self.folder, self.arguments, self.key = folder, arguments, key
+        off = ["tests.server.shifted_clock", str(clock)]
+        self.module = ["shoal"] if clock is None else off
         self.log = folder / "server.log"
         folder.mkdir(parents=True, exist_ok=True)
         self.start()
 
     def start(self) -> None:
         """Begin, and wait until it answers."""
-        command = [sys.executable, "-m", "shoal", "serve", "--port", "0", *self.arguments]
+        command = [sys.executable, "-m", *self.module, "serve", "--port", "0", *self.arguments]
         command += ["--data-dir", str(self.folder / "data")]
         begins = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
@@ -81,16 +86,16 @@ class Server:
             os.kill(self.process.pid, number)
         return self.process.wait(60)
 
-    def engine_pid(self) -> int | None:
-        """Of the engine's process."""
+    def child(self, name: str = "shoal-engine") -> int | None:
+        """The process id of the engine or of the clerk, while there is one."""
         listed = subprocess.run(
-            ["ps", "-o", "pid=", "--ppid", str(self.process.pid)],
+            ["ps", "-o", "pid=,comm=", "--ppid", str(self.process.pid)],
             capture_output=True,
             text=True,
             check=False,
         )
-        pids = [int(line) for line in listed.stdout.split()]
-        return pids[0] if pids else None
+        found = [line.split() for line in listed.stdout.splitlines()]
+        return next((int(pid) for pid, comm, *_ in found if comm == name), None)
 
     def upload(self, lines: list[Any], name: str = "in.jsonl") -> FileObject:
         """A batch file."""
@@ -129,9 +134,11 @@ class Server:
 
 
 @contextmanager
-def serving(folder: Path, *arguments: str, key: str = "none") -> Iterator[Server]:
+def serving(
+    folder: Path, *arguments: str, key: str = "none", clock: Path | None = None
+) -> Iterator[Server]:
     """A server that ends with the block."""
-    server = Server(folder, *arguments, key=key)
+    server = Server(folder, *arguments, key=key, clock=clock)
     try:
         yield server
     finally:

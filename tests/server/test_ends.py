@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 from openai.types import Batch
 
@@ -71,6 +75,7 @@ def test_cancelling_a_batch_that_runs(server: Server) -> None:
 
 def test_cancelling_a_batch_that_waits(server: Server) -> None:
     running = server.submit(long_lines())
+    server.until(running.id, begun)
     lines = chats(5)
     waiting = server.submit(lines)
     server.until(waiting.id, lambda batch: batch.status == "in_progress")
@@ -115,20 +120,21 @@ def test_a_file_is_deleted_while_its_batch_runs(server: Server) -> None:
 
 
 def test_the_engine_is_killed(server: Server) -> None:
-    lines = long_lines(150)
+    lines = long_lines(60)
     batch = server.submit(lines)
     server.until(batch.id, begun)
-    pid = server.engine_pid()
+    pid = server.child()
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
-    server.wait(lambda: "shoal:engine_restarts_total 1" in server.raw("GET", "/metrics")[1])
+    again = re.compile(r"^shoal:engine_restarts_total{.*} 1$", re.MULTILINE)
+    server.wait(lambda: again.search(server.raw("GET", "/metrics")[1]) is not None)
     batch = server.ended(batch.id)
     assert batch.status == "completed"
     assert one_record_per_line(server, batch, lines) == {}
 
 
 def test_a_graceful_stop(tmp_path: Path) -> None:
-    lines = long_lines()
+    lines = long_lines(60)
     with serving(tmp_path) as server:
         batch = server.submit(lines)
         server.until(batch.id, begun)
@@ -155,46 +161,80 @@ def wait_for_results(server: Server, ids: list[str]) -> None:
         return [path.stat().st_size if path.exists() else 0 for path in paths]
 
     before = sizes()
-    server.wait(
-        lambda: (
-            sizes() != before
-            or all(server.client.batches.retrieve(id).status in ENDED for id in ids)
-        )
-    )
+    server.wait(lambda: sizes() != before or not unfinished(server))
 
 
-def kill_often(folder: Path, kills: int, seed: int) -> None:
-    """SIGKILL to server or engine, in any status of three batches: each ends as it should."""
-    rng = random.Random(seed)
-    ends = ["completed", "cancelled", "failed"]
-    lines: list[list[Any]] = [long_lines(120), long_lines(200), [*chats(5), b"no JSON"]]
+def unfinished(server: Server) -> list[str]:
+    return [batch.id for batch in server.client.batches.list() if batch.status not in ENDED]
+
+
+KINDS = ("completed", "failed", "cancelled", "expired", "completed")
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A batch that lives among kills; `ends` are those that it may come to."""
+
+    id: str
+    lines: list[Any]
+    ends: set[str]
+
+    @classmethod
+    def submit(cls, server: Server, rng: random.Random, kind: str) -> Tried:
+        lines: list[Any] = long_lines(rng.randint(20, 120))
+        if kind == "failed":
+            lines = [*chats(5), b"no JSON"]
+        window = f"{rng.randint(2, 8)}s" if kind == "expired" else "24h"
+        batch = server.submit(lines, completion_window=window)
+        ends = {kind} if kind == "failed" else {kind, "completed"}
+        return cls(batch.id, lines, ends)
+
+    def check(self, server: Server) -> None:
+        batch = server.ended(self.id, 600)
+        assert batch.status in self.ends
+        if batch.status == "failed":
+            assert (batch.output_file_id, batch.error_file_id) == (None, None)
+            return
+        codes = one_record_per_line(server, batch, self.lines)
+        assert set(codes) <= {f"batch_{batch.status}"}
+
+
+def kill_often(folder: Path, kills: int, seed: int, rests: int = 2) -> Counter[str]:
+    """SIGKILL to a process of the server, while batches are in any status.
+
+    Before every `rests`-th kill a batch gets results; only there it may be the engine, which would
+    be given up else. Returns the statuses that batches were in when something was killed.
+    """
+    rng, seen = random.Random(seed), Counter[str]()
+    tried: list[Tried] = []
     with serving(folder) as server:
-        batches = [server.submit(each).id for each in lines]
         for number in range(kills):
-            if number == kills // 2:
-                server.client.batches.cancel(batches[1])
-            if number % 2:
-                wait_for_results(server, batches)
-            time.sleep(rng.uniform(0, 3) * rng.random())
-            if rng.random() < 0.3 and (pid := server.engine_pid()) is not None:
+            while len(waiting := unfinished(server)) < 3:
+                tried.append(Tried.submit(server, rng, KINDS[len(tried) % len(KINDS)]))
+            for each in tried:
+                if "cancelled" in each.ends and each.id in waiting and rng.random() < 0.3:
+                    with suppress(openai.ConflictError):  # it has just ended
+                        server.client.batches.cancel(each.id)
+            victims = ["shoal-clerk", "server", "server"]
+            if number % rests == rests - 1:
+                wait_for_results(server, waiting)
+                victims.append("shoal-engine")
+            time.sleep(rng.uniform(0, 2) * rng.random())
+            seen.update(batch.status for batch in server.client.batches.list())
+            if (pid := server.child(rng.choice(victims))) is not None:
                 os.kill(pid, signal.SIGKILL)
             else:
                 server.kill()
                 server.start()
-        for id, end, expected in zip(batches, ends, lines, strict=True):
-            batch = server.ended(id, 600)
-            assert batch.status == end
-            if end == "failed":
-                assert (batch.output_file_id, batch.error_file_id) == (None, None)
-            else:
-                codes = one_record_per_line(server, batch, expected)
-                assert set(codes) <= {"batch_cancelled"}
-                assert end == "cancelled" or not codes
+        for each in tried:
+            each.check(server)
+    return seen
 
 
 def test_kills(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
-    record_property("tries", 5)
-    kill_often(tmp_path, 5, seed=1)
+    record_property("tries", 10)
+    seen = kill_often(tmp_path, 10, seed=1, rests=5)
+    assert set(seen) > {"in_progress", "failed"}
 
 
 @pytest.mark.slow
@@ -204,7 +244,7 @@ def test_many_kills(
     tmp_path: Path, seed: int, record_property: Callable[[str, object], None]
 ) -> None:
     record_property("tries", 20)
-    kill_often(tmp_path, 20, seed)
+    record_property("statuses", dict(kill_often(tmp_path, 20, seed)))
 
 
 def test_unfinished_uploads_go_at_the_start(tmp_path: Path) -> None:

@@ -110,13 +110,14 @@ def creating(server: Server, **values: Any) -> dict[str, Any]:
         ({"endpoint": None}, "missing_required_parameter", "endpoint"),
         ({"input_file_id": None}, "missing_required_parameter", "input_file_id"),
         ({"completion_window": "25"}, "invalid_value", "completion_window"),
-        ({"completion_window": "99d"}, "invalid_value", "completion_window"),
+        ({"completion_window": "999999d"}, "invalid_value", "completion_window"),
         ({"metadata": {"a": 1}}, "invalid_value", "metadata.a"),
         ({"metadata": {"a" * 65: "b"}}, "invalid_value", None),
         ({"metadata": {"a": "b" * 513}}, "invalid_value", "metadata.a"),
         ({"metadata": {str(i): "b" for i in range(17)}}, "invalid_value", "metadata"),
         ({"colour": "red"}, "unknown_parameter", "colour"),
         ({"priority": "high"}, "invalid_value", "priority"),
+        ({"priority": True}, "invalid_value", "priority"),
     ],
 )
 def test_a_batch_that_is_asked_for_wrongly(
@@ -144,10 +145,10 @@ def test_a_batch_that_is_asked_for_wrongly(
         (400, "GET", "/v1/batches?limit=0"),
         (400, "GET", "/v1/batches?limit=101"),
         (400, "GET", "/v1/batches?limit=x"),
-        (400, "GET", "/v1/batches?after=batch_none"),
+        (404, "GET", "/v1/batches?after=batch_none"),
         (400, "GET", "/v1/files?limit=10001"),
         (400, "GET", "/v1/files?order=up"),
-        (400, "GET", "/v1/files?after=file-none"),
+        (404, "GET", "/v1/files?after=file-none"),
     ],
 )
 def test_other_requests_that_are_wrong(server: Server, status: int, method: str, path: str) -> None:

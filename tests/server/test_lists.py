@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
 import openai
 import pytest
 
+from shoal.server.http_errors import ApiError
+from shoal.server.rate_limit import BURST_SECONDS, RateLimit
 from tests.server.server_process import CHAT_URL, Server, chat, serving
 
 
@@ -117,3 +120,39 @@ def test_a_key_has_so_many_batches_at_a_time(keyed: Server) -> None:
     keyed.wait(lambda: all(client.batches.retrieve(id).status == "cancelled" for id in ids))
     ids.append(create())
     client.batches.cancel(ids[-1])
+
+
+def test_a_key_makes_so_many_requests_per_second(tmp_path: Path) -> None:
+    """Of each by itself; the client waits as it is told, and gets its answer."""
+    arguments = ["--max-rate", "1", "--api-key", "one", "--api-key", "two"]
+    with serving(tmp_path, *arguments, key="one") as server:
+        headers = {"authorization": "Bearer one"}
+        with httpx2.Client(base_url=server.url, headers=headers) as client:
+            answers = [client.get("/v1/batches") for _ in range(30)]
+        assert [answer.status_code for answer in answers[:5]] == [200] * 5
+        refused = next(answer for answer in answers if answer.status_code != 200)
+        assert refused.status_code == 429
+        assert refused.json()["error"]["code"] == "rate_limit_exceeded"
+        assert refused.headers["retry-after"] == "1"
+        assert list(server.client_with("two").batches.list()) == []
+        assert list(server.client_with("one", max_retries=5).batches.list()) == []
+        assert server.raw("GET", "/healthz")[0] == 200
+
+
+def test_buckets_fill_with_time() -> None:
+    now = 0.0
+    rate = RateLimit(10, lambda: now)
+
+    def taken() -> int:
+        for number in range(1000):
+            try:
+                rate.take("a")
+            except ApiError:
+                return number
+        return 1000
+
+    assert taken() == 10 * BURST_SECONDS
+    now = 0.25
+    assert taken() == 2
+    now = 1000.0
+    assert taken() == 10 * BURST_SECONDS

@@ -1,0 +1,88 @@
+"""Looks at a run from within the engine's process, and tells the server twice a second."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from shoal.devices import RunProtocol
+from shoal.engine.trace import TRACE_COLUMNS
+from shoal.progress import ProgressState
+from shoal.server.telemetry import ITERATION_BUCKETS, Telemetry, TracePoint
+
+TELL_SECONDS = 0.5
+"""Between two tellings, at least."""
+
+
+class Telemeter:
+    """Tells of one run: `began`, `update` every iteration, `ended`."""
+
+    def __init__(self, send: Callable[[Telemetry], None]) -> None:
+        self._send = send
+        self._run: RunProtocol | None = None
+        self._state: ProgressState | None = None
+        self._next = 0.0
+        self._told = (0, 0, 0, 0)
+        self._rows = 0
+
+    def began(self, run: RunProtocol) -> None:
+        """From here on it is about this run."""
+        self._run, self._told, self._rows = run, (0, 0, 0, 0), 0
+
+    def update(self, state: ProgressState) -> None:
+        """Tell, unless it was done just now."""
+        self._state = state
+        if time.monotonic() >= self._next:
+            self._tell()
+            self._next = time.monotonic() + TELL_SECONDS
+
+    def ended(self) -> None:
+        """Tell the rest."""
+        if self._run is not None and self._state is not None:
+            self._tell()
+        self._run = None
+
+    def _tell(self) -> None:
+        run, state = self._run, self._state
+        if run is None or state is None:
+            return
+        stats, planned = run.stats, run.planned
+        once = stats.prompt_tokens_computed - stats.prompt_tokens_recomputed
+        # What is shared is processed in step with what is computed: exact at the run's end.
+        share = once / max(planned.computed_prompt_tokens, 1)
+        processed = max(round(planned.prompt_tokens * min(share, 1.0)), once)
+        now = (processed, once, stats.generated_tokens, stats.preemptions)
+        new = [b - a for a, b in zip(self._told, now, strict=True)]
+        self._told = now
+        rows = run.trace.rows(self._rows)
+        self._rows += len(rows)
+        column = dict(zip(TRACE_COLUMNS, rows.T, strict=True))
+        prefill = column["shared"] + column["own"]
+        tokens = column["decode"] + prefill
+        point = None
+        if len(rows):
+            point = TracePoint(
+                seconds=float(column["seconds"][-1]),
+                iterations=len(rows),
+                decode=float(column["decode"].mean()),
+                prefill=float(prefill.mean()),
+                kv_bytes=state.kv_bytes,
+            )
+        bucket = np.searchsorted(ITERATION_BUCKETS, tokens)
+        counts = np.bincount(bucket, minlength=len(ITERATION_BUCKETS) + 1)
+        self._send(
+            Telemetry(
+                point=point,
+                running=stats.running_sequences,
+                remaining_seconds=state.remaining_seconds,
+                part=state.tokens / max(state.tokens + state.remaining_tokens, 1),
+                prompt_tokens=new[0],
+                computed_tokens=new[1],
+                generated_tokens=new[2],
+                preemptions=new[3],
+                buckets=tuple(counts.tolist()),
+                iteration_tokens=int(tokens.sum()),
+            )
+        )
