@@ -13,8 +13,8 @@ from pathlib import Path
 import openai
 import pytest
 
+from tests.server.long_batches import begun, long_lines, one_record_per_line
 from tests.server.server_process import CHAT_URL, chats, serving
-from tests.server.test_ends import begun, long_lines, one_record_per_line
 
 NEW = {"input_file_id": "file-x", "endpoint": CHAT_URL, "completion_window": "24h"}
 
