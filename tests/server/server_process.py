@@ -31,7 +31,7 @@ class Server:
         self, folder: Path, *arguments: str, key: str = "none", clock: Path | None = None
     ) -> None:
         """`clock`: a file that says how many seconds the server's clock is off."""
-        self.folder, self.arguments, self.key = folder, arguments, key
+        self.folder, self.arguments, self.key, self.clock = folder, arguments, key, clock
         off = ["tests.server.shifted_clock", str(clock)]
         self.module = ["shoal"] if clock is None else off
         self.log = folder / "server.log"

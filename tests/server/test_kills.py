@@ -48,7 +48,7 @@ class Tried:
 
     @classmethod
     def submit(cls, server: Server, rng: random.Random, kind: str) -> Tried:
-        lines: list[Any] = long_lines(rng.randint(20, 120))
+        lines: list[Any] = long_lines(rng.randint(20, 80))
         if kind == "failed":
             lines = [*chats(5), b"no JSON"]
         window = f"{rng.randint(2, 8)}s" if kind == "expired" else "24h"
@@ -99,8 +99,8 @@ def kill_often(folder: Path, kills: int, seed: int, rests: int = 2) -> Counter[s
 
 
 def test_kills(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
-    record_property("tries", 10)
-    seen = kill_often(tmp_path, 10, seed=1, rests=5)
+    record_property("tries", 20)
+    seen = kill_often(tmp_path, 20, seed=1, rests=10)
     assert set(seen) > {"in_progress", "failed"}
 
 
