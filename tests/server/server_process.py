@@ -21,7 +21,7 @@ from openai.types import Batch, FileObject
 
 CHAT_URL = "/v1/chat/completions"
 ENDED = ("completed", "failed", "expired", "cancelled")
-START_SECONDS = 120.0
+START_SECONDS = 240.0
 
 
 class Server:
