@@ -85,6 +85,13 @@ class Server:
         is_json = answer.headers.get("content-type", "").startswith("application/json")
         return answer.status_code, answer.json() if is_json else answer.text, answer.headers
 
+    def set_clock(self, seconds: int) -> None:
+        """How far the server's clock is off from now on; it looks at it all the time."""
+        assert self.clock is not None
+        new = self.clock.with_suffix(".new")
+        new.write_text(str(seconds))
+        new.replace(self.clock)
+
     def check_error(self, answer: Any) -> None:
         """No answer that is an error tells of the server's insides."""
         if answer.status_code >= 400:

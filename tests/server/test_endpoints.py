@@ -119,7 +119,9 @@ def test_a_model_that_gives_vectors_alone(tmp_path: Path) -> None:
     model = str(save_embedder(tmp_path / "model", "qwen3", "lasttoken"))
     with serving(tmp_path / "served", "--model", model, "--merge-wait", "0.1") as server:
         for url in ("/v1/embeddings", "/v1/score", "/v1/rerank"):
-            served_and_alone(server, tmp_path, url, model)
+            folder = tmp_path / url.rpartition("/")[2]
+            folder.mkdir()
+            served_and_alone(server, folder, url, model)
         chat = line("a", "/v1/chat/completions", model, LINES["/v1/chat/completions"])
         batch = server.ended(server.submit([chat]).id)
         assert batch.status == "failed"

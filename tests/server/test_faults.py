@@ -74,7 +74,7 @@ def test_a_full_disk(disk: Path, fragile: Server, new_lines: Callable[[], list[s
     """
     if not disk.is_mount():
         pytest.skip("may not mount a file system")
-    server, lines = fragile, long_lines(120)
+    server, lines = fragile, long_lines(80)
     batch = server.submit(lines)
     server.until(batch.id, begun)
     filler = fill(disk, 8192)
@@ -121,10 +121,9 @@ def test_a_locked_database(disk: Path, fragile: Server, new_lines: Callable[[], 
 def test_a_clock_that_is_set_back(fragile: Server) -> None:
     """And forth: only windows and expiries go by it."""
     server, lines = fragile, long_lines(60)
-    assert server.clock is not None
     batch = server.submit(lines, completion_window="1h")
     server.until(batch.id, begun)
-    server.clock.write_text(str(-86400))
+    server.set_clock(-86400)
     later = server.submit(chats(2))
     assert later.created_at < batch.created_at - 80_000
     assert [each.id for each in server.client.batches.list()][:2] == [later.id, batch.id]
@@ -134,7 +133,7 @@ def test_a_clock_that_is_set_back(fragile: Server) -> None:
     assert server.ended(later.id).status == "completed"
     running = server.submit(lines, completion_window="1h")
     server.until(running.id, begun)
-    server.clock.write_text("0")
+    server.set_clock(0)
     running = server.ended(running.id)
     assert running.status == "expired"
     assert set(one_record_per_line(server, running, lines)) == {"batch_expired"}

@@ -101,6 +101,7 @@ def test_a_run_is_seen_live_and_cancelled(server: Server, tab: OpenTab) -> None:
     page.get_by_role("button", name="Cancel batch").click()
     page.get_by_role("dialog").get_by_role("button", name="Cancel batch").click()
     page.get_by_text("results are kept").wait_for()
+    page.locator("p.figures", has_text="requests have results").wait_for()
     assert server.ended(batch.id).status == "cancelled"
     assert page.get_by_role("button", name="Cancel batch").count() == 0
 
