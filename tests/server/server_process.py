@@ -77,7 +77,7 @@ class Server:
         headers = {"authorization": f"Bearer {self.key}"} | request.pop("headers", {})
         try:
             answer = httpx2.request(
-                method, f"{self.url}{path}", headers=headers, timeout=60, **request
+                method, f"{self.url}{path}", headers=headers, timeout=START_SECONDS, **request
             )
         except httpx2.ConnectError:
             return 0, None, {}
