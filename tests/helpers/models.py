@@ -312,6 +312,13 @@ def greedy(
     folder: Path, prompt: list[int], max_new_tokens: int, *, use_cache: bool = True
 ) -> list[int]:
     """What `transformers` generates, one prompt at a time, in float32."""
+    return list(_greedy(folder, tuple(prompt), max_new_tokens, use_cache))
+
+
+@cache
+def _greedy(
+    folder: Path, prompt: tuple[int, ...], max_new_tokens: int, use_cache: bool
+) -> list[int]:
     with torch.inference_mode():
         # Dynamic rotary scaling keeps what it had of the last prompt till a short one comes.
         oracle(folder)(torch.tensor([[2]]))

@@ -21,6 +21,7 @@ from shoal.model import alone, hook, load
 from shoal.model.description import ModelDescription
 from shoal.model.hook import ATTENTION_NAME
 from shoal.scheduler import BLOCK_SIZE
+from tests.helpers.combinations import WHOLE, in_turn
 from tests.helpers.models import KINDS, forest_of_prompts, greedy, save_model
 
 WINDOW, NEW_TOKENS = 16, 24
@@ -59,23 +60,26 @@ def test_equals_generate(tmp_path: Path, family: str) -> None:
 
 @pytest.mark.parametrize("family", FEW)
 def test_equals_generate_however_it_is_shared(tmp_path: Path, family: str) -> None:
+    """Two settings each; `test_every_way.py` has them all."""
     model, prompts = save_model(tmp_path, family), forest_of_prompts(1)
     expected = expected_of(model, prompts)
-    for settings in SETTINGS:
+    for settings in in_turn(SETTINGS, FEW.index(family)):
         assert answers(model, prompts, **settings) == expected, settings
 
 
+@WHOLE
 @pytest.mark.parametrize("family", FEW)
-def test_equals_generate_in_any_kv_budget(tmp_path: Path, family: str) -> None:
+def test_equals_generate_in_any_kv_budget(tmp_path: Path, family: str, whole: bool) -> None:
     model, prompts = save_model(tmp_path, family), forest_of_prompts(2)
     expected = expected_of(model, prompts)
     description = ModelDescription.load(str(model), EngineOptions(dtype="float32", device="cpu"))
     block = description.kv_bytes_per_token * BLOCK_SIZE
     largest = -(-(max(map(len, prompts)) + NEW_TOKENS - 1) // BLOCK_SIZE)
-    for blocks in (largest, largest + 1, 2 * largest):
-        for sharing in (Sharing.forest, Sharing.none):
-            found = answers(model, prompts, kv_memory=f"{blocks * block}B", sharing=sharing)
-            assert found == expected, (blocks, sharing)
+    sharings = Sharing.forest, Sharing.none
+    every = [(n, way) for n in (largest, largest + 1, 2 * largest) for way in sharings]
+    for blocks, sharing in every if whole else in_turn(every, FEW.index(family)):
+        found = answers(model, prompts, kv_memory=f"{blocks * block}B", sharing=sharing)
+        assert found == expected, (blocks, sharing)
 
 
 @pytest.mark.parametrize("family", [*FEW, "gemma3"])

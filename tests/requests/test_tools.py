@@ -81,6 +81,7 @@ def checked_calls(completion: ChatCompletion) -> list[str]:
     return [call.function.name for call in calls if call.type == "function"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", TEMPLATES)
 def test_required_calls(family: str, models: dict[str, Path], tmp_path: Path) -> None:
     """Of every form; one of any tool, one of one tool, one call alone."""
