@@ -332,15 +332,15 @@ def _greedy(
     return out[0, len(prompt) :].tolist()
 
 
-def forest_of_prompts(seed: int) -> list[list[int]]:
-    """Prompts over a two-level forest, some identical, one a prefix of others."""
+def forest_of_prompts(seed: int, trees: int = 2) -> list[list[int]]:
+    """Prompts over a forest of two levels, some identical, one a prefix of others: 2 + 11 each."""
     rng = np.random.default_rng(seed)
 
     def tokens(count: int) -> list[int]:
         return rng.integers(2, VOCABULARY, count).tolist()
 
     prompts = [tokens(5), tokens(1)]
-    for _ in range(2):
+    for _ in range(trees):
         top = tokens(int(rng.integers(20, 40)))
         prompts.append(top)
         for _ in range(2):

@@ -43,7 +43,7 @@ def test_equals_generate(model: tuple[int, Path], whole: bool) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_equals_generate_past_every_threshold(tmp_path: Path, family: str) -> None:
     model = save_model(tmp_path, family)
-    prompts = forest_of_prompts(0)
+    prompts = forest_of_prompts(4, trees=1)
     assert max(map(len, prompts)) > 64
     expected = [greedy(model, prompt, MAX_NEW_TOKENS) for prompt in prompts]
     params = SamplingParams(temperature=0.0, max_tokens=MAX_NEW_TOKENS)

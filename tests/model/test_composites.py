@@ -42,7 +42,7 @@ def expected_of(model: Path, prompts: list[list[int]]) -> list[list[int]]:
 
 @pytest.mark.parametrize("family", COMPOSITES)
 def test_equals_the_composite(tmp_path: Path, family: str) -> None:
-    model, prompts = save_composite(tmp_path, family), forest_of_prompts(0)
+    model, prompts = save_composite(tmp_path, family), forest_of_prompts(4, trees=1)
     assert max(map(len, prompts)) + NEW_TOKENS > 64
     assert answers(model, prompts, max_num_batched_tokens=65) == expected_of(model, prompts)
 
@@ -52,7 +52,7 @@ def test_equals_the_composite(tmp_path: Path, family: str) -> None:
 def test_equals_the_composite_however_it_is_shared(
     tmp_path: Path, family: str, whole: bool
 ) -> None:
-    model, prompts = save_composite(tmp_path, family), forest_of_prompts(1)
+    model, prompts = save_composite(tmp_path, family), forest_of_prompts(1, trees=1)
     expected = expected_of(model, prompts)
     block = ModelDescription.load(str(model), OPTIONS).kv_bytes_per_token * BLOCK_SIZE
     largest = -(-(max(map(len, prompts)) + NEW_TOKENS - 1) // BLOCK_SIZE)
@@ -101,7 +101,7 @@ def test_weights_of_towers_are_not_read(tmp_path: Path) -> None:
         names = {key: "rest.safetensors" for key in file.keys() if not tower(key)}  # noqa: SIM118
     index = {"metadata": {}, "weight_map": names | {name: "towers.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    prompts = forest_of_prompts(2)[:3]
+    prompts = forest_of_prompts(2, trees=1)[:3]
     expected = answers(save_composite(tmp_path / "whole", "gemma3"), prompts)
     Path("/proc/self/clear_refs").write_text("5")  # peak memory is counted from now on
     before = resident("VmRSS")
@@ -150,7 +150,7 @@ def test_a_tower_whose_package_is_missing_is_no_obstacle(tmp_path: Path) -> None
     }
     renamed["model.vision_tower.timm_model.weight"] = torch.zeros(3)
     save_file(renamed, folder / "model.safetensors", metadata={"format": "pt"})
-    prompts = forest_of_prompts(3)
+    prompts = forest_of_prompts(3, trees=1)
     expected = [greedy(text, prompt, NEW_TOKENS) for prompt in prompts]
     assert answers(folder, prompts) == expected
 
