@@ -24,7 +24,7 @@ if INTERPRETED:
 
 HERE = Path(__file__).parent
 LONG = {"benchmarks", "cuda", "devices", "e2e", "engine", "fleet", "model", "server"}
-LONG |= {"ray", "tensor_parallel"}
+LONG |= {"pooling", "ray", "tensor_parallel"}
 """Folders whose tests run whole models or several processes. Elsewhere each is marked by itself."""
 
 

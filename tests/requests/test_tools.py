@@ -22,6 +22,8 @@ from shoal.model.description import bundled_model_path
 from tests.helpers.job_files import chat, read_records, write_lines
 from tests.helpers.tool_models import NOW, SCHEMAS, TEMPLATES, TOOLS, WEATHER, save_tool_model
 
+pytestmark = pytest.mark.long
+
 OPTIONS = {"dtype": "float32", "kv_memory": "32MiB", "device": "cpu"}
 NAMED = {"type": "function", "function": {"name": "now"}}
 OBJECT = {
