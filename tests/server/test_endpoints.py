@@ -126,4 +126,4 @@ def test_a_model_that_gives_vectors_alone(tmp_path: Path) -> None:
         batch = server.ended(server.submit([chat]).id)
         assert batch.status == "failed"
         assert batch.errors is not None
-        assert [error.code for error in batch.errors.data or []] == ["unsupported_endpoint"]
+        assert [error.code for error in batch.errors.data or []] == ["batch_not_runnable"]
