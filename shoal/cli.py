@@ -30,7 +30,7 @@ METAVARS |= {"data_dir": "DIR", "ray": "ADDRESS"} | dict.fromkeys(
     ("token_budget", "max_model_len", "devices", "tensor_parallel", "ray_actors", "ray_cpus"), "N"
 )
 METAVARS |= dict.fromkeys(("port", "max_requests", "max_batches", "max_rate"), "N")
-METAVARS |= {"merge_wait": "SECONDS"}
+METAVARS |= {"merge_wait": "SECONDS", "lora": "NAME=PATH", "lora_memory": "SIZE"}
 MOST_ERRORS = 5
 """Invalid lines that `shoal plan` shows."""
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -176,7 +176,7 @@ def _parameters(cls: Any) -> list[inspect.Parameter]:
             inspect.Parameter.KEYWORD_ONLY,
             default=field.default,
             annotation=Annotated[
-                hints[field.name],
+                list[str] if hints[field.name] == Sequence[str] else hints[field.name],
                 typer.Option(
                     *_flag(field.name, field.default),
                     help=helps[field.name],

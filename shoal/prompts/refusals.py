@@ -108,3 +108,7 @@ def _unknown(name: str, fates: Mapping[str, Fate], where: str) -> InvalidRequest
 @lru_cache
 def _nearest(name: str, known: tuple[str, ...]) -> str | None:
     return next(iter(difflib.get_close_matches(name, known, 1)), None)
+
+
+def shown(value: object) -> str:
+    return kind_of(value) if isinstance(value, dict | list) else repr(value)[:100]
