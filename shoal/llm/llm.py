@@ -18,6 +18,7 @@ from shoal.answers.detokenize import Detokenizer
 from shoal.answers.grammar import grammar_compiler
 from shoal.errors import GenerationInterrupted, InvalidRequestError, OptionError, ShoalError
 from shoal.fleet.engines import make_engine
+from shoal.llm.asked_adapters import AskedAdapters, Loras
 from shoal.llm.asked import Asked, Params, asked_for
 from shoal.llm.conversations import conversations, rendered
 from shoal.llm.drive import MakeOutput, T, drive, refused_outputs, summary_of
@@ -103,6 +104,7 @@ class LLM(PoolingCalls):
             self._renderer = Renderer(self._description.tokenizer)
             self._outputs = OutputMaker(Detokenizer(self._description.tokenizer))
             marks = self._description.reasoning_parser
+            self._adapters = AskedAdapters(self._description, chosen)
             self._form = AnswerFormat.find(self._description.tokenizer, reasoning=marks)
         self._seed, self._chat_template = seed, chat_template
         self._calls, self._requests = itertools.count(), 0
@@ -155,6 +157,7 @@ class LLM(PoolingCalls):
         sampling_params: Params = None,
         *,
         use_tqdm: Any = True,
+        lora_request: Loras = None,
         **others: Any,
     ) -> list[RequestOutput]:
         """Complete prompts, all planned together.
@@ -169,6 +172,7 @@ class LLM(PoolingCalls):
                 list<int32>, which are not copied.
             sampling_params: for all prompts or one for each; None: the model's defaults.
             use_tqdm: show progress on standard error.
+            lora_request: the adapter for all prompts, or one or None for each.
             others: what else vLLM takes, see docs/python.md.
 
         Returns:
@@ -184,7 +188,7 @@ class LLM(PoolingCalls):
         """
         check(others, CALL_OPTIONS, "generate")
         self._refuse_pooling("generate")
-        with self._call() as call:
+        with self._call(lora_request) as call:
             values = prompts_of(prompts)
             asked = self._asked(sampling_params, len(values))
             if isinstance(values, TokenColumns):
@@ -206,6 +210,7 @@ class LLM(PoolingCalls):
         messages: Messages | Sequence[Messages],
         sampling_params: Params = None,
         use_tqdm: Any = True,
+        lora_request: Loras = None,
         *,
         chat_template: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
@@ -221,6 +226,7 @@ class LLM(PoolingCalls):
 
         Args:
             messages: one conversation, a list of {"role", "content"}, or a list of conversations.
+            lora_request: the adapter for all conversations, or one or None for each.
             chat_template: the text of another template than the model's.
             chat_template_kwargs: passed to the template.
             add_generation_prompt: end prompts with the beginning of an answer.
@@ -239,7 +245,7 @@ class LLM(PoolingCalls):
             "continue_final_message": continue_final_message,
             "tools": list(tools) if tools else None,
         }
-        with self._call() as call:
+        with self._call(lora_request) as call:
             tokenizer, given = self.get_tokenizer(), chat_template or self._chat_template
             template = self._renderer.chat
             if template is None or given or tools or not add_generation_prompt:
@@ -307,7 +313,7 @@ class LLM(PoolingCalls):
             return asked.run(lambda make: self._run(call, table, refused, make, use_tqdm))
 
     @contextmanager
-    def _call(self) -> Iterator[LLMCall]:
+    def _call(self, loras: Loras = None) -> Iterator[LLMCall]:
         """One call at a time."""
         with _BUSY:
             if self._closed:
@@ -317,7 +323,7 @@ class LLM(PoolingCalls):
             if self._seed is not None:
                 digest = blake2b(f"{self._seed}/{number}".encode(), digest_size=8).digest()
                 seed = int.from_bytes(digest) >> 2
-            yield LLMCall(time.perf_counter(), seed)
+            yield LLMCall(time.perf_counter(), seed, loras)
 
     def _read_and_run(
         self,
@@ -371,6 +377,7 @@ class LLM(PoolingCalls):
         use_tqdm: Any,
     ) -> list[T]:
         """The outputs of a table's requests and of those refused, in the prompts' order."""
+        table = self._adapters.applied(call.loras, table, len(refused) + len(table))
         run = self._engine.run(table)
         planned = time.perf_counter()
         done = refused_outputs(refused, len(refused) + len(table), make)
