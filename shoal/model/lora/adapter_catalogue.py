@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from pathlib import Path
 
 import torch
 from transformers import PreTrainedConfig
 
 from shoal.config import EngineOptions
 from shoal.errors import OptionError
+from shoal.model.lora.adapter_folders import adapter_folders
 from shoal.model.lora.adapter_reader import AdapterReader, held_dtype
 from shoal.model.lora.base_linears import refuse_model
-from shoal.model.lora.lora_config import CONFIG_FILE
 from shoal.types import Adapter
 
 
@@ -54,24 +53,12 @@ def job_adapters(
         OptionError: a folder holds none, a name is given twice, or the memory holds one not.
         ModelLoadError: see `AdapterReader.read`.
     """
-    paths: dict[str, Path] = {}
-    for each in options.lora:
-        for name, path in _named(each):
-            if name in taken:
-                raise OptionError(
-                    f"lora {each!r}: {name!r} is the name of the model; call the adapter otherwise "
-                    f"(--lora NAME={path})."
-                )
-            if paths.setdefault(name, path) != path:
-                raise OptionError(
-                    f"lora: {str(paths[name])!r} and {str(path)!r} are both called {name!r}; give "
-                    "one of them another name (--lora NAME=PATH)."
-                )
+    paths = adapter_folders(options.lora, taken)
     if not paths:
         return ()
     model, trusted = next(iter(taken)), options.trust_remote_code
     reader = AdapterReader(config, model, held_dtype(dtype, device), trusted=trusted)
-    adapters = tuple(reader.read(name, str(path)) for name, path in sorted(paths.items()))
+    adapters = tuple(reader.read(name, str(path)) for name, path in paths.items())
     for adapter in adapters:
         check_budget(adapter, options.lora_bytes)
     return adapters
@@ -84,32 +71,3 @@ def check_budget(adapter: Adapter, budget: int) -> None:
             f"lora_memory {budget} B holds no adapter of {adapter.num_bytes} B, and "
             f"{adapter.name!r} is one: give at least {adapter.num_bytes} B."
         )
-
-
-def _named(given: str) -> list[tuple[str, Path]]:
-    """The adapters of one option, by name."""
-    name, sign, path = given.partition("=")
-    if sign and not Path(given).is_dir():
-        if not name or not path:
-            raise OptionError(f"lora {given!r}: give NAME=PATH, or a folder.")
-        return [(name, _folder(given, path))]
-    folder = _folder(given, given)
-    if (folder / CONFIG_FILE).is_file():
-        return [(folder.resolve().name, folder)]
-    found = [each for each in sorted(folder.iterdir()) if (each / CONFIG_FILE).is_file()]
-    if not found:
-        raise OptionError(
-            f"lora {given!r}: neither the folder nor one in it holds {CONFIG_FILE}; give the "
-            "folder of an adapter, or one of such folders."
-        )
-    return [(each.name, each) for each in found]
-
-
-def _folder(given: str, path: str) -> Path:
-    folder = Path(path)
-    if not folder.is_dir():
-        raise OptionError(
-            f"lora {given!r}: there is no folder {path!r}. An adapter of the Hub is downloaded "
-            "first: hf download ID --local-dir FOLDER."
-        )
-    return folder
