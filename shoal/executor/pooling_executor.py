@@ -178,9 +178,7 @@ def make_executor(
         InternalError: adapters for a model that does not generate; they are refused before.
     """
     if description.pooling is None:
-        return TorchExecutor(
-            model, kv, description, table, plan, graphs=graphs, adapters=adapters
-        )
+        return TorchExecutor(model, kv, description, table, plan, graphs=graphs, adapters=adapters)
     if adapters is not None:
         raise InternalError("adapters of a model that does not generate")
     return PoolingExecutor(model, kv, description, table, plan, graphs=graphs)

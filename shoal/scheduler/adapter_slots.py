@@ -23,9 +23,7 @@ class AdapterSlots:
         loads: how often one came.
     """
 
-    def __init__(
-        self, adapters: tuple[Adapter, ...], of_sequence: Int64Array, budget: int
-    ) -> None:
+    def __init__(self, adapters: tuple[Adapter, ...], of_sequence: Int64Array, budget: int) -> None:
         """Nothing is in memory.
 
         Args:

@@ -78,7 +78,9 @@ class RequestTable:
         if self.adapter is None:
             return classes
         of_adapter = self.adapter.astype(np.int64) - BASE_MODEL
-        return of_adapter if classes is None else of_adapter * (classes.max(initial=0) + 1) + classes
+        return (
+            of_adapter if classes is None else of_adapter * (classes.max(initial=0) + 1) + classes
+        )
 
     def per_request(self, values: Sequence[int]) -> Int32Array:
         """A column [N] from one value per entry of `params`, for example `n`."""

@@ -119,7 +119,9 @@ def test_tensors_that_do_not_fit(
         reader.read("bad", str(changed(folder, tmp_path / "bad", {}, change)))
 
 
-def test_files_that_are_missing_or_torn(reader: AdapterReader, folder: Path, tmp_path: Path) -> None:
+def test_files_that_are_missing_or_torn(
+    reader: AdapterReader, folder: Path, tmp_path: Path
+) -> None:
     with pytest.raises(ModelLoadError, match=r"there is no adapter_config\.json"):
         reader.read("bad", str(tmp_path))
     torn = changed(folder, tmp_path / "torn", {})

@@ -31,7 +31,9 @@ def test_neighbours_that_share_with_their_own(
     for each in (plan, reordered(again, table, order, machine())):
         _check(each, table, of)
     alone = [
-        make_plan(job.table.select(np.flatnonzero(of == number)), sharing=sharing, machine=machine())
+        make_plan(
+            job.table.select(np.flatnonzero(of == number)), sharing=sharing, machine=machine()
+        )
         for number in np.unique(of)
     ]
     if order is not Order.blend:  # which may cut families into pieces

@@ -11,6 +11,7 @@ from torch.nn import functional
 from shoal.kernels import Kernels
 from shoal.model.fusion.packed import PackedWeight, pack_weight
 
+
 class Part(NamedTuple):
     """A linear layer within a product.
 
