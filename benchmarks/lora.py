@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from benchmarks.__main__ import DEFAULT_MODEL, RESULTS, append_record, positive
+from benchmarks.__main__ import DEFAULT_MODEL, append_record, positive
 from benchmarks.models import MODELS, ModelShape, ensure_model
 from benchmarks.peers.client import ROOT
 from benchmarks.runner import commit, cpu_name, records_name, rounded, say

@@ -142,8 +142,8 @@ AUTO = "auto"
 class EngineOptions:
     """How the engine runs a job.
 
-    None of them but `dtype`, `quantization`, `lora`, `max_model_len`, `pooling_type`, `trust_remote_code`
-    and the two parsers changes results.
+    None of them but `dtype`, `quantization`, `lora`, `max_model_len`, `pooling_type`,
+    `trust_remote_code` and the two parsers changes results.
     """
 
     dtype: Annotated[Dtype, "Number format; auto takes the model's own."] = Dtype.auto

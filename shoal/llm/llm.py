@@ -16,8 +16,8 @@ from shoal.answers.detokenize import Detokenizer
 from shoal.answers.grammar import grammar_compiler
 from shoal.errors import InvalidRequestError, OptionError
 from shoal.fleet.engines import make_engine
-from shoal.llm.asked_adapters import AskedAdapters, Loras
 from shoal.llm.asked import Asked, Params, asked_for
+from shoal.llm.asked_adapters import AskedAdapters, Loras
 from shoal.llm.conversations import conversations, rendered
 from shoal.llm.drive import MakeOutput, T, done_in_errors, drive, refused_outputs, summary_of
 from shoal.llm.llm_call import LLMCall, job_seed

@@ -111,4 +111,5 @@ def _nearest(name: str, known: tuple[str, ...]) -> str | None:
 
 
 def shown(value: object) -> str:
+    """A value in a message, or what kind of value it is where it is long."""
     return kind_of(value) if isinstance(value, dict | list) else repr(value)[:100]

@@ -37,7 +37,7 @@ LINE_FIELDS: dict[str, Fate] = {
 
 _BOTH: dict[str, Fate] = {
     "model": Honoured(
-        "The model that runs: its id, its folder's name or a served name. Or an adapter of `--lora`."
+        "The model that runs: its id, its folder's name, a served name; or an adapter's."
     ),
     "max_tokens": Honoured("Most tokens of an answer."),
     "temperature": Honoured("From 0 to 2; 0 is greedy."),

@@ -2,8 +2,8 @@
 
 from shoal.model.fusion.fuse import Fusion, layer_ops, pack_linears, traced_modules
 from shoal.model.fusion.int8 import quantize
-from shoal.model.fusion.linear import name_linears
 from shoal.model.fusion.layer import FusedLayer, fused_layers, narrow, widen
+from shoal.model.fusion.linear import name_linears
 from shoal.model.fusion.precision import product_dtype
 from shoal.model.fusion.proof import TOLERANCE, models_agree
 from shoal.model.fusion.trial import Trial
