@@ -106,5 +106,11 @@ def _one_after_another(
         request_first[some] = each.request_first + sequences
         copies += len(each.source)
         sequences += size
-    columns = (np.concatenate(column) for column in (source, parent, first, last))
-    return Arrangement(*columns, leaf=leaf, request_first=request_first)
+    return Arrangement(
+        np.concatenate(source),
+        np.concatenate(parent),
+        np.concatenate(first),
+        np.concatenate(last),
+        leaf,
+        request_first,
+    )

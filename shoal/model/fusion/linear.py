@@ -27,7 +27,7 @@ def name_linears(module: nn.Module) -> None:
     """Have the linear layers of a model know their names, before anything is fused."""
     for name, layer in module.named_modules():
         if type(layer) is nn.Linear:
-            layer.name_in_model = name  # type: ignore[assignment]
+            layer.name_in_model = name
 
 
 def parts_of(module: nn.Module) -> tuple[Part, ...]:

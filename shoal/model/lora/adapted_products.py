@@ -20,6 +20,9 @@ from shoal.errors import InternalError
 from shoal.model.fusion.linear import parts_of
 from shoal.model.fusion.row_block import rows_under_way
 
+MANY_ROWS = 256
+"""Rows of one adapter from which on its products take all threads."""
+
 Slice = tuple[int, int, int]
 """An adapter, and the rows it has from one up to another."""
 
@@ -53,7 +56,11 @@ class ProductAdapter:
     additions: tuple[Addition, ...]
 
     def add_to(self, out: torch.Tensor, x: torch.Tensor) -> None:
-        """out: [rows, out], changed in place; x: [rows, in]."""
+        """out: [rows, out], changed in place; x: [rows, in].
+
+        A slice is converted by itself: a whole batch's sums in another format, to be added at
+        once, take longer to allocate than they save (docs/lab-notes.md).
+        """
         low = functional.linear(x.to(self.low.dtype), self.low)
         for first, last, column, matrix in self.additions:
             into = out[:, column : column + matrix.shape[1]]
@@ -65,6 +72,20 @@ class ProductAdapter:
 
 Weights = Mapping[int, ProductAdapter]
 """An adapter in memory: what it adds, by product."""
+
+
+@contextmanager
+def threads_for(rows: int, device: torch.device) -> Iterator[None]:
+    """One thread within this block for few rows on the CPU: to wake others takes longer."""
+    before = torch.get_num_threads()
+    if device.type != "cpu" or rows >= MANY_ROWS or before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class AdaptedProducts:
@@ -129,4 +150,5 @@ class AdaptedProducts:
             part = self._weights[adapter].get(number)
             begin, end = max(begin - first, 0), min(end - first, len(x))
             if part is not None and begin < end:
-                part.add_to(out[begin:end], x[begin:end])
+                with threads_for(end - begin, x.device):
+                    part.add_to(out[begin:end], x[begin:end])

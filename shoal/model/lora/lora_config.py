@@ -89,7 +89,7 @@ class LoraConfig:
                 )
         _whole(name, "r", fields.get("r"))
         alpha = fields.get("lora_alpha")
-        if type(alpha) not in (int, float) or not math.isfinite(alpha):
+        if not isinstance(alpha, int | float) or not math.isfinite(alpha):
             raise ModelLoadError(f"{CONFIG_FILE} of adapter {name!r}: lora_alpha is {alpha!r}.")
         return cls(name, str(fields.get("base_model_name_or_path") or ""), fields)
 
