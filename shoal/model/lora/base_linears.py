@@ -42,8 +42,9 @@ def base_linears(config: PreTrainedConfig, *, trusted: bool) -> dict[str, Shape]
     # Only here: with it come seconds of imports.
     from transformers import AutoModelForCausalLM
 
+    built: Any = AutoModelForCausalLM
     with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=trusted)
+        model = built.from_config(config, trust_remote_code=trusted)
     head = model.get_output_embeddings()
     return {
         name: (module.out_features, module.in_features)
