@@ -24,7 +24,7 @@ class RowLogprobs:
         rank: int32 [M], how many tokens of the row are as likely or likelier.
         top_ids: int32 [R, K], the likeliest first, of equals the lowest id; 0 beyond what was
             asked for.
-        top_logprobs: float32 [R, K].
+        top_logprobs: float32 [R, K]; -infinity beyond what was asked for.
         normalizer: float64 [R]; the logprob of any token is its logit less this.
     """
 
@@ -64,7 +64,7 @@ def row_logprobs(
         np.empty(len(targets), dtype=np.float32),
         np.empty(len(targets), dtype=np.int32),
         np.zeros((count, most), dtype=np.int32),
-        np.zeros((count, most), dtype=np.float32),
+        np.full((count, most), -np.inf, dtype=np.float32),
         np.empty(count, dtype=np.float64),
     )
     addresses = rows.addresses()
