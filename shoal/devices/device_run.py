@@ -31,7 +31,7 @@ from shoal.engine.engine import CANCELLED, RunStats
 from shoal.engine.trace import TRACE_COLUMNS, IterationTrace
 from shoal.errors import DeviceLostError, InternalError, ShoalError
 from shoal.planner import Plan
-from shoal.planning import Share, divide_job, make_shares, plan_run, plan_share
+from shoal.planning import Share, divide_job, plan_run
 from shoal.simulate import part_seconds
 from shoal.types import Completion, Int64Array, PlanFigures, RequestTable
 
@@ -49,13 +49,15 @@ class _Assigned:
     """What a device has been given.
 
     Attributes:
-        first: it is a part of the division that the run began with, ...
-        planned: ... and this is its plan, once that is known.
+        first: it is a part of the division that the run began with.
+        planned: its plan; as the division expects it, until the device has told.
+        told: whether it has.
     """
 
     requests: Int64Array
     first: bool
-    planned: PlanFigures | None = None
+    planned: PlanFigures
+    told: bool = False
 
 
 @dataclass
@@ -124,16 +126,11 @@ class DeviceRun:
         """The plans of the parts that the run began with, together.
 
         A prefix that several devices compute counts for each of them. Before a device has told its
-        plan, the part of the whole table's plan stands for it.
+        plan, the division's expectation stands for it.
         """
         if not self._first:
-            return PlanFigures.together([_estimate(share.plan) for share in self._shares])
-        return PlanFigures.together(
-            [
-                assigned.planned or _estimate(plan_share(self.plan, assigned.requests, self._table))
-                for assigned in self._first
-            ]
-        )
+            return PlanFigures.together([share.figures for share in self._shares])
+        return PlanFigures.together([assigned.planned for assigned in self._first])
 
     @property
     def stats(self) -> RunStats:
@@ -200,34 +197,36 @@ class DeviceRun:
     def _under_way(self) -> bool:
         """Whether a request is unfinished, or a device has something to say about this run."""
         busy = any(device.busy for device in self._devices.values())
-        return busy or self._assignments.asked is not None or self._assignments.unfinished > 0
+        return busy or bool(self._assignments.asked) or self._assignments.unfinished > 0
 
     # Assigning.
 
     def _assign_waiting(self) -> None:
-        """Give idle devices what waits; where nothing does, ask a busy one to release some."""
+        """Give idle devices what waits; where nothing does, ask busy ones to release some."""
         idle = [n for n, device in self._devices.items() if device.ready and not device.busy]
         if not idle:
             return
         waiting = self._assignments.waiting
         if len(waiting):
             first = not self._first
+            # The others were promised what has been asked for and has not come.
+            del idle[max(1, len(idle) - self._assignments.promised) :]
             for number, share in zip(idle, self._shares_for(len(idle), waiting), strict=True):
                 if len(share.requests):
-                    self._assign(number, _Assigned(share.requests, first))
+                    self._assign(number, _Assigned(share.requests, first, share.figures))
             return
         busy = [number for number, device in self._devices.items() if device.busy]
-        asked = self._assignments.ask(busy)
-        if asked is not None:
-            self._group.send(asked, Release(len(idle)))
+        for number, parts in self._assignments.ask(busy, len(idle)).items():
+            self._group.send(number, Release(parts))
 
     def _shares_for(self, devices: int, waiting: Int64Array) -> list[Share]:
         """What waits, divided; for the first time that was done already."""
         shares, self._shares = self._shares, []
-        if len(shares) != devices:
-            plan = plan_share(self.plan, waiting, self._table)
-            shares = make_shares(self._table, plan, self._device, devices)
-        return shares
+        if len(shares) == devices:
+            return shares
+        table = self._table.select(waiting)
+        division = divide_job(table, self._group.options, self._device, devices)
+        return [replace(share, requests=waiting[share.requests]) for share in division.shares]
 
     def _assign(self, number: int, assigned: _Assigned) -> None:
         device = self._devices[number]
@@ -251,7 +250,7 @@ class DeviceRun:
             case Started(planned):
                 device.started_at = self._now()
                 if device.assigned is not None:
-                    device.assigned.planned = planned
+                    device.assigned.planned, device.assigned.told = planned, True
             case Update():
                 return self._update(number, message)
             case Ended():
@@ -270,9 +269,9 @@ class DeviceRun:
 
     def _update(self, number: int, update: Update) -> list[Completion]:
         device = self._devices[number]
-        for completion in update.completions:
-            self._assignments.complete(number, completion.request_index)
         if update.completions:
+            done = np.array([completion.request_index for completion in update.completions])
+            self._assignments.complete(number, done)
             device.deaths = 0
             self._deaths.clear()
         device.now = update.stats
@@ -316,7 +315,7 @@ class DeviceRun:
     def _lost(self, number: int) -> Int64Array:
         """Take back what a device has; a plan that it had no time to tell is made here."""
         assigned, self._devices[number].assigned = self._devices[number].assigned, None
-        if assigned is not None and assigned.first and assigned.planned is None:
+        if assigned is not None and assigned.first and not assigned.told:
             table = self._table.select(assigned.requests)
             assigned.planned = plan_run(table, self._group.options, self._device).figures
         return self._assignments.take_back(number)
@@ -335,13 +334,3 @@ class DeviceRun:
                 "mended, run the same command again."
             )
         _log.warning("%s %s; the run goes on without it", name, why)
-
-
-def _estimate(plan: Plan) -> PlanFigures:
-    """Figures of a part of a plan, which its device will plan anew."""
-    return PlanFigures(
-        prompt_tokens=plan.prompt_tokens,
-        computed_prompt_tokens=plan.computed_prompt_tokens,
-        segments=plan.num_segments,
-        order=plan.order.value,
-    )

@@ -62,7 +62,7 @@ def test_idle_devices_take_over(monkeypatch: pytest.MonkeyPatch) -> None:
     table = families(2, 110)
     lengths = skewed(table)
     alone, together = timed(1, table, lengths, 60), timed(2, table, lengths, 60)
-    monkeypatch.setattr(Assignments, "ask", lambda self, busy: None)
+    monkeypatch.setattr(Assignments, "ask", lambda self, busy, idle: {})
     static = timed(2, table, lengths, 60)
     assert static > 1.7 * alone / 2
     assert together < 1.25 * alone / 2
@@ -201,12 +201,14 @@ def test_assignments_refuse_what_cannot_be() -> None:
     with pytest.raises(InternalError, match="two devices"):
         ledger.assign(1, np.array([1, 2]))
     with pytest.raises(InternalError, match="has it not"):
-        ledger.complete(1, 0)
+        ledger.complete(1, np.array([0]))
     with pytest.raises(InternalError, match="it has not"):
         ledger.released(0, np.array([2]))
-    ledger.complete(0, 0)
     with pytest.raises(InternalError, match="has it not"):
-        ledger.complete(0, 0)
+        ledger.complete(0, np.array([0, 0]))
+    ledger.complete(0, np.array([0]))
+    with pytest.raises(InternalError, match="has it not"):
+        ledger.complete(0, np.array([0]))
 
 
 def test_whom_to_ask() -> None:
@@ -214,14 +216,23 @@ def test_whom_to_ask() -> None:
     ledger.assign(0, np.array([0]))
     ledger.assign(1, np.array([1, 2]))
     ledger.assign(2, np.array([3, 4]))
-    assert ledger.ask([0, 1, 2]) == 1
-    assert ledger.ask([0, 1, 2]) is None, "one is asked already"
+    assert ledger.ask([0, 1, 2], 1) == {1: 1}
+    assert ledger.ask([0, 1, 2], 1) == {}, "the idle one is promised something already"
     ledger.released(1, np.array([], dtype=np.int64))
-    assert ledger.ask([0, 1, 2]) == 2, "the first had nothing to give"
+    assert ledger.ask([0, 1, 2], 1) == {2: 1}, "the first had nothing to give"
     ledger.released(2, np.array([4]))
     assert ledger.waiting.tolist() == [4]
-    assert ledger.ask([0, 2]) == 2
+    assert ledger.ask([0, 2], 1) == {2: 1}
     assert ledger.take_back(2).tolist() == [3]
-    assert ledger.asked is None
+    assert ledger.asked == {}
     ledger.assign(1, np.array([3]))
-    assert ledger.ask([1]) == 1, "it has got new requests"
+    assert ledger.ask([1], 1) == {1: 1}, "it has got new requests"
+
+
+def test_many_idle_devices_are_dealt_to_those_with_the_most_left() -> None:
+    ledger = Assignments(np.array([9.0, 4.0, 4.0, 1.0]))
+    for device in range(4):
+        ledger.assign(device, np.array([device]))
+    assert ledger.ask([0, 1, 2, 3], 3) == {0: 2, 1: 1}
+    assert ledger.promised == 3
+    assert ledger.ask([0, 1, 2, 3], 4) == {2: 1}, "who was asked is not asked again"
