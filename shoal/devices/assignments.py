@@ -28,6 +28,8 @@ class Assignments:
         self._seconds = seconds
         self._device = np.full(len(seconds), _WAITS, dtype=np.int64)
         self._waiting = len(seconds)
+        self._freed = [np.arange(len(seconds))]
+        """All that wait are among these; a look at 10^7 requests each time takes too long."""
         self._left: dict[int, float] = {}
         self._unfinished: dict[int, int] = {}
         self._exhausted: set[int] = set()
@@ -38,9 +40,11 @@ class Assignments:
     @property
     def waiting(self) -> Int64Array:
         """Requests that no device has, ascending."""
-        if not self._waiting:  # nearly always, and the look at 10^7 requests takes a while
+        if not self._waiting:
             return np.zeros(0, dtype=np.int64)
-        return np.flatnonzero(self._device == _WAITS)
+        freed = np.unique(np.concatenate(self._freed))
+        self._freed = [freed[self._device[freed] == _WAITS]]
+        return self._freed[0]
 
     @property
     def promised(self) -> int:
@@ -59,6 +63,8 @@ class Assignments:
             raise InternalError("a request was assigned to two devices")
         self._device[requests] = device
         self._waiting -= len(requests)
+        if not self._waiting:
+            self._freed.clear()
         self._left[device] = float(self._seconds[requests].sum())
         self._unfinished[device] = len(requests)
         self._exhausted.discard(device)
@@ -83,18 +89,14 @@ class Assignments:
         """The answer of a device that was asked: requests that wait from now on, if any."""
         if (self._device[requests] != device).any():
             raise InternalError("a device released requests that it has not")
-        self._take_from(device, requests, _WAITS)
-        self._waiting += len(requests)
-        self.asked.pop(device, None)
+        self._free(device, requests)
         if not len(requests):
             self._exhausted.add(device)
 
     def take_back(self, device: int) -> Int64Array:
         """A device is gone: what it had not finished waits again. Returns those requests."""
         requests = self.of(device)
-        self._take_from(device, requests, _WAITS)
-        self._waiting += len(requests)
-        self.asked.pop(device, None)
+        self._free(device, requests)
         return requests
 
     def ask(self, busy: list[int], idle: int) -> dict[int, int]:
@@ -118,6 +120,12 @@ class Assignments:
             heapq.heapreplace(heap, (-self._left[device] / (helpers + 2), device, helpers + 1))
         self.asked |= asked
         return asked
+
+    def _free(self, device: int, requests: Int64Array) -> None:
+        self._take_from(device, requests, _WAITS)
+        self._waiting += len(requests)
+        self._freed.append(requests)
+        self.asked.pop(device, None)
 
     def _take_from(self, device: int, requests: Int64Array, state: int) -> None:
         self._device[requests] = state
