@@ -26,7 +26,7 @@ def draw_fleet(records: list[dict[str, Any]], path: Path) -> None:
     for axes, shape in zip(panels, shapes, strict=True):
         _draw(axes, [record for record in records if record["shape"] == shape])
         axes.set_title(f"{shape}: efficiency", loc="left", fontsize=10, color=_INK)
-    panels[0].legend(frameon=False, fontsize=7, loc="lower left")
+    panels[-1].legend(frameon=False, fontsize=7, loc="lower left")
     figure.savefig(path, metadata={"Date": None})
 
 
