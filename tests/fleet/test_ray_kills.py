@@ -150,9 +150,8 @@ def test_a_poisoned_row_fails_alone(
     """It kills every engine that is given it: its error, and everybody else's answers."""
     table = mixed(60, seed=11, family=10)
     expected = ordered(engine.run(table))
-    token = 256 + 40  # of nobody's prompt
-    at = int(table.offsets[33])
-    table.tokens[at] = token
+    token = 1  # of nobody else's prompt
+    table.tokens[table.offsets[33]] = token
     (tmp_path / "sitecustomize.py").write_text(POISON.replace("TOKEN", str(token)))
     with ray_cluster() as cluster:
         for _ in range(2):
