@@ -12,6 +12,7 @@ import uvicorn
 
 from shoal.config import model_names
 from shoal.errors import ModelError, OptionError
+from shoal.model.lora.adapter_folders import adapter_folders
 from shoal.server.app import Parts, make_app
 from shoal.server.batches import Batches
 from shoal.server.clerk import Clerk
@@ -67,7 +68,9 @@ def _serve(
     gathering = Gathering(options.merge_wait if options.merge else None)
     runner = Runner(batches, served, gathering, stop_for)
     clerk = Clerk(batches, files, runner, served, options.max_requests, stop_for)
-    names = dict.fromkeys((*model_names(served.model), *served.names))
+    own = model_names(served.model)
+    adapters = adapter_folders(served.options.lora, own)
+    names = dict.fromkeys((*own, *served.names, *adapters))
     parts = Parts(
         keys=Keys(served.api_keys, database),
         files=files,
