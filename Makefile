@@ -34,6 +34,7 @@ sanitize:  ## Run the C++ kernels under the address and undefined behaviour sani
 	build/sanitize/test_kernels
 	build/sanitize/test_sampling
 	build/sanitize/test_ops
+	build/sanitize/test_recurrence
 
 demo: install  ## Plan and run 320 support tickets on the bundled model, then tables of fields and labels
 	@mkdir -p $(OUT)
