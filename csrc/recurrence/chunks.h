@@ -21,7 +21,8 @@ template <class Run>
 void each_chunk(const ShoalChunks& c, int64_t parts, int32_t threads, const Run& run) {
   for (int64_t level = 0; level < c.levels; level++) {
     int64_t first = c.level_first[level], tasks = (c.level_first[level + 1] - first) * parts;
-#pragma omp parallel for num_threads(threads) if (tasks > 1) schedule(dynamic)
+    int64_t at_once = std::max<int64_t>(tasks / (16 * int64_t(threads)), 1);  // cores need not be equally fast
+#pragma omp parallel for num_threads(threads) if (tasks > 1) schedule(dynamic, at_once)
     for (int64_t task = 0; task < tasks; task++) {
       int64_t i = c.order[first + task / parts];
       run(Chunk{c.row_first[i], c.row_first[i + 1], c.source[i], c.target[i]}, task % parts);
