@@ -13,6 +13,7 @@ import pytest
 from shoal import LLM, SamplingParams
 from shoal.config import EngineOptions
 from shoal.model.description import ModelDescription
+from shoal.prompts import length_rules
 from shoal.scheduler import BLOCK_SIZE
 from tests.helpers.models import VOCABULARY, greedy, save_model
 from tests.helpers.recurrent_models import RECURRENT
@@ -84,6 +85,25 @@ def test_equals_generate_in_little_memory(model: Path, expected: list[list[int]]
         str(model), dtype="float32", device="cpu", kv_memory=memory, max_num_batched_tokens=16
     )
     assert answers(llm, prompts()) == expected
+    llm.close()
+
+
+@pytest.mark.long
+def test_equals_generate_preempted(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers grow longer than was expected of them: states are given up and computed again."""
+    monkeypatch.setattr(length_rules, "UNSTATED_EXPECTED_TOKENS", 1)
+    longest = 160
+    asked = [prompt for prompt in prompts() if len(prompt) > 85 and len(prompt) < longest]
+    llm = LLM(
+        str(model), dtype="float32", device="cpu", kv_memory=tight(model, 8, 7),
+        max_num_batched_tokens=32, max_model_len=longest,
+    )  # fmt: skip
+    params = SamplingParams(temperature=0, max_tokens=None)
+    outputs = llm.generate([{"prompt_token_ids": ids} for ids in asked], params)
+    assert llm.last_run is not None
+    assert llm.last_run.preemptions > 0
+    expected = [greedy(model, prompt, longest - len(prompt)) for prompt in asked]
+    assert [list(output.outputs[0].token_ids) for output in outputs] == expected
     llm.close()
 
 
