@@ -95,7 +95,7 @@ def test_equals_generate_preempted(model: Path, monkeypatch: pytest.MonkeyPatch)
     longest = 160
     asked = [prompt for prompt in prompts() if len(prompt) > 85 and len(prompt) < longest]
     llm = LLM(
-        str(model), dtype="float32", device="cpu", kv_memory=tight(model, 8, 7),
+        str(model), dtype="float32", device="cpu", kv_memory=tight(model, 6, 5),
         max_num_batched_tokens=32, max_model_len=longest,
     )  # fmt: skip
     params = SamplingParams(temperature=0, max_tokens=None)
