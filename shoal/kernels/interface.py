@@ -192,7 +192,7 @@ class Rotary(ctypes.Structure):
     ]
 
 
-class Chunks(ctypes.Structure):
+class StateChunks(ctypes.Structure):
     """`ShoalChunks`."""
 
     _fields_ = [

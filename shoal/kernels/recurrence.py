@@ -12,7 +12,7 @@ import ctypes
 import numpy as np
 import torch
 
-from shoal.kernels.interface import DTYPES, Chunks, Convolution, DeltaRule, StateSpace
+from shoal.kernels.interface import DTYPES, Convolution, DeltaRule, StateChunks, StateSpace
 from shoal.kernels.library import Isa, Kernels
 from shoal.state_work import StateWork
 from shoal.types import Int64Array
@@ -42,7 +42,7 @@ class RecurrenceOps:
         columns = work.row_first, source, work.target, order, np.append(0, levels)
         self._columns = [np.ascontiguousarray(c, dtype=np.int64) for c in columns]
         addresses = [column.ctypes.data for column in self._columns]
-        self._chunks = Chunks(len(work.target), len(levels), *addresses)
+        self._chunks = StateChunks(len(work.target), len(levels), *addresses)
 
     @staticmethod
     def know(dtype: torch.dtype) -> bool:
@@ -72,7 +72,7 @@ class RecurrenceOps:
         Returns:
             [T, heads, value dim] of the value's dtype.
         """
-        query, key, value = (_rows(x) for x in (query, key, value))
+        query, key, value = (_rows(x, value.dtype) for x in (query, key, value))
         keep, beta = keep.contiguous(), beta.contiguous()
         out = value.new_empty(value.shape)
         call = DeltaRule(
@@ -118,7 +118,7 @@ class RecurrenceOps:
         Returns:
             [T, heads, dim] of x' dtype.
         """
-        x, b, c = (_rows(each) for each in (x, b, c))
+        x, b, c = (_rows(each, x.dtype) for each in (x, b, c))
         time, keep, skip = (each.float().contiguous() for each in (time, keep, skip))
         out = x.new_empty(x.shape)
         call = StateSpace(
@@ -187,6 +187,7 @@ class RecurrenceOps:
         }
 
 
-def _rows(x: torch.Tensor) -> torch.Tensor:
+def _rows(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """[T, heads, dim], each row dense."""
+    x = x.to(dtype)
     return x if x.stride(2) == 1 and x.stride(1) == x.shape[2] else x.contiguous()
