@@ -34,7 +34,7 @@ def prompts() -> list[list[int]]:
 @pytest.mark.long
 @pytest.mark.parametrize("family", ["qwen3_5", "bamba"])
 def test_jobs(family: str, shoal: Shoal, tmp_path: Path) -> None:
-    model = save_model(tmp_path, family)
+    model = save_model(tmp_path / "model", family)
     asked = prompts()
     lines = [
         completion(f"r{i}", prompt, model=str(model), max_tokens=NEW_TOKENS, logprobs=1)
@@ -56,7 +56,7 @@ def test_jobs(family: str, shoal: Shoal, tmp_path: Path) -> None:
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait(60)
     assert 0 < done(shoal) < REQUESTS
-    assert shoal(*run) == 0
+    assert shoal(*run) == 0, shoal.text("stderr")
     assert "resuming:" in shoal.text("stderr")
     assert answers(shoal.read("out.jsonl")) == calm
 
