@@ -89,15 +89,15 @@ def test_equals_generate_in_little_memory(model: Path, expected: list[list[int]]
 
 
 @pytest.mark.long
-def test_equals_generate_preempted(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equals_generate_preempted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers grow longer than was expected of them: states are given up and computed again."""
     monkeypatch.setattr(length_rules, "UNSTATED_EXPECTED_TOKENS", 1)
-    longest = 160
+    model, longest = save_model(tmp_path, "qwen3_5"), 160
     asked = [prompt for prompt in prompts() if len(prompt) > 85 and len(prompt) < longest]
     expected = [greedy(model, prompt, longest - len(prompt)) for prompt in asked]
     params = SamplingParams(temperature=0, max_tokens=None)
     preemptions = 0
-    for blocks, states in ((8, 7), (7, 3)):  # by the size of the family's states
+    for blocks, states in ((8, 7), (7, 3)):
         llm = LLM(
             str(model), dtype="float32", device="cpu", kv_memory=tight(model, blocks, states),
             max_num_batched_tokens=32, max_model_len=longest,

@@ -72,7 +72,8 @@ def alone(run: Callable[[slice, torch.Tensor], torch.Tensor], states: torch.Tens
     return torch.cat([rows for _, rows in sorted(out, key=lambda each: each[0])])
 
 
-def near(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> None:
+def near(found: torch.Tensor | None, expected: torch.Tensor, dtype: torch.dtype) -> None:
+    assert found is not None
     found, expected = found.flatten(1).double(), expected.flatten(1).double()
     distance = (found - expected).norm(dim=1)
     assert (distance <= TOLERANCE[dtype] * expected.norm(dim=1) + 1e-6).all(), distance.max()
@@ -121,7 +122,8 @@ def test_delta_rules(model: str, isa: Isa | None, dtype: torch.dtype) -> None:
             initial_state=state[None], output_final_state=True, use_qk_l2norm_in_kernel=True,
         )  # fmt: skip
         state.copy_(end[0])
-        return out[0]
+        made: torch.Tensor = out[0]
+        return made
 
     expected = alone(run, states)
     near(found[0], expected, dtype)
@@ -179,10 +181,11 @@ def test_convolutions(
     def run(chunk: slice, state: torch.Tensor) -> torch.Tensor:
         whole = torch.cat([state, x[0, chunk]])
         own = function("falcon_h1", name)
-        out = own(whole.T[None], weight, bias, activation=activation)[0].T[3:]
+        out: torch.Tensor = own(whole.T[None], weight, bias, activation=activation)[0].T[3:]
         state.copy_(whole[-3:])
         return out
 
     expected = alone(run, states)
     near(found[0], expected, dtype)
+    assert memory.conv is not None
     assert torch.equal(memory.conv, states)
