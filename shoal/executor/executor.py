@@ -105,12 +105,13 @@ class TorchExecutor:
         runner = ModelRunner(model, kv, self._device, graphs)
         vocab_size, eos = description.vocab_size, description.eos_token_ids
         compiler = grammar_compiler(description.tokenizer, vocab_size, eos)
-        self._sampler = Sampler(vocab_size, eos, load_kernels(), compiler)
+        kernels = load_kernels()
+        self._sampler = Sampler(vocab_size, eos, kernels, compiler)
         if transfers is None and self._device.type == "cuda":
             transfers = Transfers.cuda(self._device)
         self.runs_ahead = transfers is not None
         scorer = PromptScorer(vocab_size)
-        self._host = HostSide(runner, self._sampler, scorer)
+        self._host = HostSide(runner, self._sampler, scorer, kernels)
         self._ahead = (
             None
             if transfers is None

@@ -4,7 +4,7 @@ Pure arithmetic, without torch: from the same table, options and machine comes t
 """
 
 from shoal.planning.recipe import Division, RunPlan, divide_job, plan_run
-from shoal.planning.shares import Share, make_shares, plan_share
+from shoal.planning.shares import Share, make_shares
 
 __all__ = [
     "Division",
@@ -13,5 +13,4 @@ __all__ = [
     "divide_job",
     "make_shares",
     "plan_run",
-    "plan_share",
 ]

@@ -84,6 +84,7 @@ def _serve(
     config = uvicorn.Config(
         make_app(parts),
         log_config=None,
+        log_level="warning",  # what it says of itself, `_announce` and others say
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
@@ -106,7 +107,8 @@ def _serve(
 def _announce(listener: socket.socket, options: ServerOptions, served: Served) -> None:
     port = listener.getsockname()[1]
     host = f"[{options.host}]" if ":" in options.host else options.host
-    _log.info("serving on http://%s:%d/v1, data in %s", host, port, options.data_dir)
+    url = f"http://{host}:{port}"
+    _log.info("serving on %s/v1, its page on %s, data in %s", url, url, options.data_dir)
     if not served.api_keys and not is_loopback(options.host):
         _log.warning("no --api-key is given: whoever reaches %s may use the server", host)
 

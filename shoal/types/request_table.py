@@ -146,9 +146,10 @@ class RequestTable:
         distinct, index = np.unique(self.params_index[requests], return_inverse=True)
         line = self.line[requests]
         prompt_index = self.prompt_index
+        lengths = self.offsets[requests + 1] - self.offsets[requests]  # `lengths` is of all
         return RequestTable(
             tokens=self._prompts(requests),
-            offsets=np.append(0, np.cumsum(self.lengths[requests])).astype(np.int64),
+            offsets=np.append(0, np.cumsum(lengths)).astype(np.int64),
             params=[self.params[number] for number in distinct.tolist()],
             params_index=index.reshape(-1).astype(np.int32),
             max_new_tokens=self.max_new_tokens[requests],
