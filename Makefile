@@ -9,7 +9,7 @@ PEER_PYTHON ?= python3.11
 WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install kernels sanitize demo test test-fast test-kernels test-slow wheel test-package bench bench-windows bench-attention bench-int8 bench-structured bench-pooling bench-gpu bench-planner bench-peers lint format types docs check clean
+.PHONY: help install kernels sanitize demo test test-fast test-kernels test-slow wheel test-package bench bench-windows bench-attention bench-int8 bench-recurrence bench-structured bench-pooling bench-gpu bench-planner bench-peers lint format types docs check clean
 
 help:  ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,6 +35,7 @@ sanitize:  ## Run the C++ kernels under the address and undefined behaviour sani
 	build/sanitize/test_sampling
 	build/sanitize/test_logprobs
 	build/sanitize/test_ops
+	build/sanitize/test_recurrence
 
 demo: install  ## Plan and run 320 support tickets on the bundled model, then tables of fields and labels
 	@mkdir -p $(OUT)
@@ -78,6 +79,9 @@ bench-attention: install  ## Compare the attention kernel with torch's and with 
 bench-int8: install  ## Compare products in 8 bits with those in the model's format; WORKLOAD=.. MODEL=..
 	$(BIN)/python -m benchmarks.int8 --workload $(or $(WORKLOAD),shared-2k) \
 		--model $(or $(MODEL),llama-100m) --rounds $(or $(ROUNDS),3)
+
+bench-recurrence: install  ## Compare the kernels of recurrent layers with transformers' functions
+	$(BIN)/python -m benchmarks.recurrence --rounds $(or $(ROUNDS),5)
 
 bench-structured: install  ## Compare answers held to a JSON schema with free ones; WORKLOAD=.. MODEL=..
 	$(BIN)/python -m benchmarks.structured --workload $(or $(WORKLOAD),shared-2k) \

@@ -89,9 +89,27 @@ class ModelShape:
         return self.hidden * (5 * self.hidden + 2 * self.linear_heads) + 4 * 3 * self.hidden
 
     @property
+    def linear_head_dim(self) -> int:
+        """Width of one head of a gated delta rule, of its keys and of its values."""
+        return self.hidden // self.linear_heads
+
+    @property
+    def recurrence_flops(self) -> int:
+        """Operations of one token in the states of all gated delta rules.
+
+        The state is decayed, the key looked up in it, the change added and the query looked up: one
+        multiplication, and three with an addition each, for every number of the state.
+        """
+        if not self.linear_heads:
+            return 0
+        numbers = self.linear_heads * self.linear_head_dim**2
+        return 7 * numbers * (self.layers - self.full_layers)
+
+    @property
     def kv_bytes_per_token(self) -> int:
         """Bytes of K and V of one token over all layers, in bfloat16."""
-        return self.layers * 2 * self.kv_heads * self.head_dim * 2
+        layers = self.full_layers if self.linear_heads else self.layers
+        return layers * 2 * self.kv_heads * self.head_dim * 2
 
 
 MODELS = {
@@ -155,7 +173,7 @@ def make_config(shape: ModelShape) -> PreTrainedConfig:
             ("linear_num_key_heads", "linear_num_value_heads"), shape.linear_heads
         )
         fields |= dict.fromkeys(
-            ("linear_key_head_dim", "linear_value_head_dim"), shape.hidden // shape.linear_heads
+            ("linear_key_head_dim", "linear_value_head_dim"), shape.linear_head_dim
         )
     if shape.experts:
         fields |= {"num_local_experts": shape.experts, "num_experts_per_tok": shape.active}

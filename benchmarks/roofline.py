@@ -2,7 +2,8 @@
 
 Each distinct prompt prefix is computed once; each generated token but a choice's last is fed back.
 Of a prompt that is scored the last token is only looked up, and the others are computed. A token
-attends to itself and to all tokens before it. Not counted are attention with a window, norms,
+attends to itself and to all tokens before it; in a gated delta rule it changes a state once, by the
+recurrence: a form in chunks computes more. Not counted are attention with a window, norms,
 activations, softmax and sampling.
 """
 
@@ -40,12 +41,13 @@ class Flops:
 
     linear: int
     attention: int
+    recurrence: int
     head: int
 
     @property
     def total(self) -> int:
         """All of them."""
-        return self.linear + self.attention + self.head
+        return self.linear + self.attention + self.recurrence + self.head
 
 
 def count_work(workload: Workload) -> Work:
@@ -99,6 +101,7 @@ def count_flops(work: Work, shape: ModelShape) -> Flops:
     return Flops(
         linear=2 * tokens * shape.linear_parameters,
         attention=4 * work.attention_pairs * shape.full_layers * shape.heads * shape.head_dim,
+        recurrence=tokens * shape.recurrence_flops,
         head=2 * work.head_positions * shape.hidden * shape.vocabulary,
     )
 

@@ -201,3 +201,68 @@ struct ShoalRotary {
 // Norms and rotates queries and keys in qkv, then writes keys and values into the pool as
 // shoal_kv_store does.
 SHOAL_API void shoal_rotary(const ShoalRotary* call);
+
+// ---- Layers with a recurrent state -----------------------------------------------------------
+// Sequences go on in chunks of rows that follow each other. A chunk starts from the state of one slot
+// and writes its last into another, or the same. States are float32, but for those of convolutions.
+
+struct ShoalChunks {
+  int64_t chunks, levels;
+  const int64_t* row_first;       // [chunks + 1]
+  const int64_t *source, *target; // [chunks], slots
+  const int64_t* order;           // [chunks], level by level: what starts from a state written here is in a later one
+  const int64_t* level_first;     // [levels + 1], of `order`
+};
+
+struct ShoalDeltaRule {
+  int32_t dtype, isa, threads;
+  int32_t heads, key_heads;  // several heads in a row share a key and a query
+  int32_t key_dim, value_dim;
+  int32_t normalize;         // 1: queries and keys are divided by their length first
+  int32_t keep_dim;          // 1, or key_dim: each number of a key has its own decay
+  const ShoalChunks* chunks;
+  const void *query, *key, *value;            // [rows, heads, dim], dense but for their rows
+  int64_t query_row, key_row, value_row;      // strides
+  const float* keep;                          // [rows, heads, keep_dim], what is kept of the state
+  const float* beta;                          // [rows, heads]
+  float* states;                              // [slots, heads, key_dim, value_dim]
+  void* out;                                  // [rows, heads, value_dim]
+};
+
+// The gated delta rule (Yang et al., 2024, equation 10), row by row: S = keep * S,
+// S += key (beta (value - key S)), out = query S / sqrt(key_dim).
+SHOAL_API void shoal_delta_rule(const ShoalDeltaRule* call);
+
+struct ShoalStateSpace {
+  int32_t dtype, isa, threads;
+  int32_t heads, groups;     // heads / groups heads in a row share B and C
+  int32_t dim, state_dim;
+  const ShoalChunks* chunks;
+  const void *x, *b, *c;         // [rows, heads, dim], [rows, groups, state_dim] twice
+  int64_t x_row, b_row, c_row;   // strides
+  const float *time, *keep;      // [rows, heads]: dt, and exp(dt A)
+  const float* skip;             // [heads], D
+  float* states;                 // [slots, heads, dim, state_dim]
+  void* out;                     // [rows, heads, dim]
+};
+
+// Mamba-2's recurrence (Dao and Gu, 2024, section 3), row by row: S = keep * S + time * x B^T,
+// out = S C + skip * x.
+SHOAL_API void shoal_state_space(const ShoalStateSpace* call);
+
+struct ShoalConvolution {
+  int32_t dtype, isa, threads;
+  int32_t activation;  // a ShoalActivation, or -1 for none
+  int32_t earlier;     // rows read before each
+  int64_t channels;
+  const ShoalChunks* chunks;
+  const void* x;         // [rows, channels]
+  int64_t x_row;         // stride
+  const float* weight;   // [earlier + 1, channels], the last for the row itself
+  const float* bias;     // [channels], or null
+  void* states;          // [slots, earlier, channels]
+  void* out;             // [rows, channels]
+};
+
+// A causal convolution of each channel, then the activation.
+SHOAL_API void shoal_convolution(const ShoalConvolution* call);

@@ -214,6 +214,93 @@ class Rotary(ctypes.Structure):
     ]
 
 
+class StateChunks(ctypes.Structure):
+    """`ShoalChunks`."""
+
+    _fields_ = [
+        ("chunks", c_int64),
+        ("levels", c_int64),
+        ("row_first", c_void_p),
+        ("source", c_void_p),
+        ("target", c_void_p),
+        ("order", c_void_p),
+        ("level_first", c_void_p),
+    ]
+
+
+class DeltaRule(ctypes.Structure):
+    """`ShoalDeltaRule`."""
+
+    _fields_ = [
+        ("dtype", c_int32),
+        ("isa", c_int32),
+        ("threads", c_int32),
+        ("heads", c_int32),
+        ("key_heads", c_int32),
+        ("key_dim", c_int32),
+        ("value_dim", c_int32),
+        ("normalize", c_int32),
+        ("keep_dim", c_int32),
+        ("chunks", c_void_p),
+        ("query", c_void_p),
+        ("key", c_void_p),
+        ("value", c_void_p),
+        ("query_row", c_int64),
+        ("key_row", c_int64),
+        ("value_row", c_int64),
+        ("keep", c_void_p),
+        ("beta", c_void_p),
+        ("states", c_void_p),
+        ("out", c_void_p),
+    ]
+
+
+class StateSpace(ctypes.Structure):
+    """`ShoalStateSpace`."""
+
+    _fields_ = [
+        ("dtype", c_int32),
+        ("isa", c_int32),
+        ("threads", c_int32),
+        ("heads", c_int32),
+        ("groups", c_int32),
+        ("dim", c_int32),
+        ("state_dim", c_int32),
+        ("chunks", c_void_p),
+        ("x", c_void_p),
+        ("b", c_void_p),
+        ("c", c_void_p),
+        ("x_row", c_int64),
+        ("b_row", c_int64),
+        ("c_row", c_int64),
+        ("time", c_void_p),
+        ("keep", c_void_p),
+        ("skip", c_void_p),
+        ("states", c_void_p),
+        ("out", c_void_p),
+    ]
+
+
+class Convolution(ctypes.Structure):
+    """`ShoalConvolution`."""
+
+    _fields_ = [
+        ("dtype", c_int32),
+        ("isa", c_int32),
+        ("threads", c_int32),
+        ("activation", c_int32),
+        ("earlier", c_int32),
+        ("channels", c_int64),
+        ("chunks", c_void_p),
+        ("x", c_void_p),
+        ("x_row", c_int64),
+        ("weight", c_void_p),
+        ("bias", c_void_p),
+        ("states", c_void_p),
+        ("out", c_void_p),
+    ]
+
+
 def declare(lib: ctypes.CDLL) -> None:
     """Set the argument and result types of every function."""
     lib.shoal_highest_isa.restype = c_int32
@@ -242,3 +329,9 @@ def declare(lib: ctypes.CDLL) -> None:
     lib.shoal_quantize.restype = None
     lib.shoal_rotary.argtypes = [POINTER(Rotary)]
     lib.shoal_rotary.restype = None
+    lib.shoal_delta_rule.argtypes = [POINTER(DeltaRule)]
+    lib.shoal_delta_rule.restype = None
+    lib.shoal_state_space.argtypes = [POINTER(StateSpace)]
+    lib.shoal_state_space.restype = None
+    lib.shoal_convolution.argtypes = [POINTER(Convolution)]
+    lib.shoal_convolution.restype = None

@@ -92,12 +92,6 @@ def _refuse_other_memory(config: PreTrainedConfig) -> None:
         raise _refusal(kind, f"{feature} ({', '.join(recurrent or other)})")
     if not any(attending(config, int(config.num_hidden_layers))):
         raise _refusal(kind, "recurrent layers alone, none that attends")
-    if layers & RECURRENT_LAYERS and getattr(config, "kv_lora_rank", None):
-        raise UnsupportedModelError(
-            "recurrent layers beside latents",
-            f"models of type {kind!r} have recurrent layers beside attention over latents (MLA). "
-            "Shoal runs models with either, not yet with both. Use another model.",
-        )
     if kind == "longcat_flash":
         raise UnsupportedModelError(
             "two attentions in a layer",

@@ -73,20 +73,22 @@ def keep_latents(
         for part in parts
         if isinstance(getattr(part, "kv_b_proj", None), nn.Linear) and hasattr(part, "expand_kv")
     }
-    if sorted(found) != list(range(len(shapes))):
-        raise _unknown(kind, f"{len(found)} of {len(shapes)} layers make keys and values in a way")
+    attending = [layer for layer, (heads, _, _) in enumerate(shapes) if heads]
+    if sorted(found) != attending:
+        few = f"{len(found)} of {len(attending)} layers"
+        raise _unknown(kind, f"{few} make keys and values in a way")
     own = Trial(shapes, description)
     own.record(found.values(), forward)
     if any(asked.sight or asked.softcap or asked.sinks is not None for asked in own.kinds.values()):
         raise _unknown(kind, "asks for windows, soft caps or sinks besides, in a way")
-    latent_shapes: list[tuple[int, int, int]] = []
-    for layer, (heads, key_dim, value_dim) in enumerate(shapes):
-        part = found[layer]
+    latent_shapes = list(shapes)
+    for layer in attending:
+        part, (heads, key_dim, value_dim) = found[layer], shapes[layer]
         expansion = _expansion(part, heads, value_dim, rank)
         rope = 0 if expansion is None else key_dim - expansion.key.shape[1]
         if expansion is None or rope < 1:
             raise _unknown(kind, "the weights of its keys and values have a shape")
-        latent_shapes.append(LatentHeads(1, rank + rope, rank))
+        latent_shapes[layer] = LatentHeads(1, rank + rope, rank)
     kept = Trial(latent_shapes, description)
     for layer, part in found.items():
         heads, _, value_dim = shapes[layer]
@@ -94,7 +96,7 @@ def keep_latents(
         assert expansion is not None
         if not _proved(part, expansion, own, kept):
             raise _unknown(kind, "its attention gives something else than by latents, in a way")
-    _log.info("%d layers keep latents of %d numbers", len(found), latent_shapes[0][1])
+    _log.info("%d layers keep latents of %d numbers", len(found), latent_shapes[attending[0]][1])
     return latent_shapes
 
 

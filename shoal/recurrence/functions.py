@@ -3,7 +3,7 @@
 A layer of transformers is row by row but for two functions: a causal convolution, and a recurrence.
 Its code calls them by name. In a packed batch the names stand for those here. They take the rows
 apart by chunks, have the layer's own functions compute them from the states the chunks go on from,
-and store the states they end with.
+and store the states they end with. On the CPU our kernels do all of that, where they are built.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from shoal.errors import InternalError
+from shoal.kernels.recurrence import ACTIVATIONS, RecurrenceOps
 from shoal.recurrence.prepared import PreparedStates
 from shoal.recurrence.state_memory import LayerStates
 
@@ -52,6 +53,9 @@ def _convolution(
         """hidden_states: [1, channels, T]; weight: [channels, k]."""
         layer, prepared = current()
         states = _there(layer.conv)
+        if prepared.ops is not None and _known(hidden_states, states) and activation in ACTIVATIONS:
+            made = prepared.ops.convolution(hidden_states[0].T, weight, bias, activation, states)
+            return made.T[None]
         rows = prepared.conv_rows(states.shape[1])
         values = hidden_states[0].T
         extended = values.new_empty(rows.size, values.shape[1])
@@ -83,6 +87,17 @@ def _delta_rule(
         """query, key, value: [1, T, heads, dim]; g, beta: [1, T, heads, ...]."""
         layer, prepared = current()
         states = _there(layer.recurrent)
+        if prepared.ops is not None and prepared.ops.know(value.dtype):
+            made = prepared.ops.delta_rule(
+                query[0],
+                key[0],
+                value[0],
+                g[0].float().exp(),
+                beta[0].float(),
+                states,
+                normalize=use_qk_l2norm_in_kernel,
+            )
+            return made[None], None
         out = torch.empty_like(value)
         for batch in prepared.batches:
             # A padded token decays nothing (g = 0) and writes nothing (beta = 0).
@@ -131,6 +146,10 @@ def _state_space(
         if tuple(map(float, dt_limit)) != (0.0, float("inf")):
             # transformers keeps prompts within the limits, and not the steps of an answer.
             time = torch.where(prepared.generated[:, None], time, time.clamp(*dt_limit))
+        if prepared.ops is not None and prepared.ops.know(hidden_states.dtype):
+            keep = (time.float() * A.float()).exp()
+            rows = hidden_states[0], B[0], C[0]
+            return prepared.ops.state_space(*rows, time.float(), keep, D, states)[None]
         for batch in prepared.batches:
             x, b, c = (batch.padded(each[0]) for each in (hidden_states, B, C))
             begin = states[batch.source]
@@ -164,6 +183,11 @@ def _state_space(
         return out
 
     return scan
+
+
+def _known(rows: torch.Tensor, states: torch.Tensor) -> bool:
+    """Whether the convolution's kernel can run rows, whose states are stored as they are."""
+    return RecurrenceOps.know(rows.dtype) and rows.dtype == states.dtype
 
 
 def _there(states: torch.Tensor | None) -> torch.Tensor:

@@ -8,10 +8,13 @@ in pieces of `_PIECE` tokens would pad to the same length anyway.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 
+from shoal.kernels import load_kernels
+from shoal.kernels.recurrence import RecurrenceOps
 from shoal.state_work import FROM_NOTHING, StateWork
 from shoal.types import Int64Array
 
@@ -78,8 +81,7 @@ class PreparedStates:
     """A token batch's state list on a device.
 
     Attributes:
-        batches: chunks computed together, in an order in which no source is read before it is
-            written.
+        ops: the C++ kernels on this batch; None: there are none for the device.
         targets: int64 [C], the slot each chunk's end is written to.
         generated: bool [T], see `StateWork`.
     """
@@ -90,10 +92,18 @@ class PreparedStates:
         self._source = np.where(work.source == FROM_NOTHING, num_slots, work.source)
         self.targets = self._put(work.target)
         self.generated = torch.from_numpy(work.generated).to(device, non_blocking=True)
-        self.batches = [
-            self._batch(chunks) for level in self._levels() for chunks in _together(work, level)
-        ]
+        kernels = load_kernels() if device.type == "cpu" else None
+        self.ops = None if kernels is None else RecurrenceOps(kernels, work, self._source)
         self._conv: dict[int, ConvRows] = {}
+
+    @cached_property
+    def batches(self) -> list[ChunkBatch]:
+        """Chunks computed together, in an order in which no source is read before it is written."""
+        return [
+            self._batch(chunks)
+            for level in self._levels()
+            for chunks in _together(self._work, level)
+        ]
 
     def conv_rows(self, earlier: int) -> ConvRows:
         """For a convolution that reads `earlier` tokens before each."""

@@ -59,6 +59,25 @@ def test_flops_of_a_small_forward_against_torchs_counter(tmp_path: Path) -> None
     assert counter.get_total_flops() == flops.linear + square + flops.head
 
 
+def test_work_in_states_counted_by_hand() -> None:
+    """9 of 12 layers have 6 heads, whose states are of 128 x 128 numbers."""
+    work = count_work(Workload("two", [[1, 2, 3], [1, 2, 4]], [2, 1]))
+    flops = count_flops(work, MODELS["hybrid-shape"])
+    assert flops.recurrence == (4 + 1) * 9 * 6 * 128 * 128 * 7
+    assert flops.total == flops.linear + flops.attention + flops.recurrence + flops.head
+    assert count_flops(work, MODELS["llama-100m"]).recurrence == 0
+
+
+def test_parameters_of_a_hybrid() -> None:
+    """Products and filters, as transformers builds them."""
+    shape = MODELS["hybrid-shape"]
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(make_config(shape))
+    sizes = {n: p.numel() for n, p in model.named_parameters() if n.endswith("weight")}
+    met = sum(size for n, size in sizes.items() if "proj" in n or "conv1d" in n)
+    assert met == shape.linear_parameters
+
+
 @pytest.mark.parametrize("name", ["smoke", "llama-100m", "qwen-0.5b"])
 def test_parameters_of_the_models(name: str) -> None:
     shape = MODELS[name]
@@ -74,3 +93,4 @@ def test_kv_of_the_models() -> None:
     """1 GiB holds 87 thousand tokens of either."""
     assert MODELS["llama-100m"].kv_bytes_per_token == 12_288
     assert MODELS["qwen-0.5b"].kv_bytes_per_token == 12_288
+    assert MODELS["hybrid-shape"].kv_bytes_per_token == 3 * 2 * 2 * 128 * 2

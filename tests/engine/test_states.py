@@ -13,6 +13,7 @@ import pytest
 from shoal import LLM, SamplingParams
 from shoal.config import EngineOptions
 from shoal.model.description import ModelDescription
+from shoal.prompts import length_rules
 from shoal.scheduler import BLOCK_SIZE
 from tests.helpers.models import VOCABULARY, greedy, save_model
 from tests.helpers.recurrent_models import RECURRENT
@@ -85,6 +86,28 @@ def test_equals_generate_in_little_memory(model: Path, expected: list[list[int]]
     )
     assert answers(llm, prompts()) == expected
     llm.close()
+
+
+@pytest.mark.long
+def test_equals_generate_preempted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers grow longer than was expected of them: states are given up and computed again."""
+    monkeypatch.setattr(length_rules, "UNSTATED_EXPECTED_TOKENS", 1)
+    model, longest = save_model(tmp_path, "qwen3_5"), 160
+    asked = [prompt for prompt in prompts() if len(prompt) > 85 and len(prompt) < longest]
+    expected = [greedy(model, prompt, longest - len(prompt)) for prompt in asked]
+    params = SamplingParams(temperature=0, max_tokens=None)
+    preemptions = 0
+    for blocks, states in ((8, 7), (7, 3)):
+        llm = LLM(
+            str(model), dtype="float32", device="cpu", kv_memory=tight(model, blocks, states),
+            max_num_batched_tokens=32, max_model_len=longest,
+        )  # fmt: skip
+        outputs = llm.generate([{"prompt_token_ids": ids} for ids in asked], params)
+        assert [list(output.outputs[0].token_ids) for output in outputs] == expected
+        assert llm.last_run is not None
+        preemptions += llm.last_run.preemptions
+        llm.close()
+    assert preemptions > 0
 
 
 @pytest.mark.slow

@@ -25,6 +25,14 @@ RECURRENT: dict[str, tuple[str, dict[str, object]]] = {
     "qwen3_5": ("Qwen3_5TextConfig", _DELTA),
     "qwen3_5_moe": ("Qwen3_5MoeTextConfig", {**_DELTA, **_MOE}),
     "olmo_hybrid": ("OlmoHybridConfig", {**_DELTA, "linear_num_key_heads": 4}),
+    "kimi_linear": (
+        "KimiLinearConfig",
+        {**LLAMA_LIKE, "num_hidden_layers": 4, "layer_types": _MIXED, "num_key_value_heads": 4,
+         "kv_lora_rank": 16, "q_lora_rank": None, "qk_rope_head_dim": 4, "qk_nope_head_dim": 12,
+         "v_head_dim": 8, "linear_num_heads": 2, "linear_head_dim": 16,
+         "linear_conv_kernel_dim": 4, "num_local_experts": 4, "num_experts_per_tok": 2,
+         "moe_intermediate_size": 24, "n_group": 1, "topk_group": 1},
+    ),
     "granitemoehybrid with mamba": (
         "GraniteMoeHybridConfig",
         {**_FOUR, **_MAMBA, "num_local_experts": 4, "num_experts_per_tok": 2,

@@ -28,7 +28,6 @@ REFUSED_FAMILIES: dict[str, tuple[str, dict[str, object]]] = {
     "deepseek_v32": ("DeepseekV32Config", {}),
     "deepseek_v4": ("DeepseekV4Config", {}),
     "glm_moe_dsa": ("GlmMoeDsaConfig", {}),
-    "kimi_linear": ("KimiLinearConfig", {}),
     "modernbert": ("ModernBertConfig", {**_SMALL, "num_attention_heads": 4}),
     "jamba": ("JambaConfig", {}),
     "minimax": ("MiniMaxConfig", {}),

@@ -193,11 +193,11 @@ class Fusion:
 
 
 def _takes_one(module: nn.Module) -> bool:
-    """Whether it is called with hidden states alone; a gated norm wants the gate, too."""
-    needed = inspect.signature(module.forward).parameters.values()
-    return (
-        sum(each.default is each.empty and each.kind < each.VAR_POSITIONAL for each in needed) < 2
-    )
+    """Whether it is called with hidden states alone; a gated norm wants the gate, too, which some
+    give a default that does not run."""
+    parameters = inspect.signature(module.forward).parameters
+    needed = [p for p in parameters.values() if p.default is p.empty and p.kind < p.VAR_POSITIONAL]
+    return len(needed) < 2 and "gate" not in parameters
 
 
 def pack_linears(module: nn.Module, held: torch.dtype, kernels: Kernels | None) -> int:

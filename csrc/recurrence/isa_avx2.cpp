@@ -1,0 +1,7 @@
+#include "recurrence/all.h"
+
+namespace shoal {
+
+const Recurrences recurrences_avx2[2] = {make_recurrences<float>(), make_recurrences<uint16_t>()};
+
+}  // namespace shoal
