@@ -141,7 +141,8 @@ class NativeAttention:
         assert isinstance(prepared, _Prepared)
         shape = layer.shape
         query = _dense_rows(query)
-        heads, rows, _ = query.shape
+        heads, rows, key_dim = query.shape
+        assert key_dim == shape.key_dim, f"queries of {key_dim} numbers on keys of {shape.key_dim}"
         out = query.new_empty(rows, heads, shape.value_dim, dtype=out_dtype)
         plan = prepared.plan(
             Shape(

@@ -148,8 +148,11 @@ class Placing:
 
     def _machine(self, calibration: Calibration | None, budget: int, num_blocks: int) -> Machine:
         tokens = num_blocks * BLOCK_SIZE
-        groups = memory_groups(self._description, self._options, self._model.windows)
-        return machine_of(self._description, calibration, budget, tokens, groups=groups)
+        windows = self._model.windows
+        groups = memory_groups(self._description, self._options, windows)
+        return machine_of(
+            self._description, calibration, budget, tokens, groups=groups, windows=windows
+        )
 
     def _pool(self, num_blocks: int) -> KVPool:
         """A pool of so many blocks, with scratch blocks behind them where graphs may need them."""
