@@ -35,17 +35,32 @@ class Rates:
     use_seconds: float = 0.0
 
 
+MADE = 0.5
+"""Time of a large matrix product by that of as much arithmetic in attention."""
+LAID_OUT = 700.0
+"""FLOP of attention that take as long as to write a number made of a latent, lay it out and read
+it. Both were measured (docs/lab-notes.md)."""
+
+
 @dataclass(frozen=True)
 class Expanding:
     """What attention over latents (MLA) costs where keys and values are made of them.
 
     Attributes:
         pair_flops: FLOP for one pair of a query token and a KV token.
-        token_flops: FLOP to make the keys and values of one token, once for all rows of a batch.
+        token_flops: to make the keys and values of one token, once for all rows of a batch; in FLOP
+            of attention that take as long.
     """
 
     pair_flops: float
     token_flops: float
+
+    @classmethod
+    def of(cls, heads: int, plain: int, rope: int, rank: int, value: int) -> Expanding:
+        """Of heads with keys of `plain` + `rope` numbers, values of `value`, latents of `rank`."""
+        numbers = plain + rope + value
+        made = MADE * 2 * rank * (plain + value) + LAID_OUT * numbers
+        return cls(2.0 * heads * numbers, heads * made)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -188,9 +188,9 @@ bool check(const Batch& batch, int32_t dtype, int32_t isa, int heads, int kv_hea
         weights[j] = softcap > 0 ? softcap * std::tanh(dot * scale / softcap) : dot * scale;
         peak = std::max(peak, weights[j]);
       }
+      if (with_sinks) total = std::exp(sinks[head] - peak);
       for (double& w : weights) total += w = std::exp(w - peak);
       worst = std::max(worst, std::fabs(lse[row * heads + head] - (peak + std::log(total))));
-      if (with_sinks) total += std::exp(sinks[head] - peak);
       for (int d = 0; d < value_dim; d++) {
         double expected = 0;
         for (size_t j = 0; j < seen.size(); j++)

@@ -136,7 +136,7 @@ class NativeAttention:
 
         Args:
             out_dtype: the query's (None), or float32, which is not rounded.
-            lse: float32 [T, heads], to be filled with the rows' log-sum-exps, without sinks.
+            lse: float32 [T, heads], to be filled with the rows' log-sum-exps, sinks included.
         """
         assert isinstance(prepared, _Prepared)
         shape = layer.shape

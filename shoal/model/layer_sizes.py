@@ -46,9 +46,9 @@ class LayerSizes:
         """What it costs to make keys and values of latents; None: there are none."""
         if not self.latent_rank:
             return None
-        pair = 2.0 * self.heads * (self.plain_dim + self.head_dim + self.value_dim)
-        made = 2.0 * self.heads * self.latent_rank * (self.plain_dim + self.value_dim)
-        return Expanding(pair, made)
+        return Expanding.of(
+            self.heads, self.plain_dim, self.head_dim, self.latent_rank, self.value_dim
+        )
 
 
 RECURRENT_LAYERS = {"linear_attention", "conv", "hybrid", "hybrid_sliding"}

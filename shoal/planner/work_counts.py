@@ -43,7 +43,9 @@ class WorkCounts:
         if costs is None:
             return tokens.astype(np.float64)
         flops = costs.flops_per_token * tokens + costs.head_flops * self.counts[1]
-        return np.asarray((flops + self.attention_flops(costs).sum(axis=0)) / costs.flops_per_second)
+        return np.asarray(
+            (flops + self.attention_flops(costs).sum(axis=0)) / costs.flops_per_second
+        )
 
     def attention_flops(self, costs: Costs) -> FloatArray:
         """FLOP of attention in each kind of layers, float64 [K, M].

@@ -172,9 +172,7 @@ def _largest(table: RequestTable, plan: Plan, block_size: int) -> int:
 
 def _smaller_group(group: MemoryGroup, divisor: int) -> MemoryGroup:
     """Layers with dearer KV tokens, and a shorter window."""
-    return replace(
-        group, kv_bytes=group.kv_bytes * divisor, window=_shorter(group.window, divisor)
-    )
+    return replace(group, kv_bytes=group.kv_bytes * divisor, window=_shorter(group.window, divisor))
 
 
 def _shorter(window: Window | None, divisor: int) -> Window | None:

@@ -100,9 +100,9 @@ def test_kinds_of_attention_follow_the_config(tmp_path: Path, family: str) -> No
         assert kind.window is None
         assert kind.kv_bytes == 4 * layers * (rank + rope)
         assert kind.pair_flops == 2 * layers * heads * (rank + rope + rank)
-        assert kind.expanding == Expanding(
-            2.0 * layers * heads * (plain + rope + value), 2.0 * layers * heads * rank * (plain + value)
-        )
+        made = 0.5 * 2 * rank * (plain + value) + 700 * (plain + rope + value)
+        pair = 2.0 * layers * heads * (plain + rope + value)
+        assert kind.expanding == Expanding(pair, layers * heads * made)
         return
     shown, hidden = costs.kinds
     chunked = family == "llama4"

@@ -125,7 +125,9 @@ def test_work_is_that_of_a_token_by_token_count(job: Job) -> None:
         assert requests.counts[0, r] == n * len(rows)
         assert requests.counts[1, r] == n * (output - (start == len(prompt)))
         assert requests.counts[2, r] == n * sum(row + 1 for row in rows)
-        assert requests.reads[0, r] == n * sum(row + 1 - start for row in rows if row >= len(prompt))
+        assert requests.reads[0, r] == n * sum(
+            row + 1 - start for row in rows if row >= len(prompt)
+        )
     for s in range(len(tree.parent)):
         start, end = int(tree.start[s]), int(tree.end[s])
         assert shared.counts[2, s] == sum(row + 1 for row in range(start, end))

@@ -48,7 +48,9 @@ def windowed(tokens: int, chunked: bool) -> AttentionCost:
 
 
 some_window = st.builds(windowed, st.integers(1, 12), st.booleans())
-kinds = st.just(()) | st.tuples(some_window) | st.tuples(st.sampled_from([FULL, LATENT]), some_window)
+kinds = (
+    st.just(()) | st.tuples(some_window) | st.tuples(st.sampled_from([FULL, LATENT]), some_window)
+)
 
 
 def with_kinds(costs: Costs, kinds: tuple[AttentionCost, ...]) -> Costs:
