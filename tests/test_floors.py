@@ -56,8 +56,9 @@ FLOORS = {
     "integrations": 12,
     "ray": 12,
     "server": 12,
-    "cli": 13,
-    "__main__": 14,
+    "commands": 13,
+    "cli": 14,
+    "__main__": 15,
 }
 WITHIN_FLOOR_0 = {
     ("types", "errors"),
