@@ -64,8 +64,7 @@ def _of_latents(
         device.type,
         ". Use bfloat16 or float32."
         if device.type == "cpu"
-        else ". Install triton (pip install 'shoal[cuda]'), and use bfloat16, float16 or float32 and "
-        "latents of at most 576.",
+        else ". Triton (pip install 'shoal[cuda]') has one for 576 numbers, 320 in float32.",
     )
     return ReferenceAttention()
 

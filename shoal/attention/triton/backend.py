@@ -17,7 +17,8 @@ from shoal.work import SegmentWork, Window
 
 _DTYPES = torch.bfloat16, torch.float16, torch.float32
 _LARGEST_DIM = 256
-_LARGEST_LATENT = 576
+_LARGEST_LATENT = {2: 576, 4: 320}
+"""By bytes of a number: longer ones do not fit the shared memory of all devices."""
 _CPU_PROGRAMS = 3
 """Of the persistent grid under Triton's interpreter, which runs them one after the other."""
 _STORE_ROWS = 16
@@ -46,8 +47,10 @@ class TritonAttention:
         Args:
             latent: whether values lie within keys, as those of latents do (MLA).
         """
-        most = _LARGEST_LATENT if latent else _LARGEST_DIM
-        return dtype in _DTYPES and max(key_dim, value_dim) <= most
+        if dtype not in _DTYPES:
+            return False
+        most = _LARGEST_LATENT[dtype.itemsize] if latent else _LARGEST_DIM
+        return max(key_dim, value_dim) <= most
 
     def allocate(self, shape: KVShape) -> KVLayer:
         """Zeros, block by block. Values of a latent layer are a view of its keys."""
