@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from shoal.costs import Costs
 from shoal.planner.forest import Forest
-from shoal.planner.seen_pairs import Decoding, SeenWhileDecoding, seen_while_decoding
+from shoal.planner.seen_pairs import DecodingRows, SeenWhileDecoding, seen_while_decoding
 from shoal.types import Int32Array, Int64Array
 from shoal.work import Window
 
@@ -155,7 +155,7 @@ def _seen(forest: Forest, output_tokens: Int32Array, window: Window) -> SeenWhil
     """What a window shows to output tokens, of each node's."""
     first = forest.length
     nodes = forest.parent, forest.start, forest.end
-    rows = Decoding(forest.request_node, first, first + output_tokens, forest.choices)
+    rows = DecodingRows(forest.request_node, first, first + output_tokens, forest.choices)
     return seen_while_decoding(window, nodes, rows)
 
 

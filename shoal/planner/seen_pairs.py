@@ -46,7 +46,7 @@ def seen_pairs(
 
 
 @dataclass(frozen=True)
-class Decoding:
+class DecodingRows:
     """Rows that N requests decode, each behind the nodes of a tree from its leaf up.
 
     Attributes:
@@ -77,7 +77,7 @@ class SeenWhileDecoding:
 
 
 def seen_while_decoding(
-    window: Window | None, nodes: tuple[Int64Array, Int64Array, Int64Array], rows: Decoding
+    window: Window | None, nodes: tuple[Int64Array, Int64Array, Int64Array], rows: DecodingRows
 ) -> SeenWhileDecoding:
     """What decoding rows see of each node of a tree: a walk up from all leaves at once.
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from shoal.costs import Costs
 from shoal.planner.logit_rows import scored_rows, segment_logit_rows
-from shoal.planner.seen_pairs import Decoding, seen_pairs, seen_while_decoding
+from shoal.planner.seen_pairs import DecodingRows, seen_pairs, seen_while_decoding
 from shoal.planner.tree import Tree
 from shoal.types import Int64Array
 from shoal.work import Window
@@ -127,7 +127,7 @@ def segment_work(tree: Tree, windows: Sequence[Window | None] = (None,)) -> Work
         if window is None:
             reads = length * tree.highest(decodes)
         else:
-            decoding = Decoding(tree.leaf, tree.prompt, tree.prompt + decodes, tree.choices)
+            decoding = DecodingRows(tree.leaf, tree.prompt, tree.prompt + decodes, tree.choices)
             reads = seen_while_decoding(window, (tree.parent, start, end), decoding).most
         rows += [seen_pairs(window, (start, end), (0 * end, end)), 0 * length, reads]
     return WorkCounts(np.stack(rows))
