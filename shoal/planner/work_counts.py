@@ -68,13 +68,13 @@ class WorkCounts:
     def memory_seconds(self, costs: Costs | None) -> FloatArray:
         """Time of reading KV while decoding, float64 [M]; None: the tokens read."""
         if costs is None:
-            return self.reads.sum(axis=0).astype(np.float64)
+            return np.asarray(self.reads.sum(axis=0), dtype=np.float64)
         return np.asarray(self.read_bytes(costs).sum(axis=0) / costs.bytes_per_second)
 
     def read_tokens(self, costs: Costs) -> FloatArray:
         """KV tokens read by decoding, as tokens in all layers: by their bytes; float64 [M]."""
         if len(costs.attention) == 1:
-            return self.reads[0].astype(np.float64)
+            return np.asarray(self.reads[0], dtype=np.float64)
         every = sum(kind.kv_bytes for kind in costs.attention)
         return np.asarray(self.read_bytes(costs).sum(axis=0) / every)
 
