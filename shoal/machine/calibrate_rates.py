@@ -83,11 +83,12 @@ def measure_rates(bench: Bench, prefill_tokens: int, prefill_seconds: float) -> 
 def prefill_flops(costs: Costs, tokens: int) -> float:
     """FLOP of a batch of so many prompt tokens, in prompts of `PROMPT`, each by itself."""
     length = np.array([PROMPT])
-    attention = sum(
-        kind.flops(seen_pairs(kind.window, (0 * length, length), (0 * length, length)), length)
-        for kind in costs.attention
-    )
-    return float(tokens * costs.flops_per_token + tokens / PROMPT * np.sum(attention))
+    whole = 0 * length, length
+    attention = 0.0
+    for kind in costs.attention:
+        pairs = seen_pairs(kind.window, whole, whole).astype(np.float64)
+        attention += float(kind.flops(pairs, length.astype(np.float64))[0])
+    return tokens * costs.flops_per_token + tokens / PROMPT * attention
 
 
 def overheads(seconds: Mapping[tuple[int, int], float]) -> tuple[float, float]:
