@@ -124,9 +124,8 @@ class Placing:
             OptionError: that does not fit, or nothing is left.
         """
         memory.empty_cache()
-        reading = MemoryReading(
-            memory.total(), held_by_others(memory), memory.allocated(), activations=0
-        )
+        weights = memory.allocated() + self._options.lora_bytes
+        reading = MemoryReading(memory.total(), held_by_others(memory), weights, activations=0)
         trial_blocks = self._trial_blocks(reading)
         kv = self._pool(trial_blocks)
         calibration = self._calibration(
@@ -150,9 +149,10 @@ class Placing:
         tokens = num_blocks * BLOCK_SIZE
         windows = self._model.windows
         groups = memory_groups(self._description, self._options, windows)
-        return machine_of(
+        machine = machine_of(
             self._description, calibration, budget, tokens, groups=groups, windows=windows
         )
+        return replace(machine, adapter_bytes=self._options.lora_bytes)
 
     def _pool(self, num_blocks: int) -> KVPool:
         """A pool of so many blocks, with scratch blocks behind them where graphs may need them."""

@@ -29,6 +29,7 @@ from shoal.model.features import refuse_quantized_checkpoint, refuse_unsupported
 from shoal.model.generation import read_generation, token_ids
 from shoal.model.layer_sizes import stated, stored_numbers
 from shoal.model.legacy_template import add_legacy_template
+from shoal.model.lora.adapter_catalogue import job_adapters, refuse_adapters
 from shoal.model.model_files import (
     check_source,
     fingerprint,
@@ -43,7 +44,7 @@ from shoal.model.shards import kv_shards, refuse_unsplittable
 from shoal.model.state_shapes import state_shapes
 from shoal.recurrence import StateShape
 from shoal.scheduler import BLOCK_SIZE
-from shoal.types import LengthSwitch
+from shoal.types import Adapter, LengthSwitch
 
 _SIZES = {"num_attention_heads": True, "num_hidden_layers": True, "vocab_size": True}
 _SIZES |= {"hidden_size": True, "num_key_value_heads": False, "head_dim": False}
@@ -91,6 +92,7 @@ class ModelDescription:
         pooling: what it gives of a prompt instead of an answer; None: it generates.
         tool_call_parser, reasoning_parser: in which form it calls tools and reasons, as asked for.
         whole_config: the checkpoint's config if `config` is only that of its text part.
+        adapters: that requests may name instead of the model.
     """
 
     id: str
@@ -113,6 +115,7 @@ class ModelDescription:
     tool_call_parser: ToolCallParser = ToolCallParser.auto
     reasoning_parser: ReasoningParser = ReasoningParser.auto
     whole_config: PreTrainedConfig | None = None
+    adapters: tuple[Adapter, ...] = ()
 
     @classmethod
     def load(
@@ -133,7 +136,8 @@ class ModelDescription:
             ModelLoadError: a file is missing, unreadable or holds wrong values, or the folder
                 holds an adapter, or needs code of its own that is not trusted.
             UnsupportedModelError: the config or the generation config asks for something we do
-                not honour, or the weights are quantised, or the model cannot be split.
+                not honour, or the weights are quantised, or the model cannot be split, or has
+                parts that adapters are not applied to.
             OptionError: CUDA is asked for and absent, max_model_len exceeds the model's, or
                 tensor_parallel does not fit the model or the machine, or there are fewer CUDA
                 devices than asked for, or the quantization cannot be had here.
@@ -165,6 +169,7 @@ class ModelDescription:
                 "not read from such checkpoints. Its text can be generated.",
             )
         given, name = model_names(model)
+        refuse_adapters(whole, options, pools=pooling is not None)
         return cls(
             id=given,
             name=name,
@@ -186,6 +191,7 @@ class ModelDescription:
             tool_call_parser=options.tool_call_parser,
             reasoning_parser=options.reasoning_parser,
             whole_config=None if config is whole else whole,
+            adapters=job_adapters(config, options, dtype, device, (given, name)),
         )
 
     def __reduce__(self) -> tuple[object, ...]:

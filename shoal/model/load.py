@@ -30,6 +30,7 @@ from shoal.model.fusion import (
     fused_layers,
     layer_ops,
     models_agree,
+    name_linears,
     narrow,
     pack_linears,
     product_dtype,
@@ -222,6 +223,7 @@ def prepare_model(module: torch.nn.Module, description: ModelDescription) -> Loa
         UnsupportedModelError: see `load_model`.
     """
     module = module.to(description.device).eval()
+    name_linears(module)
     adapt_states(module, description.model_type)
     go_by_length(module, description.length_switch, description.model_type)
     signature = inspect.signature(module.forward).parameters
