@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.attention import seconds_per_call
 from shoal.attention import KVShape, select_backend
-from shoal.attention.latent import MORE_ROWS, Expansion, LatentAttention, LatentHeads
+from shoal.attention.latent import Expansion, LatentAttention, LatentHeads
 from shoal.costs import BLOCK_SIZE
 from shoal.work import SegmentWork
 
@@ -70,7 +70,7 @@ def main() -> None:
     layer = chosen.allocate(KVShape(*kept, blocks, BLOCK_SIZE, dtype, cpu, latent=True))
     latents = torch.randn(1, blocks * BLOCK_SIZE, rank + rope).to(dtype)
     chosen.store(layer, torch.arange(blocks * BLOCK_SIZE), latents, latents[..., :rank])
-    least = MORE_ROWS * expansion.crossing(rope)
+    least = expansion.crossing(rope)
     print(f"{chosen.name}, {torch.get_num_threads()} threads", file=sys.stderr)
     result: dict[str, object] = {}
     for rows in ROWS:

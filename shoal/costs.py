@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+import numpy as np
+import numpy.typing as npt
+
 from shoal.work import Window
+
+FloatArray = npt.NDArray[np.float64]
 
 BLOCK_SIZE = 32
 """Tokens per KV block: the C++ attention kernel's tile of keys."""
@@ -30,6 +35,60 @@ class Rates:
     use_seconds: float = 0.0
 
 
+MADE = 0.5
+"""Time of a large matrix product by that of as much arithmetic in attention."""
+LAID_OUT = 700.0
+"""FLOP of attention that take as long as to write a number made of a latent, lay it out and read
+it. Both were measured (docs/lab-notes.md)."""
+
+
+@dataclass(frozen=True)
+class Expanding:
+    """What attention over latents (MLA) costs where keys and values are made of them.
+
+    Attributes:
+        pair_flops: FLOP for one pair of a query token and a KV token.
+        token_flops: to make the keys and values of one token, once for all rows of a batch; in FLOP
+            of attention that take as long.
+    """
+
+    pair_flops: float
+    token_flops: float
+
+    @classmethod
+    def of(cls, heads: int, plain: int, rope: int, rank: int, value: int) -> Expanding:
+        """Of heads with keys of `plain` + `rope` numbers, values of `value`, latents of `rank`."""
+        numbers = plain + rope + value
+        made = MADE * 2 * rank * (plain + value) + LAID_OUT * numbers
+        return cls(2.0 * heads * numbers, heads * made)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionCost:
+    """Attention of the layers that see alike, and keep alike.
+
+    Attributes:
+        kv_bytes: bytes of KV of one token in these layers.
+        pair_flops: FLOP of these layers for one pair of a query token and a KV token.
+        window: what their rows see; None: everything.
+        expanding: where they keep latents, the other way to compute the same; `pair_flops` is
+            then that of reading latents as they lie.
+    """
+
+    kv_bytes: float
+    pair_flops: float
+    window: Window | None = None
+    expanding: Expanding | None = None
+
+    def flops(self, pairs: FloatArray, tokens: FloatArray) -> FloatArray:
+        """FLOP of so many pairs that read so many KV tokens, the cheaper way for each entry."""
+        whole = pairs * self.pair_flops
+        if self.expanding is None:
+            return whole
+        made = pairs * self.expanding.pair_flops + tokens * self.expanding.token_flops
+        return np.minimum(whole, made)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Costs(Rates):
     """The work per token of a model, at the rates of a machine.
@@ -39,10 +98,13 @@ class Costs(Rates):
     Attributes:
         flops_per_token: FLOP of the matrix products of all layers for one token (2 per weight).
         head_flops: FLOP of the output head for one sampled row.
-        attention_flops: FLOP of all layers for one pair of a query token and a KV token.
+        attention_flops: FLOP of all layers for one pair of a query token and a KV token that all of
+            them see; latents are read as they lie.
         weight_bytes: bytes of weights that every iteration reads.
         kv_bytes: bytes of KV of one token in all layers.
         state_bytes: bytes of the state of one sequence in all recurrent layers.
+        kinds: the same attention by kinds of layers, those that see everything first; empty: all
+            see everything.
     """
 
     flops_per_token: float
@@ -51,6 +113,13 @@ class Costs(Rates):
     weight_bytes: float
     kv_bytes: float
     state_bytes: float = 0.0
+    kinds: tuple[AttentionCost, ...] = ()
+
+    @property
+    def attention(self) -> tuple[AttentionCost, ...]:
+        """The kinds, at least one."""
+        whole = AttentionCost(kv_bytes=self.kv_bytes, pair_flops=self.attention_flops)
+        return self.kinds or (whole,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +129,11 @@ class MemoryGroup:
     Attributes:
         layers: their indices, ascending.
         kv_bytes: bytes of KV of one token in these layers.
-        attention_flops: FLOP of these layers for one pair of a query token and a KV token.
         window: what their rows see; None: everything.
     """
 
     layers: tuple[int, ...]
     kv_bytes: float
-    attention_flops: float
     window: Window | None = None
 
 
@@ -117,11 +184,7 @@ class Machine:
     @property
     def memory(self) -> tuple[MemoryGroup, ...]:
         """The groups, at least one."""
-        costs = self.costs
-        whole = MemoryGroup(
-            layers=(), kv_bytes=costs.kv_bytes, attention_flops=costs.attention_flops
-        )
-        return self.groups or (whole,)
+        return self.groups or (MemoryGroup(layers=(), kv_bytes=self.costs.kv_bytes),)
 
     @property
     def num_blocks(self) -> int:

@@ -106,6 +106,24 @@ class SegmentWork:
         beyond = last - window.tokens + 1 - int(self.starts[item])
         return np.clip(beyond, 0, int(self.kv_tokens[item]))
 
+    def hidden_pairs(self, window: Window) -> tuple[Int64Array, Int64Array]:
+        """What a window hides of each item, int64 [I] each: pairs of a row and a token, and tokens
+        that no row of the item sees."""
+        rows = (self.row_last - self.row_first).astype(np.int64)
+        item = np.repeat(np.arange(len(self)), rows)
+        first = np.cumsum(rows) - rows
+        row = self.row_first[item] + np.arange(len(item)) - first[item]
+        seen_from = window.last(self.positions)[row] - window.tokens + 1
+        tokens = self.kv_tokens[item].astype(np.int64)
+        # A chunk's rows do not have the tokens behind their own.
+        tokens -= np.where(self.causal[item], self.row_last[item] - 1 - row, 0)
+        beyond = np.clip(seen_from - self.starts[item], 0, tokens)
+        pairs = np.zeros(len(self), dtype=np.int64)
+        np.add.at(pairs, item, beyond)
+        unseen = self.kv_tokens.astype(np.int64)
+        np.minimum.at(unseen, item, beyond)
+        return pairs, unseen
+
     def slots(self, item: int, first: int = 0, last: int | None = None) -> Int64Array:
         """Pool slots of an item's tokens [first, last), int64."""
         last = int(self.kv_tokens[item]) if last is None else last

@@ -104,9 +104,11 @@ float number(uint16_t x) {
   return out;
 }
 
+// latent: values are the beginnings of keys, and are not stored (MLA).
 template <class T>
 bool check(const Batch& batch, int32_t dtype, int32_t isa, int heads, int kv_heads, int key_dim,
-           int value_dim, int threads, int window, bool chunked, float softcap, bool with_sinks) {
+           int value_dim, int threads, int window, bool chunked, float softcap, bool with_sinks,
+           bool latent = false) {
   std::normal_distribution<float> normal;
   auto random = [&](int64_t n) {
     std::vector<float> x(n);
@@ -116,6 +118,9 @@ bool check(const Batch& batch, int32_t dtype, int32_t isa, int heads, int kv_hea
   int64_t slots = int64_t(batch.num_blocks) * SHOAL_BLOCK;
   std::vector<float> key = random(kv_heads * slots * key_dim);
   std::vector<float> value = random(kv_heads * slots * value_dim);
+  if (latent)
+    for (int64_t row = 0; row < kv_heads * slots; row++)
+      std::copy_n(&key[row * key_dim], value_dim, &value[row * value_dim]);
   std::vector<float> query = random(batch.rows * heads * key_dim);
   auto as_stored = [](const std::vector<float>& from) {
     std::vector<T> to(from.size());
@@ -123,13 +128,15 @@ bool check(const Batch& batch, int32_t dtype, int32_t isa, int heads, int kv_hea
     return to;
   };
   std::vector<T> k = as_stored(key), v = as_stored(value), q = as_stored(query);
-  std::vector<T> keys(k.size() + kSlackBytes / sizeof(T)), values(v.size() + kSlackBytes / sizeof(T));
+  std::vector<T> keys(k.size() + kSlackBytes / sizeof(T)), values;
+  if (!latent) values.resize(v.size() + kSlackBytes / sizeof(T));
+  T* kept = latent ? nullptr : values.data();
   std::vector<T> out(batch.rows * heads * value_dim);
   std::vector<int64_t> places(slots);
   std::iota(places.begin(), places.end(), 0);
   ShoalStore store{dtype, kv_heads, key_dim, value_dim, slots, places.data(), k.data(), v.data(),
                    slots * key_dim, key_dim, slots * value_dim, value_dim, keys.data(),
-                   values.data(), slots * key_dim, slots * value_dim, threads};
+                   kept, slots * key_dim, slots * value_dim, threads};
   shoal_kv_store(&store);
 
   std::vector<int64_t> positions = batch.positions();
@@ -144,12 +151,12 @@ bool check(const Batch& batch, int32_t dtype, int32_t isa, int heads, int kv_hea
   ShoalShape shape{dtype, isa, heads, kv_heads, key_dim, value_dim, threads, window};
   float scale = 1 / std::sqrt(float(key_dim));
   void* plan = shoal_attention_plan(&work, &shape);
-  ShoalAttention call{q.data(), key_dim, int64_t(heads) * key_dim, keys.data(), values.data(),
+  ShoalAttention call{q.data(), key_dim, int64_t(heads) * key_dim, keys.data(), kept,
                       slots * key_dim, slots * value_dim, scale, softcap, with_sinks ? sinks.data() : nullptr,
                       out.data(), dtype, nullptr};
   shoal_attention_run(plan, &call);
-  std::vector<float> wide(out.size());
-  call.out = wide.data(), call.out_dtype = SHOAL_FLOAT32;
+  std::vector<float> wide(out.size()), lse(batch.rows * heads);
+  call.out = wide.data(), call.out_dtype = SHOAL_FLOAT32, call.lse = lse.data();
   shoal_attention_run(plan, &call);
   shoal_attention_free(plan);
 
@@ -183,6 +190,7 @@ bool check(const Batch& batch, int32_t dtype, int32_t isa, int heads, int kv_hea
       }
       if (with_sinks) total = std::exp(sinks[head] - peak);
       for (double& w : weights) total += w = std::exp(w - peak);
+      worst = std::max(worst, std::fabs(lse[row * heads + head] - (peak + std::log(total))));
       for (int d = 0; d < value_dim; d++) {
         double expected = 0;
         for (size_t j = 0; j < seen.size(); j++)
@@ -216,7 +224,12 @@ int main(int argc, char** argv) {
                               chunked, softcap, sinks);
       failed += !check<uint16_t>(batch, SHOAL_BFLOAT16, isa, group * kv_heads, kv_heads, dim,
                                  pick({dim, 48}), threads, window, chunked, softcap, sinks);
-      checks += 2;
+      int rank = pick({16, 32, 96}), rope = pick({8, 16, 64});
+      failed += !check<float>(batch, SHOAL_FLOAT32, isa, pick({1, 5, 16}), 1, rank + rope, rank, threads, 0,
+                              false, 0, false, true);
+      failed += !check<uint16_t>(batch, SHOAL_BFLOAT16, isa, pick({1, 5, 16}), 1, rank + rope, rank, threads, 0,
+                                 false, 0, false, true);
+      checks += 4;
     }
   }
   printf("%d of %d checks failed\n", failed, checks);

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import torch
 
 from shoal.attention.contract import AttentionBackend
-from shoal.attention.latent import LatentAttention, LatentHeads
+from shoal.attention.latent import LatentAttention, LatentHeads, PartialAttention
 from shoal.attention.native import NativeAttention
 from shoal.attention.reference import ReferenceAttention
 from shoal.attention.torch_cpu import TorchCpuAttention
@@ -46,8 +46,13 @@ def select_backend(
 
 def _of_latents(
     dtype: torch.dtype, device: torch.device, layers: list[tuple[int, int, int]]
-) -> NativeAttention | ReferenceAttention:
+) -> PartialAttention:
     """What computes attention over latents."""
+    if device.type != "cpu" and find_spec("triton") is not None:
+        from shoal.attention.triton import TritonAttention
+
+        if all(TritonAttention.knows(dtype, *dims, latent=True) for _, *dims in layers):
+            return TritonAttention()
     kernels = load_kernels() if device.type == "cpu" else None
     if kernels is not None and all(NativeAttention.knows(dtype, dim) for _, dim, _ in layers):
         return NativeAttention(kernels)
@@ -57,7 +62,9 @@ def _of_latents(
         layers[0][1],
         dtype,
         device.type,
-        ". Use bfloat16 or float32." if device.type == "cpu" else ". The CPU has one.",
+        ". Use bfloat16 or float32."
+        if device.type == "cpu"
+        else ". Triton (pip install 'shoal[cuda]') has one for 576 numbers, 320 in float32.",
     )
     return ReferenceAttention()
 

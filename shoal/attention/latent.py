@@ -23,15 +23,12 @@ import torch
 from shoal.attention.contract import AttentionBackend, KVLayer, KVShape
 from shoal.attention.kind import PLAIN, AttentionKind
 from shoal.attention.reference import merge
+from shoal.costs import Expanding
 from shoal.types import BoolArray, Int64Array
 from shoal.work import SegmentWork
 
 EXPANDED_BYTES = 2**28
 """Most that the keys and values of a batch's expanded items may take; others are absorbed."""
-
-MORE_ROWS = 2.0
-"""Rows from which expanding is faster, by those from which it is less arithmetic: making keys and
-values and laying them out waits for memory."""
 
 
 class LatentHeads(NamedTuple):
@@ -85,11 +82,11 @@ class Expansion:
         return keys, plain @ self.value.transpose(1, 2)
 
     def crossing(self, rope: int) -> float:
-        """Rows from which expanding a token is less arithmetic than to absorb it."""
+        """Rows from which expanding a token is faster than to absorb it."""
         _, plain, rank = self.key.shape
-        value = self.value.shape[1]
-        saved = 2 * rank + rope - (plain + rope + value)
-        return rank * (plain + value) / saved if saved > 0 else float("inf")
+        way = Expanding.of(1, plain, rope, rank, self.value.shape[1])
+        saved = 2 * (2 * rank + rope) - way.pair_flops
+        return way.token_flops / saved if saved > 0 else float("inf")
 
 
 @dataclass(frozen=True)
@@ -187,7 +184,7 @@ class LatentAttention:
         key_dim, value_dim = plain + shape.key_dim - rank, expansion.value.shape[1]
         least = self._least_rows
         if least is None:
-            least = MORE_ROWS * expansion.crossing(shape.key_dim - rank)
+            least = expansion.crossing(shape.key_dim - rank)
         token_bytes = heads * (key_dim + value_dim) * shape.dtype.itemsize
         split = prepared.split(token_bytes, least)
         if split.expanded is None:

@@ -136,12 +136,13 @@ class NativeAttention:
 
         Args:
             out_dtype: the query's (None), or float32, which is not rounded.
-            lse: float32 [T, heads], to be filled with the rows' log-sum-exps, without sinks.
+            lse: float32 [T, heads], to be filled with the rows' log-sum-exps, sinks included.
         """
         assert isinstance(prepared, _Prepared)
         shape = layer.shape
         query = _dense_rows(query)
-        heads, rows, _ = query.shape
+        heads, rows, key_dim = query.shape
+        assert key_dim == shape.key_dim, f"queries of {key_dim} numbers on keys of {shape.key_dim}"
         out = query.new_empty(rows, heads, shape.value_dim, dtype=out_dtype)
         plan = prepared.plan(
             Shape(

@@ -18,6 +18,7 @@ from shoal.errors import InternalError
 from shoal.model.description import ModelDescription
 from shoal.model.hook import AttentionStep, StateStep, attention_step
 from shoal.model.kv import KVPool
+from shoal.model.layer_sizes import layer_sizes
 from shoal.model.load import LoadedModel
 from shoal.model.shards import kv_shards
 from shoal.planner import Plan
@@ -104,16 +105,23 @@ class Bench:
             return self.model.logits(ids, positions, ids[:1])
 
     def attention_seconds(self, batch: TokenBatch) -> float:
-        """The attention of all layers over a batch's segments, and its preparation."""
-        device, dtype = self.description.device, self.description.dtype
-        config = self.description.config
-        heads = config.num_attention_heads // kv_shards(config, self.description.tensor_parallel)
-        attending = [layer for layer, (count, _, _) in enumerate(self.model.layers) if count]
-        shape = (heads, batch.num_tokens, self.model.layers[attending[0]][1])
-        query = torch.ones(shape, dtype=dtype, device=device)
+        """The attention of all layers over all of a batch's segments, and its preparation."""
+        device, config = self.description.device, self.description.config
+        shards = kv_shards(config, self.description.tensor_parallel)
+        queries = {
+            layer: torch.ones(
+                (sizes.heads // shards, batch.num_tokens, key_dim),
+                dtype=self.description.dtype,
+                device=device,
+            )
+            for layer, (sizes, (count, key_dim, _)) in enumerate(
+                zip(layer_sizes(config), self.model.layers, strict=True)
+            )
+            if count
+        }
         began = time.perf_counter()
         prepared = self.pool.backend.prepare(batch.attention, device)
-        for layer in attending:
+        for layer, query in queries.items():
             out = self.pool.backend(query, self.pool[layer], prepared, 1.0)
         out.max().item()
         return time.perf_counter() - began

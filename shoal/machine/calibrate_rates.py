@@ -8,9 +8,10 @@ from itertools import chain, combinations
 
 import numpy as np
 
-from shoal.costs import BLOCK_SIZE, Rates
+from shoal.costs import BLOCK_SIZE, Costs, Rates
 from shoal.machine.calibrate_batches import PROMPT, STEPS, Bench, Decoding
 from shoal.machine.model_costs import default_costs
+from shoal.planner.seen_pairs import seen_pairs
 
 SECONDS = 2.0
 """Batches are measured again and again until so much time is spent; the fastest counts."""
@@ -45,9 +46,8 @@ def measure_rates(bench: Bench, prefill_tokens: int, prefill_seconds: float) -> 
     Args:
         prefill_tokens, prefill_seconds: a batch of prompts of `PROMPT` tokens, measured.
     """
-    costs = default_costs(bench.description)
-    pairs = prefill_tokens * (PROMPT + 1) / 2
-    flops = prefill_tokens * costs.flops_per_token + pairs * costs.attention_flops
+    costs = default_costs(bench.description, windows=bench.model.windows)
+    flops = prefill_flops(costs, prefill_tokens)
     own = min(LONG, bench.num_blocks // ROWS * BLOCK_SIZE - STEPS)
     one = Decoding(bench, groups=1, users=1, levels=[])
     long = Decoding(bench, groups=1, users=ROWS, levels=[], own=own)
@@ -78,6 +78,17 @@ def measure_rates(bench: Bench, prefill_tokens: int, prefill_seconds: float) -> 
         segment_seconds=segment,
         use_seconds=use,
     )
+
+
+def prefill_flops(costs: Costs, tokens: int) -> float:
+    """FLOP of a batch of so many prompt tokens, in prompts of `PROMPT`, each by itself."""
+    length = np.array([PROMPT])
+    whole = 0 * length, length
+    attention = 0.0
+    for kind in costs.attention:
+        pairs = seen_pairs(kind.window, whole, whole).astype(np.float64)
+        attention += float(kind.flops(pairs, length.astype(np.float64))[0])
+    return tokens * costs.flops_per_token + tokens / PROMPT * attention
 
 
 def overheads(seconds: Mapping[tuple[int, int], float]) -> tuple[float, float]:

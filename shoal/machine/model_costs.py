@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import torch
@@ -10,9 +11,11 @@ from transformers import PreTrainedConfig
 from shoal.config import Quantization
 from shoal.costs import BLOCK_SIZE, Costs, Machine, MemoryGroup, Rates, RatesSource, StateLayers
 from shoal.machine.calibration_cache import Calibration
+from shoal.machine.layer_kinds import attention_costs
 from shoal.machine.weight_counts import count_weights
 from shoal.model.description import ModelDescription
 from shoal.model.layer_sizes import layer_sizes
+from shoal.work import Window
 
 CPU_CORE_FLOPS = 1e11
 """FLOP/s of one core where nothing was measured: AVX-512 in float32 reached 2.05e11, AMX-BF16 15
@@ -30,7 +33,11 @@ SEGMENT_SECONDS = 7e-6
 """Per iteration and segment: listing it. Measured: 4e-6 to 15e-6."""
 
 
-def default_costs(description: ModelDescription, threads: int | None = None) -> Costs:
+def default_costs(
+    description: ModelDescription,
+    threads: int | None = None,
+    windows: Sequence[Window | None] | None = None,
+) -> Costs:
     """The model's work, at rates to plan with where nothing was measured.
 
     A common machine of the device's kind is assumed. A level of sharing costs a row the half block
@@ -38,6 +45,7 @@ def default_costs(description: ModelDescription, threads: int | None = None) -> 
 
     Args:
         threads: of its CPU; None: torch's.
+        windows: see `layer_kinds`.
     """
     cuda = description.device.type == "cuda"
     flops = CUDA_FLOPS if cuda else CPU_CORE_FLOPS * (threads or torch.get_num_threads())
@@ -51,6 +59,7 @@ def default_costs(description: ModelDescription, threads: int | None = None) -> 
             segment_seconds=SEGMENT_SECONDS,
             use_seconds=BLOCK_SIZE / 2 * _attention_flops(description.config) / flops,
         ),
+        windows,
     )
 
 
@@ -61,17 +70,20 @@ def machine_of(
     kv_tokens: int,
     threads: int | None = None,
     groups: tuple[MemoryGroup, ...] = (),
+    windows: Sequence[Window | None] | None = None,
 ) -> Machine:
     """The machine, at measured rates; at those of a common one where nothing was measured.
 
     Args:
         threads: CPU threads of the common one; None: torch's.
         groups: see `Machine`.
+        windows: see `layer_kinds`.
     """
     if calibration is None:
-        costs, source = default_costs(description, threads), RatesSource.assumed
+        costs, source = default_costs(description, threads, windows), RatesSource.assumed
     else:
-        costs, source = model_costs(description, calibration.rates), RatesSource.measured
+        costs = model_costs(description, calibration.rates, windows)
+        source = RatesSource.measured
     states = None
     if description.states:
         states = StateLayers(costs.state_bytes / costs.kv_bytes)
@@ -79,12 +91,19 @@ def machine_of(
     return Machine(costs, token_budget, kv_tokens, source, groups=groups, states=states)
 
 
-def model_costs(description: ModelDescription, rates: Rates) -> Costs:
+def model_costs(
+    description: ModelDescription,
+    rates: Rates,
+    windows: Sequence[Window | None] | None = None,
+) -> Costs:
     """The model's work, counted from its config without weights, at given rates.
 
     A weight of a matrix product is two FLOP per token; those of an expert count as often as a token
     is given to it. Embeddings are looked up, not multiplied. What an iteration reads counts all
     experts: a batch of many tokens meets them all.
+
+    Args:
+        windows: see `layer_kinds`.
     """
     weights = count_weights(description.config)
     dtype = description.dtype
@@ -96,6 +115,7 @@ def model_costs(description: ModelDescription, rates: Rates) -> Costs:
         weight_bytes=float(weights.layers * layers.itemsize + weights.head * dtype.itemsize),
         kv_bytes=float(description.kv_bytes_per_token),
         state_bytes=float(description.state_bytes),
+        kinds=attention_costs(description, windows),
         **asdict(rates),
     )
 

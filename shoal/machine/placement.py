@@ -147,8 +147,11 @@ class Placing:
 
     def _machine(self, calibration: Calibration | None, budget: int, num_blocks: int) -> Machine:
         tokens = num_blocks * BLOCK_SIZE
-        groups = memory_groups(self._description, self._options, self._model.windows)
-        machine = machine_of(self._description, calibration, budget, tokens, groups=groups)
+        windows = self._model.windows
+        groups = memory_groups(self._description, self._options, windows)
+        machine = machine_of(
+            self._description, calibration, budget, tokens, groups=groups, windows=windows
+        )
         return replace(machine, adapter_bytes=self._options.lora_bytes)
 
     def _pool(self, num_blocks: int) -> KVPool:

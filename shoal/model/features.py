@@ -28,6 +28,8 @@ _HONOURED: dict[str, Callable[[Any], bool]] = {
     "s_aux": lambda value: isinstance(value, torch.Tensor) and value.dim() == 1,
 }
 """Keywords of `AttentionKind`, and the values they may have."""
+_WORDS = {"sliding_window": "a window", "softcap": "a soft cap", "s_aux": "sinks"}
+_VALUES = {"sliding_window": "at least 1", "softcap": "above 0", "s_aux": "a number per head"}
 _HARMLESS_KEYWORDS = {
     "is_causal",
     "use_cache",
@@ -111,8 +113,15 @@ def refuse_unknown_keyword(kind: str, keywords: dict[str, Any]) -> None:
         if name == "dropout":
             if value > 0:
                 raise _refusal(kind, "attention dropout")
-        elif name not in _HONOURED or not _HONOURED[name](value):
+        elif name not in _HONOURED:
             raise _refusal(kind, f"the attention keyword {name!r}")
+        elif not _HONOURED[name](value):
+            shown = tuple(value.shape) if isinstance(value, torch.Tensor) else value
+            raise UnsupportedModelError(
+                f"{_WORDS[name]} that means nothing",
+                f"models of type {kind!r} have attention with {_WORDS[name]} of {shown}, which "
+                f"means nothing: it has to be {_VALUES[name]}. Correct the model's config.",
+            )
 
 
 def _refusal(model_type: str, feature: str) -> UnsupportedModelError:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedConfig
 
+from shoal.costs import Expanding
+
 
 @dataclass(frozen=True)
 class LayerSizes:
@@ -14,12 +16,15 @@ class LayerSizes:
     Attributes:
         latent_rank: numbers of the latent (MLA) that is kept of a token instead of keys and values;
             0: none is. The key part for all heads, which is kept beside it, is `head_dim` long.
+        plain_dim, value_dim: numbers of a head's key and value that are made of a latent.
     """
 
     heads: int
     kv_heads: int
     head_dim: int
     latent_rank: int = 0
+    plain_dim: int = 0
+    value_dim: int = 0
 
     @property
     def kv_numbers(self) -> int:
@@ -35,6 +40,15 @@ class LayerSizes:
             # Absorbed: keys of latent and rotated part, the latent as value.
             return 2.0 * self.heads * (2 * self.latent_rank + self.head_dim)
         return 4.0 * self.heads * self.head_dim
+
+    @property
+    def expanding(self) -> Expanding | None:
+        """What it costs to make keys and values of latents; None: there are none."""
+        if not self.latent_rank:
+            return None
+        return Expanding.of(
+            self.heads, self.plain_dim, self.head_dim, self.latent_rank, self.value_dim
+        )
 
 
 RECURRENT_LAYERS = {"linear_attention", "conv", "hybrid", "hybrid_sliding"}
@@ -89,6 +103,7 @@ def _sizes(config: PreTrainedConfig) -> LayerSizes:
     kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
     rank = getattr(config, "kv_lora_rank", None)
     if rank:
-        return LayerSizes(heads, 1, int(config.qk_rope_head_dim), int(rank))
+        made = int(config.qk_nope_head_dim), int(config.v_head_dim)
+        return LayerSizes(heads, 1, int(config.qk_rope_head_dim), int(rank), *made)
     head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
     return LayerSizes(heads, kv_heads, head_dim)

@@ -22,7 +22,13 @@ import numpy as np
 from shoal.costs import Costs
 from shoal.planner.rearrange_pieces import Line, piece_starts
 from shoal.planner.tree import Arrangement, Tree, depth_first
-from shoal.planner.work_counts import FloatArray, WorkCounts, request_work, segment_work
+from shoal.planner.work_counts import (
+    FloatArray,
+    WorkCounts,
+    request_work,
+    segment_work,
+    windows_of,
+)
 from shoal.types import BoolArray, Int64Array
 
 _KEPT = 0.99
@@ -40,7 +46,8 @@ def blend(tree: Tree, costs: Costs | None, capacity_tokens: int | None) -> Arran
         costs: None: tokens to compute against tokens of KV to read.
         capacity_tokens: KV tokens in the pool; None: more than the job needs.
     """
-    requests, segments = request_work(tree), segment_work(tree)
+    windows = windows_of(costs)
+    requests, segments = request_work(tree, windows), segment_work(tree, windows)
     whole = depth_first(tree, _sibling_key(tree, requests, segments, costs))
     if len(tree.leaf) == 0:
         return whole

@@ -15,9 +15,20 @@ import numpy.typing as npt
 
 from shoal.costs import Costs
 from shoal.planner.forest import Forest
+from shoal.planner.seen_pairs import DecodingRows, SeenWhileDecoding, seen_while_decoding
 from shoal.types import Int32Array, Int64Array
+from shoal.work import Window
 
 FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class WindowedCost:
+    """As `per_read` and `per_pair` of a `FoldCost`, of layers with a window, for what it shows."""
+
+    window: Window
+    per_read: float
+    per_pair: float
 
 
 @dataclass(frozen=True)
@@ -31,8 +42,9 @@ class FoldCost:
         per_use: once per sequence that uses it.
         per_iteration: per iteration in which it lives.
         per_step: per user and output token: one more partial attention result to merge.
-        per_read: reading the KV of one token once.
-        per_pair: attention of one query row to one token of KV.
+        per_read: reading the KV of one token once, in layers that see everything.
+        per_pair: attention of one query row to one token of KV, in the same layers.
+        windowed: the other layers.
     """
 
     per_segment: float = 0.0
@@ -41,6 +53,7 @@ class FoldCost:
     per_step: float = 0.0
     per_read: float = 0.0
     per_pair: float = 0.0
+    windowed: tuple[WindowedCost, ...] = ()
 
     @classmethod
     def of(cls, costs: Costs) -> FoldCost:
@@ -49,14 +62,23 @@ class FoldCost:
         A segment leaves half a KV block empty on average. What that costs in every iteration, keys
         multiplied for nothing, is part of `costs.use_seconds`. The memory has no price: keeping an
         edge of e tokens above c parts takes half a block and saves e·(c - 1) tokens of KV, and
-        pricing only the first folds what pays (docs/lab-notes.md).
+        pricing only the first folds what pays (docs/lab-notes.md). Latents count as read as they
+        lie, which is what a few decoding rows do.
         """
         token = costs.flops_per_token / costs.flops_per_second
+        read = 1 / costs.bytes_per_second / token
+        pair = 1 / costs.flops_per_second / token
+        whole = [kind for kind in costs.attention if kind.window is None]
         return cls(
             per_iteration=costs.segment_seconds / token,
             per_step=costs.use_seconds / token,
-            per_read=costs.kv_bytes / costs.bytes_per_second / token,
-            per_pair=costs.attention_flops / costs.flops_per_second / token,
+            per_read=sum(kind.kv_bytes for kind in whole) * read,
+            per_pair=sum(kind.pair_flops for kind in whole) * pair,
+            windowed=tuple(
+                WindowedCost(kind.window, kind.kv_bytes * read, kind.pair_flops * pair)
+                for kind in costs.attention
+                if kind.window is not None
+            ),
         )
 
 
@@ -99,6 +121,11 @@ def fold_weights(
     fit into memory at once, and prefill, make a segment live longer; they also make what it
     costs per iteration matter less, so both are left out.
 
+    Layers with a window add their own reading and multiplying, of the tokens that it shows: T and O
+    are then of the pairs of an output token and one of the node's that it sees, by the node's
+    tokens. What is nearer to the output is seen no less, so a token kept still weighs no more than
+    its copies below, which the choice rests on (`sharing._best_nodes`).
+
     Args:
         output_tokens: int32 [N], expected of each choice of each request; None: nothing is
             generated.
@@ -107,14 +134,29 @@ def fold_weights(
         output_tokens = np.zeros(len(forest.choices), dtype=np.int32)
     direct_rows, rows, longest = _outputs(forest, output_tokens)
     own = max(cost.per_read, cost.per_pair)
+    kept = 1 + np.maximum(cost.per_read * longest, cost.per_pair * rows)
+    direct = forest.direct + own * direct_rows
+    for kind in cost.windowed:
+        seen = _seen(forest, output_tokens, kind.window)
+        size = forest.end - forest.start
+        kept += np.maximum(kind.per_read * seen.most, kind.per_pair * seen.total) / size
+        direct += max(kind.per_read, kind.per_pair) * seen.direct / size
     return NodeWeights(
-        kept=1 + np.maximum(cost.per_read * longest, cost.per_pair * rows),
-        direct=forest.direct + own * direct_rows,
+        kept=kept,
+        direct=direct,
         overhead=cost.per_segment
         + cost.per_use * forest.users
         + cost.per_iteration * longest
         + cost.per_step * rows,
     )
+
+
+def _seen(forest: Forest, output_tokens: Int32Array, window: Window) -> SeenWhileDecoding:
+    """What a window shows to output tokens, of each node's."""
+    first = forest.length
+    nodes = forest.parent, forest.start, forest.end
+    rows = DecodingRows(forest.request_node, first, first + output_tokens, forest.choices)
+    return seen_while_decoding(window, nodes, rows)
 
 
 def _outputs(

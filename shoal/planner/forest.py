@@ -46,6 +46,7 @@ class Forest:
         rank: int64 [N], position of each request in lexicographic order, ties by index; requests
             kept out of sharing come last, by index.
         choices: int64 [N], sequences per request.
+        length: int64 [N], tokens of each prompt that count.
     """
 
     parent: Int64Array
@@ -59,6 +60,7 @@ class Forest:
     request_node: Int64Array
     rank: Int64Array
     choices: Int64Array
+    length: Int64Array
 
     def __len__(self) -> int:
         return len(self.parent)
@@ -303,6 +305,7 @@ class _Refinement:
             request_node=request_node,
             rank=rank,
             choices=self._choices,
+            length=self._ends - self._starts,
         )
 
 

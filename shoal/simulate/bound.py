@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from shoal.costs import Machine
 from shoal.planner import Plan
 from shoal.planner.tree import Tree
-from shoal.planner.work_counts import request_work, segment_work
+from shoal.planner.work_counts import request_work, segment_work, windows_of
 from shoal.types import Int64Array, RequestTable
 
 
@@ -44,8 +45,9 @@ def lower_bound(
 ) -> LowerBound:
     """A bound on the time of any run of a plan's segments and sequences, in any order.
 
-    The fewest iterations are the most of: tokens over the token budget; KV tokens read by decodes
-    over the pool's capacity, because what an iteration reads it holds; the longest answer.
+    The fewest iterations are the most of: tokens over the token budget; KV bytes read by decodes
+    over the pool's, because what an iteration reads it holds; the longest answer. Layers with a
+    window are counted for what they see.
 
     Args:
         true_lengths: as for `simulate`.
@@ -56,14 +58,15 @@ def lower_bound(
     if true_lengths is not None:
         tree = replace(tree, output=true_lengths[tree.index].astype(np.int64))
     parts = np.zeros(len(tree.leaf), dtype=np.int64), np.zeros(len(tree.parent), dtype=np.int64)
-    requests, segments = request_work(tree), segment_work(tree)
+    costs = machine.costs
+    windows = windows_of(costs)
+    requests, segments = request_work(tree, windows), segment_work(tree, windows)
     work = replace(
         requests,
         counts=requests.summed(parts[0], 1).counts + segments.summed(parts[1], 1).counts,
     )
-    tokens, reads = int(work.counts[0, 0]), int(work.reads[0])
+    tokens, reads = int(work.counts[0, 0]), math.ceil(work.read_tokens(costs)[0])
     longest = int(tree.output.max())
-    costs = machine.costs
     iterations = max(-(-tokens // machine.token_budget), -(-reads // machine.kv_tokens), longest)
     weights = iterations * costs.weight_bytes / costs.bytes_per_second
     return LowerBound(

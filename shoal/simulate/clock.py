@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from shoal.costs import Costs, MemoryGroup
+from shoal.costs import AttentionCost, Costs
 from shoal.scheduler import TokenBatch
 from shoal.types import Int64Array
-from shoal.work import SegmentWork, Window
+from shoal.work import SegmentWork
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -31,28 +30,26 @@ class BatchTime:
     memory: float
 
 
-def batch_time(batch: TokenBatch, costs: Costs, groups: Sequence[MemoryGroup] = ()) -> BatchTime:
+def batch_time(batch: TokenBatch, costs: Costs) -> BatchTime:
     """The time of a batch: of each kind of work, whichever of compute and memory takes longer.
 
     seconds = linear + attention + head + overhead, where
 
     - linear is for all tokens and all layers, or for reading the weights (the head's included);
-    - attention is a sum over groups of layers and work items, each for its pairs of query and KV
+    - attention is a sum over kinds of layers and work items, each for its pairs of query and KV
       token, or for reading its KV: a shared segment's once, however many rows use it;
     - head is for the rows whose logits are wanted;
     - overhead is per iteration, per shared segment, and per sequence and level of sharing.
-
-    Args:
-        groups: the layers by the kind of their memory; empty: one group of all.
     """
     work, rate, bandwidth = batch.attention, costs.flops_per_second, costs.bytes_per_second
-    multiply, read = _attention_seconds(work, costs, costs)
-    if groups:
-        both = [
-            _attention_seconds(g.attention, each, costs, each.window)
-            for g, each in zip(batch.groups, groups, strict=True)
-        ]
-        multiply, read = (np.concatenate(part) for part in zip(*both, strict=True))
+    works = [group.attention for group in batch.groups]
+    if len(works) != len(costs.attention):
+        works = [work] * len(costs.attention)  # all kinds are kept in one group
+    both = [
+        _attention_seconds(each, kind, costs)
+        for each, kind in zip(works, costs.attention, strict=True)
+    ]
+    multiply, read = (np.concatenate(part) for part in zip(*both, strict=True))
 
     linear = batch.num_tokens * costs.flops_per_token / rate
     weights = costs.weight_bytes / bandwidth if batch.num_tokens else 0.0
@@ -77,21 +74,19 @@ def batch_time(batch: TokenBatch, costs: Costs, groups: Sequence[MemoryGroup] = 
 
 
 def _attention_seconds(
-    work: SegmentWork, layers: Costs | MemoryGroup, costs: Costs, window: Window | None = None
+    work: SegmentWork, kind: AttentionCost, costs: Costs
 ) -> tuple[FloatArray, FloatArray]:
     """Seconds of the products, and of the reading, of each item in some layers; float64 [I] each.
 
-    A window shows a row no more of an item than it has tokens, and a tile of rows reads no more
-    than that and the rows' own: what it hides beyond is left out of account.
+    What no row of an item sees is not read.
     """
     rows = (work.row_last - work.row_first).astype(np.int64)
     tokens: Int64Array = work.kv_tokens.astype(np.int64)
     pairs = rows * tokens - np.where(work.causal, rows * (rows - 1) // 2, 0)
-    if window is not None:
-        pairs = np.minimum(pairs, rows * window.tokens)
-        tokens = np.minimum(tokens, window.tokens + np.where(work.causal, rows, 0))
-    multiply: FloatArray = pairs.astype(np.float64) * (
-        layers.attention_flops / costs.flops_per_second
-    )
-    read: FloatArray = tokens.astype(np.float64) * (layers.kv_bytes / costs.bytes_per_second)
-    return multiply, read
+    if work.hides(kind.window):
+        assert kind.window is not None
+        hidden, unread = work.hidden_pairs(kind.window)
+        pairs, tokens = pairs - hidden, tokens - unread
+    multiply = kind.flops(pairs.astype(np.float64), tokens.astype(np.float64))
+    read: FloatArray = tokens.astype(np.float64) * (kind.kv_bytes / costs.bytes_per_second)
+    return multiply / costs.flops_per_second, read

@@ -16,13 +16,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from shoal.costs import Costs, Machine, MemoryGroup, StateLayers
+from shoal.costs import AttentionCost, Costs, Expanding, Machine, MemoryGroup, StateLayers
 from shoal.planner import Plan
 from shoal.planner.forest import split_by_level
 from shoal.planner.likeness import nearest_kept
 from shoal.planner.rearrange import restricted
 from shoal.planner.tree import Tree
 from shoal.types import BoolArray, Int64Array, RequestParams, RequestTable
+from shoal.work import Window
 
 _SEQUENCES = 1024
 """Most sequences, about."""
@@ -172,14 +173,26 @@ def _largest(table: RequestTable, plan: Plan, block_size: int) -> int:
 
 def _smaller_group(group: MemoryGroup, divisor: int) -> MemoryGroup:
     """Layers with dearer KV tokens, and a shorter window."""
-    window = group.window
-    if window is not None:
-        window = replace(window, tokens=max(window.tokens // divisor, 1))
+    return replace(group, kv_bytes=group.kv_bytes * divisor, window=_shorter(group.window, divisor))
+
+
+def _shorter(window: Window | None, divisor: int) -> Window | None:
+    if window is None:
+        return None
+    return replace(window, tokens=max(window.tokens // divisor, 1))
+
+
+def _smaller_kind(kind: AttentionCost, divisor: int) -> AttentionCost:
+    """Layers with dearer pairs and KV tokens, and a shorter window."""
+    expanding = kind.expanding
+    if expanding is not None:
+        expanding = Expanding(expanding.pair_flops * divisor, expanding.token_flops * divisor)
     return replace(
-        group,
-        kv_bytes=group.kv_bytes * divisor,
-        attention_flops=group.attention_flops * divisor,
-        window=window,
+        kind,
+        kv_bytes=kind.kv_bytes * divisor,
+        pair_flops=kind.pair_flops * divisor,
+        window=_shorter(kind.window, divisor),
+        expanding=expanding,
     )
 
 
@@ -189,6 +202,7 @@ def _smaller(costs: Costs, divisor: int, slice_: float) -> Costs:
         costs,
         attention_flops=costs.attention_flops * divisor,
         kv_bytes=costs.kv_bytes * divisor,
+        kinds=tuple(_smaller_kind(kind, divisor) for kind in costs.kinds),
         weight_bytes=costs.weight_bytes * slice_,
         flops_per_second=costs.flops_per_second * slice_,
         bytes_per_second=costs.bytes_per_second * slice_,

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from shoal.costs import Machine
 from shoal.planner import Plan
 from shoal.planner.tree import Tree
-from shoal.planner.work_counts import WorkCounts, request_work, segment_work
+from shoal.planner.work_counts import WorkCounts, request_work, segment_work, windows_of
 from shoal.types import RequestTable
 
 FloatArray = npt.NDArray[np.float64]
@@ -49,9 +49,9 @@ def part_seconds(table: RequestTable, plan: Plan, machine: Machine) -> PartSecon
     makes shorter, is left out.
     """
     tree = Tree.of_plan(table, plan)
-    both = WorkCounts(
-        np.concatenate([request_work(tree).counts, segment_work(tree).counts], axis=1)
-    )
+    windows = windows_of(machine.costs)
+    requests_, segments = request_work(tree, windows), segment_work(tree, windows)
+    both = WorkCounts(np.concatenate([requests_.counts, segments.counts], axis=1))
     seconds = _seconds(both, machine)
     requests = len(tree.leaf)
     each = seconds[:requests] / tree.choices
@@ -60,8 +60,9 @@ def part_seconds(table: RequestTable, plan: Plan, machine: Machine) -> PartSecon
 
 def _seconds(work: WorkCounts, machine: Machine) -> FloatArray:
     """Of each part, float64 [M]."""
-    tokens, heads, pairs, reads = work.counts.astype(np.float64)
     costs = machine.costs
+    tokens, heads = work.counts[:2].astype(np.float64)
+    reads = work.read_tokens(costs)
     flops, bandwidth = costs.flops_per_second, costs.bytes_per_second
     fill = tokens / machine.token_budget
     if fill.sum() < reads.sum() / machine.kv_tokens:
@@ -69,8 +70,8 @@ def _seconds(work: WorkCounts, machine: Machine) -> FloatArray:
     linear = tokens * (costs.flops_per_token / flops)
     weights = fill * (costs.weight_bytes / bandwidth)
     attention = np.maximum(
-        pairs * (costs.attention_flops / flops), reads * (costs.kv_bytes / bandwidth)
-    )
+        work.attention_flops(costs) / flops, work.read_bytes(costs) / bandwidth
+    ).sum(axis=0)
     seconds: FloatArray = (
         (linear if linear.sum() >= weights.sum() else weights)
         + attention

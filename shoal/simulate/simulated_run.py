@@ -85,7 +85,7 @@ def simulate(
     tokens: list[int] = []
     times: list[tuple[float, float, float]] = []
     while (batch := scheduler.step()) is not None:
-        time = batch_time(batch, machine.costs, machine.memory)
+        time = batch_time(batch, machine.costs)
         tokens.append(batch.num_tokens)
         times.append((time.seconds, time.compute, time.memory))
         sampled = batch.sample_sequences

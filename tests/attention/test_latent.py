@@ -77,6 +77,18 @@ def test_both_ways(backend: PartialAttention, least_rows: float, seed: int) -> N
     assert (found.double() - expected).abs().max() < 5e-5
 
 
+@pytest.mark.parametrize(
+    ("heads", "measured"),
+    [((128, 128, 64, 512, 128), 266), ((40, 64, 32, 256, 64), 208), ((20, 192, 64, 512, 256), 380)],
+    ids=["deepseek-v3", "minicpm3", "glm-4.7-flash"],
+)
+def test_the_crossing_is_near_the_measured(heads: tuple[int, ...], measured: float) -> None:
+    """Those of docs/lab-notes.md: two cores of an AMD EPYC, bfloat16."""
+    count, plain, rope, rank, value = heads
+    expansion = Expansion(torch.empty(count, plain, rank), torch.empty(count, value, rank))
+    assert 0.8 <= expansion.crossing(rope) / measured <= 1.4
+
+
 def test_rows_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     """Items of most rows are expanded, and no more than there is memory for."""
     case = random_case(1, block_size=32, scattered=True)

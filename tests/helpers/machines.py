@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shoal.costs import BLOCK_SIZE, Costs, Machine, StateLayers
+from shoal.costs import BLOCK_SIZE, Costs, Machine, MemoryGroup, StateLayers
 
 FREE = Costs(
     flops_per_token=1.0,
@@ -23,6 +23,17 @@ def machine(
     blocks: int = 10**7,
     block_size: int = BLOCK_SIZE,
     states: StateLayers | None = None,
+    grouped: bool = False,
 ) -> Machine:
-    """One with ample memory unless told otherwise."""
-    return Machine(costs, budget, blocks * block_size, block_size=block_size, states=states)
+    """One with ample memory unless told otherwise.
+
+    Args:
+        grouped: whether each kind of layers has a memory of its own.
+    """
+    groups = tuple(
+        MemoryGroup(layers=(layer,), kv_bytes=kind.kv_bytes, window=kind.window)
+        for layer, kind in enumerate(costs.kinds if grouped else ())
+    )
+    return Machine(
+        costs, budget, blocks * block_size, block_size=block_size, states=states, groups=groups
+    )

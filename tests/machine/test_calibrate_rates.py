@@ -1,6 +1,7 @@
 """The measured rates: the fit finds what was put in, and the batches have the shape they claim."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +18,10 @@ from shoal.machine.calibrate_rates import (
     SPLITS,
     measure_rates,
     overheads,
+    prefill_flops,
 )
 from shoal.machine.calibration_cache import Calibration
+from shoal.machine.model_costs import default_costs
 from shoal.model.description import ModelDescription
 from shoal.scheduler import BLOCK_SIZE
 from tests.helpers.cuda_models import tiny
@@ -98,6 +101,25 @@ def test_rates_make_sense(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None
     assert 0 < rates.iteration_seconds < 1
     assert 0 <= rates.segment_seconds < 0.01
     assert 0 <= rates.use_seconds < 0.01
+
+
+@pytest.mark.parametrize("family", ["gemma4", "gpt_oss", "deepseek_v3, kimi k2"])
+def test_layers_of_all_kinds_are_measured_by_what_they_see(
+    tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Heads of several sizes; windows shorter than a prompt; latents."""
+    monkeypatch.setattr("shoal.machine.calibrate_rates.SECONDS", 0.0)
+    monkeypatch.setattr("shoal.machine.calibrate_rates.LEAST_ROUNDS", 1)
+    options = EngineOptions(dtype="float32", kv_memory="16MiB", token_budget=64)
+    description = ModelDescription.load(str(save_model(tmp_path, family)), options)
+    engine = Engine(description, options)
+    bench = Bench(engine._model, description, engine._kv, engine.machine.num_blocks)
+    costs = default_costs(description, windows=bench.model.windows)
+    assert costs == engine.machine.costs == default_costs(description)
+    attention = prefill_flops(costs, 512) - 512 * costs.flops_per_token
+    whole = 512 * 513 / 2 * costs.attention_flops
+    assert 0 < attention < whole
+    assert measure_rates(bench, 512, 1.0).flops_per_second == prefill_flops(costs, 512)
 
 
 def test_batches_that_graphs_take_are_measured_replayed() -> None:

@@ -8,10 +8,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from benchmarks.models import MODELS, make_config
 from shoal.config import EngineOptions, Quantization
-from shoal.costs import Rates
+from shoal.costs import Expanding, Rates
 from shoal.machine.model_costs import default_costs, model_costs
 from shoal.machine.weight_counts import count_weights
 from shoal.model.description import ModelDescription
+from shoal.work import Window
 from tests.helpers.models import ARCHITECTURES, save_model
 
 RATES = Rates(
@@ -82,3 +83,30 @@ def test_work_follows_the_shape(tmp_path: Path) -> None:
     assert costs.flops_per_second == 1e11
     assert (costs.iteration_seconds, costs.segment_seconds, costs.use_seconds) == (1e-3, 1e-5, 1e-6)
     assert default_costs(description).flops_per_token == costs.flops_per_token
+
+
+@pytest.mark.parametrize("family", ["deepseek_v3, kimi k2", "gpt_oss", "llama4"])
+def test_kinds_of_attention_follow_the_config(tmp_path: Path, family: str) -> None:
+    folder = str(save_model(tmp_path, family))
+    description = ModelDescription.load(folder, EngineOptions(dtype="float32"))
+    config, costs = description.config, model_costs(description, RATES)
+    assert sum(kind.kv_bytes for kind in costs.kinds) == costs.kv_bytes
+    assert sum(kind.pair_flops for kind in costs.kinds) == costs.attention_flops
+    if family.startswith("deepseek"):
+        (kind,) = costs.kinds
+        layers, heads = config.num_hidden_layers, config.num_attention_heads
+        rank, rope = config.kv_lora_rank, config.qk_rope_head_dim
+        plain, value = config.qk_nope_head_dim, config.v_head_dim
+        assert kind.window is None
+        assert kind.kv_bytes == 4 * layers * (rank + rope)
+        assert kind.pair_flops == 2 * layers * heads * (rank + rope + rank)
+        made = 0.5 * 2 * rank * (plain + value) + 700 * (plain + rope + value)
+        pair = 2.0 * layers * heads * (plain + rope + value)
+        assert kind.expanding == Expanding(pair, layers * heads * made)
+        return
+    shown, hidden = costs.kinds
+    chunked = family == "llama4"
+    size = config.attention_chunk_size if chunked else config.sliding_window
+    assert (shown.window, hidden.window) == (None, Window(size, chunked))
+    windowed = sum(kind != "full_attention" for kind in config.layer_types)
+    assert hidden.pair_flops == 4 * windowed * config.num_attention_heads * config.head_dim

@@ -44,7 +44,8 @@ def test_equals_generate(tmp_path: Path, family: str, monkeypatch: pytest.Monkey
     block_bytes = BLOCK_SIZE * description.kv_bytes_per_token
     for number, settings in enumerate(SETTINGS):
         # The rows from which an item is expanded: none, those of some, all.
-        monkeypatch.setattr(latent, "MORE_ROWS", (1e9, 0.3, 0.0, 0.1)[number])
+        least = (1e9, 6, 0, 2)[number]
+        monkeypatch.setattr(latent.Expansion, "crossing", lambda self, rope, least=least: least)
         blocks = 1000 if number % 2 == 0 else largest + 1
         llm = LLM(
             str(model),

@@ -86,7 +86,7 @@ def test_what_stands_before_any_place_has_the_density_of_all(
 ) -> None:
     compute, memory, above = np.array(drawn).T
     zero = np.zeros(len(drawn), dtype=np.int64)
-    work = WorkCounts(np.stack([compute, zero, zero, memory]))
+    work = WorkCounts(np.stack([compute, zero, zero, zero, memory]))
     key = alternating(work, work.summed(above, 3), above, np.arange(len(drawn)), None)
     for parent in range(3):
         mine = np.flatnonzero(above == parent)
@@ -103,7 +103,7 @@ def test_each_scan_goes_from_its_end_towards_the_middle() -> None:
     compute = np.array([9, 4, 2, 2, 1, 2])
     memory = np.array([1, 1, 2, 3, 5, 8])
     zero = np.zeros(6, dtype=np.int64)
-    work = WorkCounts(np.stack([compute, zero, zero, memory]))
+    work = WorkCounts(np.stack([compute, zero, zero, zero, memory]))
     key = alternating(work, work.summed(zero, 1), zero, np.arange(6), None)
     assert key == pytest.approx([0.2, 0.475, 0.55, 0.525, 0.1, 0.35])
     assert np.argsort(key).tolist() == [4, 0, 5, 1, 3, 2]
@@ -125,7 +125,9 @@ def test_work_is_that_of_a_token_by_token_count(job: Job) -> None:
         assert requests.counts[0, r] == n * len(rows)
         assert requests.counts[1, r] == n * (output - (start == len(prompt)))
         assert requests.counts[2, r] == n * sum(row + 1 for row in rows)
-        assert requests.reads[r] == n * sum(row + 1 - start for row in rows if row >= len(prompt))
+        assert requests.reads[0, r] == n * sum(
+            row + 1 - start for row in rows if row >= len(prompt)
+        )
     for s in range(len(tree.parent)):
         start, end = int(tree.start[s]), int(tree.end[s])
         assert shared.counts[2, s] == sum(row + 1 for row in range(start, end))

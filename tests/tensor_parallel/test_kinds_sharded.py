@@ -20,6 +20,7 @@ FEW = ["gemma3", "llama4", "gemma4 shared", "granite_swa", "phi3 longrope", "lla
 """Windows; chunks and query scales; head sizes by layer and reused KV; sinks; lengths."""
 REFUSED = {
     "gpt_oss": "no tensor parallel plan",
+    "deepseek_v3, kimi k2": "keep one latent of each token",
     "gemma3n": "keep the largest activations of a width",
     "gemma4 keys as values": "4 query heads and 1 or 2 KV heads: this model cannot be split",
 }

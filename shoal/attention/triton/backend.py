@@ -17,6 +17,8 @@ from shoal.work import SegmentWork, Window
 
 _DTYPES = torch.bfloat16, torch.float16, torch.float32
 _LARGEST_DIM = 256
+_LARGEST_LATENT = {2: 576, 4: 320}
+"""By bytes of a number: longer ones do not fit the shared memory of all devices."""
 _CPU_PROGRAMS = 3
 """Of the persistent grid under Triton's interpreter, which runs them one after the other."""
 _STORE_ROWS = 16
@@ -39,12 +41,20 @@ class TritonAttention:
         self._launches: dict[tuple[KVShape, int, Tiles, Window | None], Launch] = {}
 
     @staticmethod
-    def knows(dtype: torch.dtype, key_dim: int, value_dim: int) -> bool:
-        """Whether the kernel can run for these numbers and head dimensions."""
-        return dtype in _DTYPES and max(key_dim, value_dim) <= _LARGEST_DIM
+    def knows(dtype: torch.dtype, key_dim: int, value_dim: int, *, latent: bool = False) -> bool:
+        """Whether the kernel can run for these numbers and head dimensions.
+
+        Args:
+            latent: whether values lie within keys, as those of latents do (MLA).
+        """
+        if dtype not in _DTYPES:
+            return False
+        most = _LARGEST_LATENT[dtype.itemsize] if latent else _LARGEST_DIM
+        return max(key_dim, value_dim) <= most
 
     def allocate(self, shape: KVShape) -> KVLayer:
-        """Zeros, block by block."""
+        """Zeros, block by block. Values of a latent layer are a view of its keys."""
+        dims = shape.key_dim, 0 if shape.latent else shape.value_dim
         keys, values = (
             torch.zeros(
                 shape.num_blocks,
@@ -54,9 +64,9 @@ class TritonAttention:
                 dtype=shape.dtype,
                 device=shape.device,
             )
-            for dim in (shape.key_dim, shape.value_dim)
+            for dim in dims
         )
-        return KVLayer(shape, keys, values)
+        return KVLayer(shape, keys, keys[..., : shape.value_dim] if shape.latent else values)
 
     def store(
         self, layer: KVLayer, slots: torch.Tensor, key: torch.Tensor, value: torch.Tensor
@@ -81,6 +91,7 @@ class TritonAttention:
             KEY_COLUMNS=power_of_two(shape.key_dim),
             VALUE_DIM=shape.value_dim,
             VALUE_COLUMNS=power_of_two(shape.value_dim),
+            LATENT=shape.latent,
             TILE=_STORE_ROWS,
         )
 
@@ -122,6 +133,10 @@ class TritonAttention:
         lse = query.new_empty(rows, heads, dtype=torch.float32)
         self._run(query, layer, prepared, scale, PLAIN, out, lse)
         return out, lse
+
+    def read_keys(self, layer: KVLayer, blocks: torch.Tensor) -> torch.Tensor:
+        """See `shoal.attention.latent.PartialAttention`."""
+        return layer.keys[blocks].transpose(0, 1).flatten(1, 2)
 
     def _run(
         self,

@@ -48,6 +48,7 @@ def make_launch(
         "KEY_DIM": shape.key_dim,
         "KEY_LOW": key_low,
         "KEY_HIGH": key_high,
+        "VALUE_ROW": shape.key_dim if shape.latent else shape.value_dim,
         "VALUE_DIM": shape.value_dim,
         "VALUE_LOW": value_low,
         "VALUE_HIGH": value_high,

@@ -68,13 +68,16 @@ _HALF_PRECISION = {
     64: (Tiles(64, 64, 4, 3, 2, True), Tiles(128, 64, 8, 3, 1, True)),
     128: (Tiles(64, 64, 4, 3, 2, True), Tiles(128, 64, 8, 3, 1, True)),
     256: (Tiles(64, 32, 8, 3, 1, True),),
+    576: (Tiles(32, 32, 8, 3, 1, True),),
 }
 _FLOAT32 = {
     64: (Tiles(32, 32, 4, 3, 4, False),),
     128: (Tiles(32, 32, 4, 3, 2, False),),
     256: (Tiles(16, 32, 4, 3, 1, False),),
+    320: (Tiles(16, 16, 8, 3, 1, False),),
 }
 _FRUGAL = {2: Tiles(64, 16, 4, 3, 1, True), 4: Tiles(16, 16, 4, 3, 1, False)}
+_FRUGAL_LATENT = Tiles(16, 16, 4, 3, 1, True)
 """Nowhere two stages: with them the kernel read beyond its memory on an H100 (Triton 3.6)."""
 
 
@@ -91,5 +94,5 @@ def choose_tiles(dtype: torch.dtype, key_dim: int, value_dim: int, shared_bytes:
         tiles
         for tiles in sizes
         if tiles.shared_bytes(key_dim, value_dim, dtype.itemsize) <= shared_bytes
-    ] or [_FRUGAL[dtype.itemsize]]
+    ] or [_FRUGAL[dtype.itemsize] if dim <= 256 else _FRUGAL_LATENT]
     return TilePair(fitting[0], fitting[-1])

@@ -41,8 +41,12 @@ def attention(
     dtype: torch.dtype,
     with_lse: bool = False,
     asks: tuple[str, ...] = (),
+    rank: int | None = None,
 ):
-    shape = KVShape(heads[1], dim, dim, 1, 32, dtype, torch.device("cpu"))
+    """`rank`: of latents, whose keys have `dim` numbers; None: keys and values."""
+    dims = dim, rank or dim
+    cpu = torch.device("cpu")
+    shape = KVShape(heads[1], *dims, 1, 32, dtype, cpu, latent=rank is not None)
     constants = make_launch(shape, heads[0], tiles, 1).attend
     types = attend_types(NAMES[dtype]) | ({"out": "*fp32"} if with_lse else {})
     warps = constants.pop("num_warps")
@@ -103,6 +107,19 @@ def test_attention_fits_a_multiprocessor(
     assert ("wgmma" in text) == (dtype != torch.float32)
 
 
+@pytest.mark.parametrize("heads", [16, 128])
+@pytest.mark.parametrize(("dim", "rank"), [(576, 512), (288, 256)])
+@pytest.mark.parametrize("kilobytes", [99, 227])
+def test_latents_fit(tmp_path: Path, heads: int, dim: int, rank: int, kilobytes: int) -> None:
+    tiles = choose_tiles(torch.bfloat16, dim, rank, kilobytes << 10).light
+    kernel = attention(tiles, (heads, 1), dim, torch.bfloat16, with_lse=True, rank=rank)
+    registers, stack = resources(kernel, tmp_path)
+    assert stack <= 32
+    assert registers * 32 * tiles.warps * tiles.programs <= REGISTERS
+    assert kernel.metadata.shared <= kilobytes << 10
+    assert "mma" in kernel.asm["ptx"]
+
+
 def test_merge() -> None:
     pointers = dict.fromkeys(("out", "lse_out", "part_out", "part_lse", "sinks"), "*fp32")
     lists = dict.fromkeys(("counts", "rows", "offsets", "slots"), "*i32")
@@ -117,6 +134,6 @@ def test_store() -> None:
     strides = dict.fromkeys(("key_head", "key_row", "value_head", "value_row"), "i32")
     dense = {"slot_step": 1, "key_column": 1, "value_column": 1}
     dims = {"KEY_DIM": 96, "KEY_COLUMNS": 128, "VALUE_DIM": 96, "VALUE_COLUMNS": 128}
-    constants = {"KV_HEADS": 8, "BLOCK": 32, "TILE": 16, **dims, **dense}
+    constants = {"KV_HEADS": 8, "BLOCK": 32, "TILE": 16, "LATENT": False, **dims, **dense}
     types = {**pointers, **strides, "num_rows": "i32", "slots": "*i64"}
     assert "st.global.v4" in compiled(store, constants, types, 4).asm["ptx"]

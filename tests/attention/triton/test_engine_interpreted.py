@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from shoal import LLM, SamplingParams
+from shoal.attention import AttentionBackend
 from shoal.attention.backends import select_backend
+from shoal.attention.latent import LatentAttention, LatentHeads
 from shoal.attention.triton import Tiles, TritonAttention
 from tests.helpers.models import forest_of_prompts, greedy, save_model
 
@@ -17,16 +19,25 @@ MAX_NEW_TOKENS = 4
 
 @pytest.mark.parametrize(
     ("family", "sharing"),
-    [("llama", "forest"), ("llama", "none"), ("gemma2", "forest"), ("gpt_oss", "forest")],
+    [
+        ("llama", "forest"),
+        ("llama", "none"),
+        ("gemma2", "forest"),
+        ("gpt_oss", "forest"),
+        ("deepseek_v3, kimi k2", "forest"),
+    ],
 )
 def test_equals_generate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, sharing: str
 ) -> None:
     used: list[TritonAttention] = []
 
-    def triton_on_cpu(*_: object) -> TritonAttention:
+    def triton_on_cpu(
+        _dtype: object, _device: object, layers: list[tuple[int, int, int]]
+    ) -> AttentionBackend:
         used.append(TritonAttention(Tiles(32, 32, 4, 2, 1, sideways=True)))
-        return used[-1]
+        latent = any(isinstance(layer, LatentHeads) for layer in layers)
+        return LatentAttention(used[-1]) if latent else used[-1]
 
     for module in list(sys.modules.values()):
         if getattr(module, "select_backend", None) is select_backend:

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shoal.attention.triton import TritonAttention
 from shoal.attention.triton.launch_plan import rows_per_key
 from shoal.attention.triton.tiles import choose_tiles, halves
 from tests.helpers.attention_work import one_segment
@@ -38,6 +39,17 @@ def test_heavy_tiles_for_batches_that_fill_them() -> None:
 
 def test_rows_per_key_of_no_keys() -> None:
     assert rows_per_key(one_segment(5, 0, causal=False).work, 4) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("kilobytes", [99, 163, 227])
+def test_tiles_of_latents_fit_the_device(dtype: torch.dtype, kilobytes: int) -> None:
+    """The longest that the kernel takes."""
+    dims = (320, 288) if dtype == torch.float32 else (576, 512)
+    assert TritonAttention.knows(dtype, *dims, latent=True)
+    assert not TritonAttention.knows(dtype, dims[0] + 1, dims[1], latent=True)
+    tiles = choose_tiles(dtype, *dims, kilobytes << 10).light
+    assert tiles.shared_bytes(*dims, dtype.itemsize) <= kilobytes << 10
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])

@@ -39,6 +39,7 @@ def attend(
     KEY_DIM: tl.constexpr,
     KEY_LOW: tl.constexpr,
     KEY_HIGH: tl.constexpr,
+    VALUE_ROW: tl.constexpr,
     VALUE_DIM: tl.constexpr,
     VALUE_LOW: tl.constexpr,
     VALUE_HIGH: tl.constexpr,
@@ -57,7 +58,8 @@ def attend(
 
     Args:
         query: [KV_HEADS * GROUP, T, KEY_DIM]; strides query_head, query_row, 1.
-        keys, values: [num_blocks, KV_HEADS, BLOCK, dim].
+        keys, values: [num_blocks, KV_HEADS, BLOCK, dim]; VALUE_ROW: from one value to the next, for
+            values that lie within keys.
         out: [T, heads, VALUE_DIM], any dtype; lse_out: float32 [T, heads], only if WITH_LSE.
         part_out: float32 [slots, heads, VALUE_DIM]; part_lse: float32 [slots, heads], natural log.
         counts: int32; the first is the number of tasks.
@@ -86,22 +88,22 @@ def attend(
                         query, keys, values, out, lse_out, part_out, part_lse, task, blocks,
                         positions, sinks, head, query_head, query_row, scale, softcap, window,
                         KV_HEADS, GROUP, BLOCK, KEY_DIM, KEY_LOW,
-                        KEY_HIGH, VALUE_DIM, VALUE_LOW, VALUE_HIGH, SHORT, KEYS, STAGES, WITH_LSE,
-                        WINDOW, SOFTCAP, SINKS,
+                        KEY_HIGH, VALUE_ROW, VALUE_DIM, VALUE_LOW, VALUE_HIGH, SHORT, KEYS, STAGES,
+                        WITH_LSE, WINDOW, SOFTCAP, SINKS,
                     )  # fmt: skip
                 else:
                     tall_tile(
                         query, keys, values, out, lse_out, part_out, part_lse, task, blocks,
                         positions, sinks, head, query_head, query_row, scale, softcap, window,
                         KV_HEADS, GROUP, BLOCK, KEY_DIM, KEY_LOW,
-                        KEY_HIGH, VALUE_DIM, VALUE_LOW, VALUE_HIGH, SHORT, KEYS, STAGES, WITH_LSE,
-                        WINDOW, SOFTCAP, SINKS,
+                        KEY_HIGH, VALUE_ROW, VALUE_DIM, VALUE_LOW, VALUE_HIGH, SHORT, KEYS, STAGES,
+                        WITH_LSE, WINDOW, SOFTCAP, SINKS,
                     )  # fmt: skip
             else:
                 tall_tile(
                     query, keys, values, out, lse_out, part_out, part_lse, task, blocks,
                     positions, sinks, head, query_head, query_row, scale, softcap, window,
                     KV_HEADS, GROUP, BLOCK, KEY_DIM, KEY_LOW,
-                    KEY_HIGH, VALUE_DIM, VALUE_LOW, VALUE_HIGH, ROWS, KEYS, STAGES, WITH_LSE,
-                    WINDOW, SOFTCAP, SINKS,
+                    KEY_HIGH, VALUE_ROW, VALUE_DIM, VALUE_LOW, VALUE_HIGH, ROWS, KEYS, STAGES,
+                    WITH_LSE, WINDOW, SOFTCAP, SINKS,
                 )  # fmt: skip

@@ -49,6 +49,7 @@ def short_tile(
     KEY_DIM: tl.constexpr,
     KEY_LOW: tl.constexpr,
     KEY_HIGH: tl.constexpr,
+    VALUE_ROW: tl.constexpr,
     VALUE_DIM: tl.constexpr,
     VALUE_LOW: tl.constexpr,
     VALUE_HIGH: tl.constexpr,
@@ -92,19 +93,22 @@ def short_tile(
             top, weight, sum_low, sum_high = _absorb(
                 q_low, q_high, top, weight, sum_low, sum_high, keys, values, blocks, head,
                 first, key_last, diagonal + row, lowest, scale, softcap, KV_HEADS, BLOCK, KEY_DIM,
-                KEY_LOW, KEY_HIGH, VALUE_DIM, VALUE_LOW, VALUE_HIGH, KEYS, True, True, SOFTCAP,
+                KEY_LOW, KEY_HIGH, VALUE_ROW, VALUE_DIM, VALUE_LOW, VALUE_HIGH, KEYS, True, True,
+                SOFTCAP,
             )  # fmt: skip
     for first in tl.range(edge, whole, KEYS, num_stages=STAGES):
         top, weight, sum_low, sum_high = _absorb(
             q_low, q_high, top, weight, sum_low, sum_high, keys, values, blocks, head,
             first, key_last, diagonal + row, lowest, scale, softcap, KV_HEADS, BLOCK, KEY_DIM,
-            KEY_LOW, KEY_HIGH, VALUE_DIM, VALUE_LOW, VALUE_HIGH, KEYS, False, False, SOFTCAP,
+            KEY_LOW, KEY_HIGH, VALUE_ROW, VALUE_DIM, VALUE_LOW, VALUE_HIGH, KEYS, False, False,
+            SOFTCAP,
         )  # fmt: skip
     for first in tl.range(whole, key_last, KEYS, num_stages=STAGES):
         top, weight, sum_low, sum_high = _absorb(
             q_low, q_high, top, weight, sum_low, sum_high, keys, values, blocks, head,
             first, key_last, diagonal + row, lowest, scale, softcap, KV_HEADS, BLOCK, KEY_DIM,
-            KEY_LOW, KEY_HIGH, VALUE_DIM, VALUE_LOW, VALUE_HIGH, KEYS, True, False, SOFTCAP,
+            KEY_LOW, KEY_HIGH, VALUE_ROW, VALUE_DIM, VALUE_LOW, VALUE_HIGH, KEYS, True, False,
+            SOFTCAP,
         )  # fmt: skip
     store_result(
         task, row, query_heads, live, top, tl.sum(weight, 0), tl.trans(sum_low), tl.trans(sum_high),
@@ -136,6 +140,7 @@ def _absorb(
     KEY_DIM: tl.constexpr,
     KEY_LOW: tl.constexpr,
     KEY_HIGH: tl.constexpr,
+    VALUE_ROW: tl.constexpr,
     VALUE_DIM: tl.constexpr,
     VALUE_LOW: tl.constexpr,
     VALUE_HIGH: tl.constexpr,
@@ -164,12 +169,12 @@ def _absorb(
     p = tl.exp2(scores - level[None, :])
     weight = weight * fade[None, :] + p
 
-    v_low = load_vectors(values, pool_row * VALUE_DIM, real, VALUE_DIM, 0, VALUE_LOW, MASKED)
+    v_low = load_vectors(values, pool_row * VALUE_ROW, real, VALUE_DIM, 0, VALUE_LOW, MASKED)
     p = p.to(v_low.dtype)
     sum_low = tl.dot(tl.trans(v_low), p, sum_low * fade[None, :], input_precision="ieee")
     if VALUE_HIGH > 0:
         v_high = load_vectors(
-            values, pool_row * VALUE_DIM, real, VALUE_DIM, VALUE_LOW, VALUE_HIGH, MASKED
+            values, pool_row * VALUE_ROW, real, VALUE_DIM, VALUE_LOW, VALUE_HIGH, MASKED
         )
         sum_high = tl.dot(tl.trans(v_high), p, sum_high * fade[None, :], input_precision="ieee")
     return higher, weight, sum_low, sum_high

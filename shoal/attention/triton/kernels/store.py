@@ -27,6 +27,7 @@ def store(
     KEY_COLUMNS: tl.constexpr,
     VALUE_DIM: tl.constexpr,
     VALUE_COLUMNS: tl.constexpr,
+    LATENT: tl.constexpr,
     TILE: tl.constexpr,
 ):
     """Rows [TILE * i, TILE * (i + 1)) of KV head j.
@@ -36,6 +37,7 @@ def store(
         keys, values: [num_blocks, KV_HEADS, BLOCK, dim].
         slots: int64 [num_rows], stride slot_step; slot = block * BLOCK + offset.
         KEY_COLUMNS, VALUE_COLUMNS: the dimensions or the next powers of two.
+        LATENT: whether values lie within keys, so that there is nothing more to write.
     """
     row = tl.program_id(0) * TILE + tl.arange(0, TILE)
     head = tl.program_id(1).to(tl.int64)
@@ -47,11 +49,12 @@ def store(
     inside = real[:, None] & (column < KEY_DIM)
     numbers = tl.load(key + head * key_head + row * key_row + column * key_column, mask=inside)
     tl.store(keys + pool_row[:, None] * KEY_DIM + column, numbers, mask=inside)
-    column = tl.arange(0, VALUE_COLUMNS)[None, :]
-    inside = real[:, None] & (column < VALUE_DIM)
-    at = head * value_head + row * value_row + column * value_column
-    tl.store(
-        values + pool_row[:, None] * VALUE_DIM + column,
-        tl.load(value + at, mask=inside),
-        mask=inside,
-    )
+    if not LATENT:
+        column = tl.arange(0, VALUE_COLUMNS)[None, :]
+        inside = real[:, None] & (column < VALUE_DIM)
+        at = head * value_head + row * value_row + column * value_column
+        tl.store(
+            values + pool_row[:, None] * VALUE_DIM + column,
+            tl.load(value + at, mask=inside),
+            mask=inside,
+        )

@@ -43,6 +43,7 @@ def tall_tile(
     KEY_DIM: tl.constexpr,
     KEY_LOW: tl.constexpr,
     KEY_HIGH: tl.constexpr,
+    VALUE_ROW: tl.constexpr,
     VALUE_DIM: tl.constexpr,
     VALUE_LOW: tl.constexpr,
     VALUE_HIGH: tl.constexpr,
@@ -86,19 +87,22 @@ def tall_tile(
             top, weight, sum_low, sum_high = _absorb(
                 q_low, q_high, top, weight, sum_low, sum_high, keys, values, blocks, head,
                 first, key_last, diagonal + row, lowest, scale, softcap, KV_HEADS, BLOCK, KEY_DIM,
-                KEY_LOW, KEY_HIGH, VALUE_DIM, VALUE_LOW, VALUE_HIGH, KEYS, True, True, SOFTCAP,
+                KEY_LOW, KEY_HIGH, VALUE_ROW, VALUE_DIM, VALUE_LOW, VALUE_HIGH, KEYS, True, True,
+                SOFTCAP,
             )  # fmt: skip
     for first in tl.range(edge, whole, KEYS, num_stages=STAGES):
         top, weight, sum_low, sum_high = _absorb(
             q_low, q_high, top, weight, sum_low, sum_high, keys, values, blocks, head,
             first, key_last, diagonal + row, lowest, scale, softcap, KV_HEADS, BLOCK, KEY_DIM,
-            KEY_LOW, KEY_HIGH, VALUE_DIM, VALUE_LOW, VALUE_HIGH, KEYS, False, False, SOFTCAP,
+            KEY_LOW, KEY_HIGH, VALUE_ROW, VALUE_DIM, VALUE_LOW, VALUE_HIGH, KEYS, False, False,
+            SOFTCAP,
         )  # fmt: skip
     for first in tl.range(whole, key_last, KEYS, num_stages=STAGES):
         top, weight, sum_low, sum_high = _absorb(
             q_low, q_high, top, weight, sum_low, sum_high, keys, values, blocks, head,
             first, key_last, diagonal + row, lowest, scale, softcap, KV_HEADS, BLOCK, KEY_DIM,
-            KEY_LOW, KEY_HIGH, VALUE_DIM, VALUE_LOW, VALUE_HIGH, KEYS, True, False, SOFTCAP,
+            KEY_LOW, KEY_HIGH, VALUE_ROW, VALUE_DIM, VALUE_LOW, VALUE_HIGH, KEYS, True, False,
+            SOFTCAP,
         )  # fmt: skip
     store_result(
         task, row, query_heads, live, top, weight, sum_low, sum_high, out, lse_out, part_out,
@@ -129,6 +133,7 @@ def _absorb(
     KEY_DIM: tl.constexpr,
     KEY_LOW: tl.constexpr,
     KEY_HIGH: tl.constexpr,
+    VALUE_ROW: tl.constexpr,
     VALUE_DIM: tl.constexpr,
     VALUE_LOW: tl.constexpr,
     VALUE_HIGH: tl.constexpr,
@@ -162,12 +167,12 @@ def _absorb(
     p = tl.exp2(scores - level[:, None])
     weight = weight * fade + tl.sum(p, 1)
 
-    v_low = load_vectors(values, pool_row * VALUE_DIM, real, VALUE_DIM, 0, VALUE_LOW, MASKED)
+    v_low = load_vectors(values, pool_row * VALUE_ROW, real, VALUE_DIM, 0, VALUE_LOW, MASKED)
     p = p.to(v_low.dtype)
     sum_low = tl.dot(p, v_low, sum_low * fade[:, None], input_precision="ieee")
     if VALUE_HIGH > 0:
         v_high = load_vectors(
-            values, pool_row * VALUE_DIM, real, VALUE_DIM, VALUE_LOW, VALUE_HIGH, MASKED
+            values, pool_row * VALUE_ROW, real, VALUE_DIM, VALUE_LOW, VALUE_HIGH, MASKED
         )
         sum_high = tl.dot(p, v_high, sum_high * fade[:, None], input_precision="ieee")
     return higher, weight, sum_low, sum_high
