@@ -26,7 +26,7 @@ from shoal.config import (
 )
 from shoal.errors import ModelLoadError, OptionError, UnsupportedModelError
 from shoal.model.activations import check_activations_by_name
-from shoal.model.features import refuse_quantized_checkpoint, refuse_unsupported
+from shoal.model.features import refuse_unsupported
 from shoal.model.generation import read_generation, token_ids
 from shoal.model.layer_sizes import stated, stored_numbers
 from shoal.model.legacy_template import add_legacy_template
@@ -42,6 +42,7 @@ from shoal.model.quantization import check_quantization
 from shoal.model.rotary import length_switch, refuse_mixed_switch, scaled_limit
 from shoal.model.shards import kv_shards, refuse_unsplittable
 from shoal.model.state_shapes import state_shapes
+from shoal.model.stored_format import StoredFormat, check_stored, stored_format
 from shoal.recurrence import StateShape
 from shoal.scheduler import BLOCK_SIZE
 from shoal.types import LengthSwitch
@@ -87,6 +88,7 @@ class ModelDescription:
         states: the shape of each recurrent layer's state, by layer index.
         tensor_parallel: over how many devices, each with a process of its own, it is split.
         quantization: of the products of its layers.
+        stored: the format of a quantised checkpoint; None: its weights are plain numbers.
         fingerprint: digest per file; it changes when the model does.
         trust_remote_code: whether Python files of the model's folder may run.
         pooling: what it gives of a prompt instead of an answer; None: it generates.
@@ -109,6 +111,7 @@ class ModelDescription:
     fingerprint: dict[str, str] = field(default_factory=dict)
     tensor_parallel: int = 1
     quantization: Quantization = Quantization.none
+    stored: StoredFormat | None = None
     trust_remote_code: bool = False
     pooling: Pooling | None = None
     tool_call_parser: ToolCallParser = ToolCallParser.auto
@@ -134,7 +137,8 @@ class ModelDescription:
             ModelLoadError: a file is missing, unreadable or holds wrong values, or the folder
                 holds an adapter, or needs code of its own that is not trusted.
             UnsupportedModelError: the config or the generation config asks for something we do
-                not honour, or the weights are quantised, or the model cannot be split.
+                not honour, or the weights are quantised in a format that cannot be read here, or
+                the model cannot be split.
             OptionError: CUDA is asked for and absent, max_model_len exceeds the model's, or
                 tensor_parallel does not fit the model or the machine, or there are fewer CUDA
                 devices than asked for, or the quantization cannot be had here.
@@ -153,6 +157,8 @@ class ModelDescription:
         device = _device(options, parts)
         _check_devices(device, options)
         check_quantization(options.quantization, device, dtype, parts)
+        stored = _stored_format(whole, config, source, device)
+        check_stored(stored, source, options.quantization, parts)
         pooling = None if asked is None else pooling_of(source, config, tokenizer, asked)
         if pooling is not None and parts > 1:
             raise OptionError(
@@ -182,6 +188,7 @@ class ModelDescription:
             fingerprint=fingerprint(source),
             tensor_parallel=parts,
             quantization=options.quantization,
+            stored=stored,
             trust_remote_code=trusted,
             pooling=pooling,
             tool_call_parser=options.tool_call_parser,
@@ -257,11 +264,9 @@ def _read_config(source: str, trusted: bool) -> PreTrainedConfig:
 
 def _text_config(config: PreTrainedConfig, source: str) -> PreTrainedConfig:
     """The config of the part that reads text, which a composite one holds among others."""
-    refuse_quantized_checkpoint(config, source)
     if config.is_encoder_decoder:
         refuse_unsupported(config)
     text: PreTrainedConfig = config.get_text_config()
-    refuse_quantized_checkpoint(text, source)
     refuse_unsupported(text)
     if text is not config:
         # What a composite says once, of all its parts.
@@ -398,6 +403,15 @@ def _check_devices(device: torch.device, options: EngineOptions) -> None:
         f"devices {options.devices}{of}: torch sees {there} CUDA device(s) here; give "
         f"devices {there // each} at most."
     )
+
+
+def _stored_format(
+    whole: PreTrainedConfig, text: PreTrainedConfig, source: str, device: torch.device
+) -> StoredFormat | None:
+    """As transformers looks for it: in the checkpoint's config, then in that of its text part."""
+    size = int(text.vocab_size)
+    found = stored_format(whole, source, device.type, size)
+    return found or stored_format(text, source, device.type, size)
 
 
 def _states(config: PreTrainedConfig, parts: int) -> dict[int, StateShape]:
