@@ -49,7 +49,7 @@ from shoal.model.prove_states import prove_states
 from shoal.model.quantized_modules import (
     quantizer_keywords,
     quiet_quantizers,
-    report_quantized,
+    settle_quantized,
 )
 from shoal.model.recurrent import adapt_states
 from shoal.model.rotary import go_by_length, plain_positions
@@ -206,7 +206,7 @@ def _read_weights(description: ModelDescription) -> torch.nn.Module:
     module: torch.nn.Module
     module, info = loaded
     check_loaded(module, info, description.id, without_towers=description.whole_config is not None)
-    report_quantized(module, stored)
+    settle_quantized(module, stored)
     return headed(module, description.pooling, description.config)
 
 
@@ -241,9 +241,9 @@ def prepare_model(module: torch.nn.Module, description: ModelDescription) -> Loa
         module, probe.shapes, model.selects_logits, owners=probe.owners, windows=probe.windows
     )
     kind = description.model_type
+    prove_rows(module, kind)
     prove_positions(module, model.layers, Pieces.of(description), kind)
     prove_states(module, description.states, kind)
-    prove_rows(module, kind)
     layers = keep_latents(module, model.layers, model.logits, description)
     check_kv_bytes(layers, model.owners, description)
     return replace(model, layers=layers)
@@ -270,7 +270,8 @@ def _fuse(model: LoadedModel, description: ModelDescription) -> LoadedModel | No
     try:
         _replace_modules(fusion, description)
         found = trial.run(model.logits)
-        if models_agree(found, expected):
+        rounds_inputs = description.stored is not None and description.stored.rounds_inputs
+        if models_agree(found, expected, rounds_inputs=rounds_inputs):
             fusion.report()
             fused = replace(model, fused=dict(fusion.done))
             if description.device.type == "cpu":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -44,15 +45,21 @@ def quiet_quantizers(stored: StoredFormat | None) -> Iterator[None]:
     before = transformers_logging.get_verbosity()  # type: ignore[no-untyped-call]
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
-        yield
+        with warnings.catch_warnings():
+            # That the config it is given is one besides that of the checkpoint.
+            warnings.filterwarnings("ignore", "You passed `quantization_config`")
+            yield
     finally:
         transformers_logging.set_verbosity(before)  # type: ignore[no-untyped-call]
 
 
-def report_quantized(module: nn.Module, stored: StoredFormat | None) -> None:
-    """Log in one line what is stored how, and what it takes in memory."""
+def settle_quantized(module: Any, stored: StoredFormat | None) -> None:
+    """Log in one line what is stored how, and what it takes in memory from now on."""
     if stored is None:
         return
+    if stored.method == "compressed-tensors" and stored.rounds_inputs:
+        # It would come with the first forward.
+        module.hf_quantizer.compressor.decompress_model(module)
     linear = [part for part in module.modules() if isinstance(part, nn.Linear)]
     kept = sum(not is_plain(part) for part in linear)
     _log.info(

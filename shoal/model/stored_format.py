@@ -108,10 +108,10 @@ def check_stored(
             "and such models are not split over devices. Run it on one device, or several copies "
             "of it with devices."
         )
-    if quantization is not Quantization.none and not stored.widened:
+    if quantization is not Quantization.none and (stored.rounds_inputs or not stored.widened):
         raise OptionError(
             f"quantization {quantization}: the weights of {source!r} are quantised already "
-            f"({stored.method}, {stored.scheme}), and stay so. Leave it out."
+            f"({stored.method}, {stored.scheme}), and run as they are. Leave it out."
         )
 
 
@@ -161,17 +161,18 @@ def _compressed_tensors(stated: Stated) -> tuple[str, bool]:
     groups = list(stated["config_groups"].values())
     rounded = [group.get("input_activations") for group in groups]
     said = [
-        _numbers(group["weights"]) + ("" if inputs is None else f" and {_numbers(inputs)} inputs")
+        _numbers(group["weights"], "weights")
+        + ("" if inputs is None else f", {_numbers(inputs, 'inputs')}")
         for group, inputs in zip(groups, rounded, strict=True)
     ]
     return "; ".join(dict.fromkeys(said)), any(inputs is not None for inputs in rounded)
 
 
-def _numbers(stated: Stated) -> str:
+def _numbers(stated: Stated, what: str) -> str:
     kind = "floating-point" if stated["type"] == "float" else "integer"
     group = f" in groups of {stated['group_size']}" if stated.get("group_size") else ""
     scale = "" if group else f" per {stated['strategy']}"
-    return f"{int(stated['num_bits'])}-bit {kind}{group or scale}"
+    return f"{int(stated['num_bits'])}-bit {kind} {what}{group or scale}"
 
 
 def _torchao(stated: Stated) -> tuple[str, bool]:
@@ -181,15 +182,16 @@ def _torchao(stated: Stated) -> tuple[str, bool]:
 
 def _bitsandbytes(stated: Stated) -> tuple[str, bool]:
     if stated.get("load_in_4bit"):
-        return f"4-bit {stated.get('bnb_4bit_quant_type', 'fp4')}", False
+        return f"4-bit weights ({stated.get('bnb_4bit_quant_type', 'fp4')})", False
     threshold = float(stated.get("llm_int8_threshold", 6.0))
-    return f"8-bit integer, inputs too, outliers from {threshold:g} on apart", True
+    apart = f", outliers from {threshold:g} on apart" if threshold else ""
+    return f"8-bit integer weights and inputs{apart}", True
 
 
 def _fp8(stated: Stated) -> tuple[str, bool]:
     block = stated.get("weight_block_size")
     size = "per tensor" if block is None else f"in blocks of {int(block[0])} x {int(block[1])}"
-    return f"8-bit floating-point {size}", False
+    return f"8-bit floating-point weights {size}", False
 
 
 def _mxfp4(stated: Stated) -> tuple[str, bool]:

@@ -88,6 +88,7 @@ class PlanReport:
             "order": facts.figures.order,
             "orders": {order.value: seconds for order, seconds in facts.orders.items()},
             **({"devices": devices} if facts.device_seconds else {}),
+            **({"weights": facts.weights} if facts.weights else {}),
             "explanation": self.explanation,
             "diagnoses": [item.summary() for item in self.advice],
         }
