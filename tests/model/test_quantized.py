@@ -117,13 +117,17 @@ def test_layers_of_a_format_are_not_taken_for_plain_ones(saved: Any, name: str) 
     assert set(model.fused) == {"norm"}
 
 
+def parts_of(tensor: Any) -> list[torch.Tensor]:
+    """What one of torchao's tensors is made of; a plain one itself."""
+    parts = [getattr(tensor, name, None) for name in ("qdata", "scale", "zero_point")]
+    return [part for part in parts if part is not None] or [tensor]
+
+
 def test_memory_is_counted_as_stored(saved: Any) -> None:
     kept, widened = described(saved("torchao int8")), described(saved("compressed-tensors W4A16"))
     counts = count_weights(kept.config)
     tensors = [t for t in (*load_model(kept).module.parameters(),) if t.shape[0] != 256]
-    held = sum(getattr(t.data, n).nbytes for t in tensors if hasattr(t.data, "qdata")
-               for n in ("qdata", "scale", "zero_point") if getattr(t.data, n) is not None)  # fmt: skip
-    held += sum(t.nbytes for t in tensors if not hasattr(t.data, "qdata"))
+    held = sum(each.nbytes for tensor in tensors for each in parts_of(tensor.data))
     assert kept.stored is not None
     assert kept.stored.weights is not None
     assert kept.stored.weights.layer_bytes == held
