@@ -22,14 +22,21 @@ collect_ignore_glob = [] if INTERPRETED else ["*_interpreted.py"]
 if INTERPRETED:
     mend_interpreter()
 
+HERE = Path(__file__).parent
 LONG = {"benchmarks", "cuda", "devices", "e2e", "engine", "fleet", "model", "server"}
-LONG |= {"ray", "tensor_parallel"}
+LONG |= {"pooling", "ray", "tensor_parallel"}
 """Folders whose tests run whole models or several processes. Elsewhere each is marked by itself."""
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not even import what `-m 'not long'` leaves out."""
+    if "not long" not in config.option.markexpr:
+        return None
+    return True if collection_path.parent == HERE and collection_path.name in LONG else None
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    here = Path(__file__).parent
     for item in items:
-        if item.path.relative_to(here).parts[0] in LONG:
+        if item.path.relative_to(HERE).parts[0] in LONG:
             item.add_marker("long")

@@ -56,8 +56,9 @@ FLOORS = {
     "integrations": 12,
     "ray": 12,
     "server": 12,
-    "cli": 13,
-    "__main__": 14,
+    "commands": 13,
+    "cli": 14,
+    "__main__": 15,
 }
 WITHIN_FLOOR_0 = {
     ("types", "errors"),
@@ -108,9 +109,11 @@ def test_every_room_has_a_floor() -> None:
     assert {room_of(path) for path in modules()} == set(FLOORS)
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_arrows_point_downwards(path: Path) -> None:
-    assert violations(room_of(path), path.read_text()) == []
+@pytest.mark.parametrize("room", FLOORS)
+def test_arrows_point_downwards(room: str) -> None:
+    own = [path for path in modules() if room_of(path) == room]
+    found = {path.name: violations(room, path.read_text()) for path in own}
+    assert {name: wrong for name, wrong in found.items() if wrong} == {}
 
 
 @pytest.mark.parametrize(

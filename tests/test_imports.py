@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from shoal.cli import app
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "tickets.jsonl"
 PROGRAM = """
@@ -53,7 +56,7 @@ def test_a_plan_imports_nothing_that_runs_a_model(tmp_path: Path) -> None:
     """Of a model that was counted before; see `shoal.machine.weight_counts`."""
     lines = EXAMPLE.read_text().splitlines(keepends=True)[:10]
     (tmp_path / "in.jsonl").write_text("".join(lines))
-    imported("plan", tmp_path / "in.jsonl")
+    CliRunner().invoke(app, ["plan", str(tmp_path / "in.jsonl")])
     found = imported("plan", tmp_path / "in.jsonl")
     assert "shoal.jobs" in found
     assert found & set(NOT_TO_PLAN) == set()

@@ -16,7 +16,8 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import typer
 import typer.main
 
-from shoal.cli import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, app
+from shoal.cli import app
+from shoal.commands.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 from shoal.jobs.job_result import EXIT_SOME_FAILED, EXIT_SUCCEEDED
 
 ROOT = Path(__file__).resolve().parent.parent

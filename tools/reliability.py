@@ -28,8 +28,9 @@ ROWS: dict[str, tuple[str, ...]] = {
         "tests/jobs/test_kill.py::test_a_kill_at_each_write",
     ),
     "SIGINT and SIGTERM: jobs and Python calls": (
-        "tests/jobs/test_job.py -k interrupt or signal",
+        "tests/jobs/test_job_resumes.py -k interrupt or signal",
         "tests/e2e/test_run.py -k interrupt",
+        "tests/e2e/test_together.py -k interrupted",
         "tests/test_llm_threads.py -k interrupt or handler",
     ),
     "a worker process is killed, hangs or cannot start": (

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 import numpy as np
 
 from shoal.devices import RunProtocol
-from shoal.errors import InvalidRequestError
+from shoal.errors import GenerationInterrupted, InvalidRequestError, ShoalError
 from shoal.progress import ProgressState, make_reporter
 from shoal.signals import Interruption
 from shoal.types import (
@@ -89,6 +90,28 @@ def drive(
             if interruption.requested:
                 break
     interruption.check()
+
+
+@contextmanager
+def done_in_errors(done: Sequence[Output | None]) -> Iterator[None]:
+    """Give what ends a run the outputs that are done, in its `outputs`."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        count = sum(output is not None for output in done)
+        raise GenerationInterrupted(
+            f"interrupted with {count:,} of {len(done):,} prompts done; they are in "
+            "`outputs` of this exception.",
+            list(done),
+        ) from error
+    except ShoalError as error:
+        error.outputs = list(done)
+        count = sum(output is not None for output in done)
+        error.add_note(
+            f"From Python: {count:,} of {len(done):,} prompts were done before. They are in "
+            "`outputs` of this exception, and saved nowhere else."
+        )
+        raise
 
 
 def summary_of(

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import secrets
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -16,12 +14,12 @@ import numpy as np
 from shoal.answers.answer_format import AnswerFormat
 from shoal.answers.detokenize import Detokenizer
 from shoal.answers.grammar import grammar_compiler
-from shoal.errors import GenerationInterrupted, InvalidRequestError, OptionError, ShoalError
+from shoal.errors import InvalidRequestError, OptionError
 from shoal.fleet.engines import make_engine
 from shoal.llm.asked import Asked, Params, asked_for
 from shoal.llm.conversations import conversations, rendered
-from shoal.llm.drive import MakeOutput, T, drive, refused_outputs, summary_of
-from shoal.llm.llm_call import LLMCall
+from shoal.llm.drive import MakeOutput, T, done_in_errors, drive, refused_outputs, summary_of
+from shoal.llm.llm_call import LLMCall, job_seed
 from shoal.llm.options import CALL_OPTIONS, check, engine_options
 from shoal.llm.output_maker import OutputMaker
 from shoal.llm.pooling_calls import PoolingCalls
@@ -189,7 +187,8 @@ class LLM(PoolingCalls):
             asked = self._asked(sampling_params, len(values))
             if isinstance(values, TokenColumns):
                 try:
-                    table = self._column_table(values, asked.params, call.job_seed)
+                    values.check_vocabulary(self._description.vocab_size)
+                    table = values.table(asked.params, self._rules, job_seed=call.job_seed)
                 except InvalidRequestError:  # the others are run, at the price of a copy
                     values = np.split(values.tokens, values.offsets[1:-1])
                 else:
@@ -312,12 +311,7 @@ class LLM(PoolingCalls):
         with _BUSY:
             if self._closed:
                 raise OptionError("this LLM is closed; make another one.")
-            number = next(self._calls)
-            seed = secrets.randbits(62)
-            if self._seed is not None:
-                digest = blake2b(f"{self._seed}/{number}".encode(), digest_size=8).digest()
-                seed = int.from_bytes(digest) >> 2
-            yield LLMCall(time.perf_counter(), seed)
+            yield LLMCall(time.perf_counter(), job_seed(self._seed, next(self._calls)))
 
     def _read_and_run(
         self,
@@ -375,22 +369,8 @@ class LLM(PoolingCalls):
         planned = time.perf_counter()
         done = refused_outputs(refused, len(refused) + len(table), make)
         try:
-            drive(run, table, done, make, bool(use_tqdm))
-        except KeyboardInterrupt as error:
-            count = sum(output is not None for output in done)
-            raise GenerationInterrupted(
-                f"interrupted with {count:,} of {len(done):,} prompts done; they are in "
-                "`outputs` of this exception.",
-                done,
-            ) from error
-        except ShoalError as error:
-            error.outputs = done
-            count = sum(output is not None for output in done)
-            error.add_note(
-                f"From Python: {count:,} of {len(done):,} prompts were done before. They are in "
-                "`outputs` of this exception, and saved nowhere else."
-            )
-            raise
+            with done_in_errors(done):
+                drive(run, table, done, make, bool(use_tqdm))
         finally:
             ended = time.perf_counter()
             seconds = PhaseSeconds(
@@ -413,9 +393,3 @@ class LLM(PoolingCalls):
     def _rules(self) -> LengthRules:
         model = self._description
         return LengthRules(model.max_model_len, self._engine.machine.kv_tokens, model.length_switch)
-
-    def _column_table(
-        self, columns: TokenColumns, params: Sequence[RequestParams], job_seed: int
-    ) -> RequestTable:
-        columns.check_vocabulary(self._description.vocab_size)
-        return columns.table(params, self._rules, job_seed=job_seed)

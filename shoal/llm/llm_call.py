@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
+from hashlib import blake2b
 
 
 @dataclass(frozen=True)
@@ -16,3 +18,11 @@ class LLMCall:
 
     began: float
     job_seed: int
+
+
+def job_seed(seed: int | None, number: int) -> int:
+    """What the draws of an `LLM`'s call of this number begin with; None: of nothing known."""
+    if seed is None:
+        return secrets.randbits(62)
+    digest = blake2b(f"{seed}/{number}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 2

@@ -84,7 +84,8 @@ def check_files(source: str, *, quantized: bool = False) -> None:
         raise UnsupportedModelError(
             "quantised checkpoint",
             f"weights of {source!r} are stored as {formats} ({_some(sorted(unsaid))}), so they "
-            "are quantised, and config.json has no quantization_config that says how. Copy it again.",
+            "are quantised, and config.json has no quantization_config that says how. Copy it "
+            "again.",
         )
 
 

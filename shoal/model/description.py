@@ -16,8 +16,6 @@ from transformers.dynamic_module_utils import init_hf_modules
 
 from shoal.config import (
     BUNDLED_MODEL,
-    Device,
-    Dtype,
     EngineOptions,
     Quantization,
     ReasoningParser,
@@ -26,6 +24,7 @@ from shoal.config import (
 )
 from shoal.errors import ModelLoadError, OptionError, UnsupportedModelError
 from shoal.model.activations import check_activations_by_name
+from shoal.model.device_choice import check_device_count, chosen_device, chosen_dtype
 from shoal.model.features import refuse_unsupported
 from shoal.model.generation import read_generation, token_ids
 from shoal.model.layer_sizes import stated, stored_numbers
@@ -152,10 +151,10 @@ class ModelDescription:
         max_model_len = _max_model_len(config, options.max_model_len)
         refuse_mixed_switch(config, max_model_len)
         tokenizer = _read_tokenizer(source, tokenizer_source, trusted, texts)
-        dtype = _dtype(options.dtype, config)
+        dtype = chosen_dtype(options.dtype, config)
         generation = read_generation(source)
-        device = _device(options, parts)
-        _check_devices(device, options)
+        device = chosen_device(options, parts)
+        check_device_count(device, options)
         check_quantization(options.quantization, device, dtype, parts)
         stored = _stored_format(whole, config, source, device)
         check_stored(stored, source, options.quantization, parts)
@@ -355,54 +354,6 @@ def _max_model_len(config: PreTrainedConfig, wanted: int | None) -> int:
     if wanted is not None and wanted > limit:
         raise OptionError(f"max_model_len {wanted} exceeds the model's own limit of {limit} tokens")
     return int(wanted or limit)
-
-
-def _dtype(wanted: Dtype, config: PreTrainedConfig) -> torch.dtype:
-    if wanted is Dtype.auto:
-        return config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
-    dtype: torch.dtype = getattr(torch, wanted)
-    return dtype
-
-
-def _device(options: EngineOptions, parts: int) -> torch.device:
-    """The device, or the kind of the `parts` devices.
-
-    On Ray the devices are of other machines. One that is named is taken at its word: this machine
-    may have none.
-    """
-    wanted = options.device
-    if options.ray is not None and wanted is not Device.auto:
-        return torch.device(str(wanted))
-    if wanted is Device.cuda and not torch.cuda.is_available():
-        raise OptionError("device cuda: torch sees no CUDA device here; use --device cpu")
-    auto = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(auto if wanted is Device.auto else str(wanted))
-    if options.ray is not None:
-        return device
-    if device.type == "cuda" and parts > torch.cuda.device_count():
-        raise OptionError(
-            f"tensor_parallel {parts}: torch sees only {torch.cuda.device_count()} CUDA devices."
-        )
-    if device.type == "cpu" and parts > 1 and torch.accelerator.is_available():
-        raise OptionError(
-            "tensor_parallel on the CPU: transformers splits a model over the accelerators it "
-            "sees, whatever the device. Hide them first: CUDA_VISIBLE_DEVICES= shoal ..."
-        )
-    return device
-
-
-def _check_devices(device: torch.device, options: EngineOptions) -> None:
-    """Raise `OptionError` where there are fewer CUDA devices than wanted."""
-    if device.type != "cuda" or options.ray is not None:
-        return
-    each, there = options.tensor_parallel, torch.cuda.device_count()
-    if options.devices * each <= there:
-        return
-    of = "" if each == 1 else f" of {each} each"
-    raise OptionError(
-        f"devices {options.devices}{of}: torch sees {there} CUDA device(s) here; give "
-        f"devices {there // each} at most."
-    )
 
 
 def _stored_format(

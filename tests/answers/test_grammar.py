@@ -196,6 +196,7 @@ def test_a_grammar_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len({len(allowed(compiler, matcher, 10**4)) for matcher in matchers[1:]}) == 1
 
 
+@pytest.mark.long
 def test_long_chains_of_rules_do_not_end_the_process() -> None:
     """They would overflow a usual stack, which no handler catches: so in a process of its own."""
     code = """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -19,6 +21,7 @@ from tests.helpers.attention_work import (
     random_case,
     random_inputs,
 )
+from tests.helpers.combinations import together
 
 
 def native(isa_name: str) -> NativeAttention:
@@ -29,6 +32,11 @@ def native(isa_name: str) -> NativeAttention:
 
 PLAIN = {"reference": ReferenceAttention, "torch_cpu": TorchCpuAttention}
 NATIVE = [isa.name for isa in available_isas()]
+
+
+def known_format(name: str, dtype: torch.dtype, *_: Any) -> bool:
+    """The C++ kernel knows bfloat16 and float32."""
+    return name in PLAIN or dtype != torch.float16
 
 
 def backend_named(name: str) -> AttentionBackend:
@@ -50,15 +58,20 @@ def test_results_in_float32_are_those_that_would_be_rounded(name: str, dim: int)
     assert not torch.equal(wide.bfloat16().float(), wide)
 
 
-@pytest.mark.parametrize("name", [*PLAIN, *NATIVE])
-@pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("heads", [(4, 4), (6, 2), (8, 1)])
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize(
+    ("name", "dtype", "heads", "seed"),
+    together(
+        [*PLAIN, *NATIVE],
+        list(TOLERANCE),
+        [(4, 4), (6, 2), (8, 1)],
+        range(8),
+        strength=3,
+        allowed=known_format,
+    ),
+)
 def test_equals_dense_attention(
     name: str, dtype: torch.dtype, heads: tuple[int, int], seed: int
 ) -> None:
-    if name in NATIVE and dtype == torch.float16:
-        pytest.skip("the C++ kernel knows bfloat16 and float32")
     torch.manual_seed(seed)
     size = 32 if name in NATIVE else [1, 3, 16][seed % 3]
     dim = [16, 64, 8, 96, 32, 80, 128, 2][seed] if name in NATIVE else 16
@@ -86,13 +99,18 @@ def test_gives_zeros_to_a_row_without_keys(name: str) -> None:
     assert torch.equal(out, torch.zeros_like(out))
 
 
-@pytest.mark.parametrize("name", NATIVE)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
-    ("rows", "tokens"), [(1, 5000), (3, 2049), (40, 1000), (257, 257), (300, 777)]
+    ("name", "dtype", "size", "causal"),
+    together(
+        NATIVE,
+        [torch.float32, torch.bfloat16],
+        [(1, 5000), (3, 2049), (40, 1000), (257, 257), (300, 777)],
+        [False, True],
+        strength=3,
+    ),
 )
-@pytest.mark.parametrize("causal", [False, True])
-def test_long_segments(name: str, dtype: torch.dtype, rows: int, tokens: int, causal: bool) -> None:
+def test_long_segments(name: str, dtype: torch.dtype, size: tuple[int, int], causal: bool) -> None:
+    rows, tokens = size
     torch.manual_seed(rows)
     case = one_segment(rows, tokens, causal=causal)
     query, keys, values = random_inputs(case, (6, 2), (64, 64), dtype)

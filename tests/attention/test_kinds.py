@@ -21,6 +21,7 @@ from tests.helpers.attention_work import (
     random_case,
     random_inputs,
 )
+from tests.helpers.combinations import together
 
 NATIVE = [isa.name for isa in available_isas()]
 DTYPES = [torch.float32, torch.bfloat16]
@@ -43,11 +44,17 @@ def random_sinks(heads: int) -> torch.Tensor:
     return torch.linspace(-6, 12, heads)
 
 
-@pytest.mark.parametrize("name", ["reference", "torch_cpu", *NATIVE])
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("heads", [(4, 4), (6, 2), (8, 1)])
-@pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize("asks", ["window", "softcap", "sinks", "all", "chunk"])
+@pytest.mark.parametrize(
+    ("name", "dtype", "heads", "seed", "asks"),
+    together(
+        ["reference", "torch_cpu", *NATIVE],
+        DTYPES,
+        [(4, 4), (6, 2), (8, 1)],
+        range(8),
+        ["window", "softcap", "sinks", "all", "chunk"],
+        strength=3,
+    ),
+)
 def test_equals_dense_attention(
     name: str, dtype: torch.dtype, heads: tuple[int, int], seed: int, asks: str
 ) -> None:
@@ -68,21 +75,22 @@ def test_equals_dense_attention(
     torch.testing.assert_close(out.double(), expected, atol=TOLERANCE[dtype], rtol=0)
 
 
-@pytest.mark.parametrize("name", NATIVE)
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("rows", "tokens"), [(1, 5000), (257, 257), (300, 777), (40, 1100)])
-@pytest.mark.parametrize("window", [1, 128, 600, 1024])
-@pytest.mark.parametrize(("threads", "chunked"), [(1, False), (3, False), (3, True)])
+@pytest.mark.parametrize(
+    ("name", "dtype", "size", "window", "split"),
+    together(
+        NATIVE,
+        DTYPES,
+        [(1, 5000), (257, 257), (300, 777), (40, 1100)],
+        [1, 128, 600, 1024],
+        [(1, False), (3, False), (3, True)],
+        strength=3,
+    ),
+)
 def test_long_segments(
-    name: str,
-    dtype: torch.dtype,
-    rows: int,
-    tokens: int,
-    window: int,
-    threads: int,
-    chunked: bool,
+    name: str, dtype: torch.dtype, size: tuple[int, int], window: int, split: tuple[int, bool]
 ) -> None:
     """Several chunks of keys, tiles split over threads, sinks added to the parts once."""
+    (rows, tokens), (threads, chunked) = size, split
     torch.manual_seed(rows)
     case = one_segment(rows, tokens, causal=True)
     query, keys, values = random_inputs(case, (6, 2), (64, 64), dtype)

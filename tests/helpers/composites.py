@@ -131,6 +131,11 @@ def _oracle(folder: Path) -> torch.nn.Module:
 
 def greedy_composite(folder: Path, prompt: list[int], max_new_tokens: int) -> list[int]:
     """What transformers' own composite model, towers and all, generates of a text."""
+    return list(_greedy_composite(folder, tuple(prompt), max_new_tokens))
+
+
+@cache
+def _greedy_composite(folder: Path, prompt: tuple[int, ...], max_new_tokens: int) -> list[int]:
     with torch.inference_mode():
         # A module whose class transformers chose: mypy cannot know its generate.
         out = _oracle(folder).generate(  # type: ignore[operator]

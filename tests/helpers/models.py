@@ -312,6 +312,13 @@ def greedy(
     folder: Path, prompt: list[int], max_new_tokens: int, *, use_cache: bool = True
 ) -> list[int]:
     """What `transformers` generates, one prompt at a time, in float32."""
+    return list(_greedy(folder, tuple(prompt), max_new_tokens, use_cache))
+
+
+@cache
+def _greedy(
+    folder: Path, prompt: tuple[int, ...], max_new_tokens: int, use_cache: bool
+) -> list[int]:
     with torch.inference_mode():
         # Dynamic rotary scaling keeps what it had of the last prompt till a short one comes.
         oracle(folder)(torch.tensor([[2]]))
@@ -325,15 +332,15 @@ def greedy(
     return out[0, len(prompt) :].tolist()
 
 
-def forest_of_prompts(seed: int) -> list[list[int]]:
-    """Prompts over a two-level forest, some identical, one a prefix of others."""
+def forest_of_prompts(seed: int, trees: int = 2) -> list[list[int]]:
+    """Prompts over a forest of two levels, some identical, one a prefix of others: 2 + 11 each."""
     rng = np.random.default_rng(seed)
 
     def tokens(count: int) -> list[int]:
         return rng.integers(2, VOCABULARY, count).tolist()
 
     prompts = [tokens(5), tokens(1)]
-    for _ in range(2):
+    for _ in range(trees):
         top = tokens(int(rng.integers(20, 40)))
         prompts.append(top)
         for _ in range(2):

@@ -182,6 +182,7 @@ def test_a_wrong_first_line_is_one_wrong_line(job: Job, first: bytes) -> None:
     assert (counts.succeeded, counts.failed) == (2, 1)
 
 
+@pytest.mark.long
 def test_zstd_without_pyarrow(job: Job) -> None:
     job.input.write_bytes(zstd(b"{}\n"))
     code = (

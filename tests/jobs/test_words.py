@@ -11,7 +11,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from shoal.cli import app, errors_as_exit_codes
+from shoal.cli import app
+from shoal.commands.exit_codes import errors_as_exit_codes
 from tests.helpers.job_files import ForkedProcess, completion, write_lines
 from tests.helpers.job_process import MIXED, Job
 

@@ -30,6 +30,8 @@ from shoal.machine.model_costs import default_costs, model_costs
 from shoal.model.description import ModelDescription
 from tests.helpers.models import save_model
 
+pytestmark = pytest.mark.long
+
 
 def test_takes_the_budget_after_which_nothing_is_gained() -> None:
     seconds = {512: 1.0, 1024: 1.5, 2048: 2.6, 4096: 5.2}

@@ -30,6 +30,8 @@ from shoal.scheduler import BLOCK_SIZE
 from tests.helpers.cuda_models import tiny
 from tests.helpers.cuda_standins import FixedReference, MadeUpMemory, TapeRecorder
 
+pytestmark = pytest.mark.long
+
 MIB = 2**20
 SIZES = (1, 2, 4, 8)
 WEIGHTS = 20 * MIB

@@ -7,6 +7,7 @@ import pytest
 from shoal import LLM, SamplingParams
 from shoal.config import Sharing
 from shoal.scheduler import BLOCK_SIZE
+from tests.helpers.combinations import WHOLE, in_turn
 from tests.helpers.models import ARCHITECTURES, FAMILIES, forest_of_prompts, greedy, save_model
 
 MAX_NEW_TOKENS = 12
@@ -20,16 +21,21 @@ SETTINGS = [
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("model"), request.param)
+def model(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[int, Path]:
+    folder = save_model(tmp_path_factory.mktemp("model"), request.param)
+    return list(ARCHITECTURES).index(request.param), folder
 
 
-def test_equals_generate(model: Path) -> None:
+@WHOLE
+def test_equals_generate(model: tuple[int, Path], whole: bool) -> None:
+    number, folder = model
     prompts = forest_of_prompts(0)
-    expected = [greedy(model, prompt, MAX_NEW_TOKENS) for prompt in prompts]
+    expected = [greedy(folder, prompt, MAX_NEW_TOKENS) for prompt in prompts]
     params = SamplingParams(temperature=0.0, max_tokens=MAX_NEW_TOKENS)
-    for settings in SETTINGS:
-        llm = LLM(str(model), dtype="float32", device="cpu", kv_memory="4MiB", **settings)
+    for settings in SETTINGS if whole else in_turn(SETTINGS, number):
+        llm = LLM(str(folder), dtype="float32", device="cpu", kv_memory="4MiB", **settings)
         outputs = llm.generate(prompts, params, use_tqdm=False)
         assert [list(out.outputs[0].token_ids) for out in outputs] == expected, settings
 
@@ -37,7 +43,7 @@ def test_equals_generate(model: Path) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_equals_generate_past_every_threshold(tmp_path: Path, family: str) -> None:
     model = save_model(tmp_path, family)
-    prompts = forest_of_prompts(0)
+    prompts = forest_of_prompts(4, trees=1)
     assert max(map(len, prompts)) > 64
     expected = [greedy(model, prompt, MAX_NEW_TOKENS) for prompt in prompts]
     params = SamplingParams(temperature=0.0, max_tokens=MAX_NEW_TOKENS)
@@ -48,7 +54,8 @@ def test_equals_generate_past_every_threshold(tmp_path: Path, family: str) -> No
     assert [list(out.outputs[0].token_ids) for out in outputs] == expected
 
 
-def test_equals_generate_in_any_kv_budget(tmp_path: Path) -> None:
+@WHOLE
+def test_equals_generate_in_any_kv_budget(tmp_path: Path, whole: bool) -> None:
     """From ample down to the one block more than the largest request needs."""
     model = save_model(tmp_path, "llama")
     prompts = forest_of_prompts(1)
@@ -57,8 +64,8 @@ def test_equals_generate_in_any_kv_budget(tmp_path: Path) -> None:
     block_bytes = 2 * 2 * 2 * 8 * 4 * BLOCK_SIZE
     largest = -(-(max(map(len, prompts)) + MAX_NEW_TOKENS - 1) // BLOCK_SIZE)
     peaks = []
-    for blocks in (largest, largest + 1, 2 * largest, 1000):
-        for sharing in Sharing:
+    for number, blocks in enumerate((largest, largest + 1, 2 * largest, 1000)):
+        for sharing in Sharing if whole or blocks == largest else in_turn(list(Sharing), number, 1):
             llm = LLM(
                 str(model), dtype="float32", kv_memory=f"{blocks * block_bytes}B", sharing=sharing
             )

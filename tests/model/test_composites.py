@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +15,17 @@ import torch
 import transformers
 from safetensors import safe_open
 from safetensors.torch import save_file
+from typer.testing import CliRunner
 
 from shoal import LLM
+from shoal.cli import app
 from shoal.config import EngineOptions
 from shoal.errors import ModelLoadError, UnsupportedModelError
 from shoal.model.description import ModelDescription
 from shoal.model.load import load_model
 from shoal.model.text_part import text_part_class
 from shoal.scheduler import BLOCK_SIZE
+from tests.helpers.combinations import WHOLE, in_turn
 from tests.helpers.composites import COMPOSITES, greedy_composite, save_composite
 from tests.helpers.models import KINDS, byte_tokenizer, forest_of_prompts, greedy, save_model
 from tests.model.test_kinds import NEW_TOKENS, SETTINGS, answers
@@ -41,19 +42,23 @@ def expected_of(model: Path, prompts: list[list[int]]) -> list[list[int]]:
 
 @pytest.mark.parametrize("family", COMPOSITES)
 def test_equals_the_composite(tmp_path: Path, family: str) -> None:
-    model, prompts = save_composite(tmp_path, family), forest_of_prompts(0)
+    model, prompts = save_composite(tmp_path, family), forest_of_prompts(4, trees=1)
     assert max(map(len, prompts)) + NEW_TOKENS > 64
     assert answers(model, prompts, max_num_batched_tokens=65) == expected_of(model, prompts)
 
 
+@WHOLE
 @pytest.mark.parametrize("family", THREE)
-def test_equals_the_composite_however_it_is_shared(tmp_path: Path, family: str) -> None:
-    model, prompts = save_composite(tmp_path, family), forest_of_prompts(1)
+def test_equals_the_composite_however_it_is_shared(
+    tmp_path: Path, family: str, whole: bool
+) -> None:
+    model, prompts = save_composite(tmp_path, family), forest_of_prompts(1, trees=1)
     expected = expected_of(model, prompts)
     block = ModelDescription.load(str(model), OPTIONS).kv_bytes_per_token * BLOCK_SIZE
     largest = -(-(max(map(len, prompts)) + NEW_TOKENS - 1) // BLOCK_SIZE)
     smallest: dict[str, Any] = {"kv_memory": f"{largest * block}B"}
-    for settings in [*SETTINGS, smallest, {**smallest, "sharing": "none"}]:
+    every = [*SETTINGS, smallest, {**smallest, "sharing": "none"}]
+    for settings in every if whole else in_turn(every, THREE.index(family), 3):
         assert answers(model, prompts, **settings) == expected, settings
 
 
@@ -96,7 +101,7 @@ def test_weights_of_towers_are_not_read(tmp_path: Path) -> None:
         names = {key: "rest.safetensors" for key in file.keys() if not tower(key)}  # noqa: SIM118
     index = {"metadata": {}, "weight_map": names | {name: "towers.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    prompts = forest_of_prompts(2)[:3]
+    prompts = forest_of_prompts(2, trees=1)[:3]
     expected = answers(save_composite(tmp_path / "whole", "gemma3"), prompts)
     Path("/proc/self/clear_refs").write_text("5")  # peak memory is counted from now on
     before = resident("VmRSS")
@@ -145,7 +150,7 @@ def test_a_tower_whose_package_is_missing_is_no_obstacle(tmp_path: Path) -> None
     }
     renamed["model.vision_tower.timm_model.weight"] = torch.zeros(3)
     save_file(renamed, folder / "model.safetensors", metadata={"format": "pt"})
-    prompts = forest_of_prompts(3)
+    prompts = forest_of_prompts(3, trees=1)
     expected = [greedy(text, prompt, NEW_TOKENS) for prompt in prompts]
     assert answers(folder, prompts) == expected
 
@@ -173,8 +178,8 @@ def test_a_batch_file_with_an_image_in_a_line(tmp_path: Path) -> None:
     options = ["--model", str(folder), "--dtype", "float32", "--device", "cpu"]
     options += ["--kv-memory", "4MiB", "--errors", str(tmp_path / "errors.jsonl")]
     arguments = ["run", str(tmp_path / "in.jsonl"), "-o", str(tmp_path / "out.jsonl"), *options]
-    ran = subprocess.run([sys.executable, "-m", "shoal", *arguments], capture_output=True)
-    assert ran.returncode == 3, ran.stderr.decode()
+    ran = CliRunner().invoke(app, arguments)
+    assert ran.exit_code == 3, ran.output
     error = json.loads((tmp_path / "errors.jsonl").read_text())
     assert error["custom_id"] == "two"
     assert "body.messages[0].content[1].type" in json.dumps(error)

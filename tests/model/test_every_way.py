@@ -48,7 +48,7 @@ def test_equals_generate(tmp_path: Path, family: str, monkeypatch: pytest.Monkey
 def test_equals_generate_unfused_in_little_memory(
     tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, prompts = save_model(tmp_path, family), forest_of_prompts(6)
+    model, prompts = save_model(tmp_path, family), forest_of_prompts(6, trees=1)
     expected = [greedy(model, prompt, NEW_TOKENS) for prompt in prompts]
     least = smallest(model, prompts)
     assert answers(model, prompts, kv_memory=least) == expected
@@ -56,8 +56,10 @@ def test_equals_generate_unfused_in_little_memory(
     assert answers(model, prompts, kv_memory=least) == expected
 
 
-@pytest.mark.parametrize("family", ["ministral3", "gemma4 shared"])
+@pytest.mark.parametrize(
+    "family", [pytest.param("ministral3", marks=pytest.mark.slow), "gemma4 shared"]
+)
 def test_equals_generate_on_two_devices(tmp_path: Path, family: str) -> None:
-    model, prompts = save_model(tmp_path, family), forest_of_prompts(7)
+    model, prompts = save_model(tmp_path, family), forest_of_prompts(7, trees=1)
     expected = [greedy(model, prompt, NEW_TOKENS) for prompt in prompts]
     assert answers(model, prompts, data_parallel_size=2) == expected

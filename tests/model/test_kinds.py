@@ -21,6 +21,7 @@ from shoal.model import alone, hook, load
 from shoal.model.description import ModelDescription
 from shoal.model.hook import ATTENTION_NAME
 from shoal.scheduler import BLOCK_SIZE
+from tests.helpers.combinations import WHOLE, in_turn
 from tests.helpers.models import KINDS, forest_of_prompts, greedy, save_model
 
 WINDOW, NEW_TOKENS = 16, 24
@@ -51,7 +52,7 @@ def answers(model: Path, prompts: list[list[int]], **settings: Any) -> list[list
 @pytest.mark.parametrize("family", KINDS)
 def test_equals_generate(tmp_path: Path, family: str) -> None:
     model = save_model(tmp_path, family)
-    prompts = forest_of_prompts(0)
+    prompts = forest_of_prompts(4, trees=1)
     assert max(map(len, prompts)) > 4 * WINDOW
     found = answers(model, prompts, max_num_batched_tokens=65)
     assert found == expected_of(model, prompts)
@@ -59,30 +60,33 @@ def test_equals_generate(tmp_path: Path, family: str) -> None:
 
 @pytest.mark.parametrize("family", FEW)
 def test_equals_generate_however_it_is_shared(tmp_path: Path, family: str) -> None:
-    model, prompts = save_model(tmp_path, family), forest_of_prompts(1)
+    """Two settings each; `test_every_way.py` has them all."""
+    model, prompts = save_model(tmp_path, family), forest_of_prompts(1, trees=1)
     expected = expected_of(model, prompts)
-    for settings in SETTINGS:
+    for settings in in_turn(SETTINGS, FEW.index(family)):
         assert answers(model, prompts, **settings) == expected, settings
 
 
+@WHOLE
 @pytest.mark.parametrize("family", FEW)
-def test_equals_generate_in_any_kv_budget(tmp_path: Path, family: str) -> None:
-    model, prompts = save_model(tmp_path, family), forest_of_prompts(2)
+def test_equals_generate_in_any_kv_budget(tmp_path: Path, family: str, whole: bool) -> None:
+    model, prompts = save_model(tmp_path, family), forest_of_prompts(2, trees=1)
     expected = expected_of(model, prompts)
     description = ModelDescription.load(str(model), EngineOptions(dtype="float32", device="cpu"))
     block = description.kv_bytes_per_token * BLOCK_SIZE
     largest = -(-(max(map(len, prompts)) + NEW_TOKENS - 1) // BLOCK_SIZE)
-    for blocks in (largest, largest + 1, 2 * largest):
-        for sharing in (Sharing.forest, Sharing.none):
-            found = answers(model, prompts, kv_memory=f"{blocks * block}B", sharing=sharing)
-            assert found == expected, (blocks, sharing)
+    sharings = Sharing.forest, Sharing.none
+    every = [(n, way) for n in (largest, largest + 1, 2 * largest) for way in sharings]
+    for blocks, sharing in every if whole else in_turn(every, FEW.index(family)):
+        found = answers(model, prompts, kv_memory=f"{blocks * block}B", sharing=sharing)
+        assert found == expected, (blocks, sharing)
 
 
 @pytest.mark.parametrize("family", [*FEW, "gemma3"])
 def test_equals_generate_unfused(
     tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, prompts = save_model(tmp_path, family), forest_of_prompts(3)
+    model, prompts = save_model(tmp_path, family), forest_of_prompts(3, trees=1)
     monkeypatch.setattr(load, "_can_fuse", lambda description: False)
     assert answers(model, prompts) == expected_of(model, prompts)
 
@@ -91,14 +95,14 @@ def test_equals_generate_unfused(
 def test_equals_generate_without_the_cpp_kernels(
     tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, prompts = save_model(tmp_path, family), forest_of_prompts(4)
+    model, prompts = save_model(tmp_path, family), forest_of_prompts(4, trees=1)
     for place in ("shoal.attention.backends", "shoal.model.load", "shoal.model.fusion.fuse"):
         monkeypatch.setattr(f"{place}.load_kernels", lambda: None)
     assert answers(model, prompts) == expected_of(model, prompts)
 
 
 def test_equals_generate_on_two_devices(tmp_path: Path) -> None:
-    model, prompts = save_model(tmp_path, "gpt_oss"), forest_of_prompts(5)
+    model, prompts = save_model(tmp_path, "gpt_oss"), forest_of_prompts(5, trees=1)
     assert answers(model, prompts, data_parallel_size=2) == expected_of(model, prompts)
 
 

@@ -35,7 +35,7 @@ SETTINGS = [
 def test_equals_generate(tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In ample memory and in the least there may be; absorbed, expanded, and some of each."""
     model = save_model(tmp_path, family)
-    prompts = forest_of_prompts(0)
+    prompts = forest_of_prompts(4, trees=1)
     expected = [greedy(model, prompt, MAX_NEW_TOKENS) for prompt in prompts]
     params = SamplingParams(temperature=0.0, max_tokens=MAX_NEW_TOKENS)
     description = ModelDescription.load(str(model), EngineOptions(dtype="float32"))

@@ -68,7 +68,13 @@ def test_equals_generate_in_any_kv_budget(tmp_path: Path, family: str) -> None:
         assert found == expected, blocks
 
 
-@pytest.mark.parametrize("family", LENGTHS)
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(name, marks=() if name == "phi3 longrope" else pytest.mark.slow)
+        for name in LENGTHS
+    ],
+)
 def test_equals_generate_on_two_devices(tmp_path: Path, family: str) -> None:
     model, prompts = save_model(tmp_path, family), prompts_around(2)
     expected = expected_of(model, prompts, family)

@@ -22,6 +22,8 @@ from tests.helpers import strange
 from tests.helpers.job_files import chat, completion, read_records, write_lines
 from tests.helpers.job_process import Job
 
+pytestmark = pytest.mark.long
+
 VALIDATOR = Validator({"toy"}, 256, {})
 
 JSON = st.recursive(

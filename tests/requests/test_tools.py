@@ -22,6 +22,8 @@ from shoal.model.description import bundled_model_path
 from tests.helpers.job_files import chat, read_records, write_lines
 from tests.helpers.tool_models import NOW, SCHEMAS, TEMPLATES, TOOLS, WEATHER, save_tool_model
 
+pytestmark = pytest.mark.long
+
 OPTIONS = {"dtype": "float32", "kv_memory": "32MiB", "device": "cpu"}
 NAMED = {"type": "function", "function": {"name": "now"}}
 OBJECT = {
@@ -81,6 +83,7 @@ def checked_calls(completion: ChatCompletion) -> list[str]:
     return [call.function.name for call in calls if call.type == "function"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", TEMPLATES)
 def test_required_calls(family: str, models: dict[str, Path], tmp_path: Path) -> None:
     """Of every form; one of any tool, one of one tool, one call alone."""

@@ -15,6 +15,7 @@ from shoal.kernels import available_isas, load_kernels
 from shoal.sampling.choose import Settings, choose
 from shoal.sampling.draw import CANDIDATES, DrawParams
 from shoal.sampling.rows import LogitRows
+from tests.helpers.combinations import together
 
 PLACES = ["cpu", *(["cuda"] if torch.cuda.is_available() else []), *available_isas()]
 """Where to draw: in torch on a device, or in C++ by an instruction set."""
@@ -88,10 +89,13 @@ SETTINGS = [
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("chosen", SETTINGS, ids=str)
-@pytest.mark.parametrize(("vocab", "spread"), [(20, 1.5), (700, 3.0), (700, 0.1), (5001, 2.0)])
-def test_the_distribution_is_that_of_transformers(vocab, spread, chosen, place):
+@pytest.mark.parametrize(
+    ("size", "chosen", "place"),
+    together([(20, 1.5), (700, 3.0), (700, 0.1), (5001, 2.0)], SETTINGS, PLACES, strength=2),
+    ids=str,
+)
+def test_the_distribution_is_that_of_transformers(size, chosen, place):
+    vocab, spread = size
     logits = spread * torch.randn(vocab, generator=torch.Generator().manual_seed(vocab))
     probabilities = transformers_probabilities(logits, **chosen)
     counts = interval_counts(logits, 1500, place, **chosen)
