@@ -85,8 +85,15 @@ def stored_format(
         raise _refusal(
             source, f"by {method}", "Its quantization_config cannot be read; copy config.json again"
         ) from error
+    weights = stored_weights(source, vocab_size)
+    if weights is not None and not weights.modules:
+        raise _refusal(
+            source,
+            f"by {method}, as config.json says, but the weight files hold plain numbers",
+            "Copy config.json and all weight files again, from one revision",
+        )
     widened = known.widened(device, rounds_inputs)
-    return StoredFormat(method, scheme, widened, rounds_inputs, stored_weights(source, vocab_size))
+    return StoredFormat(method, scheme, widened, rounds_inputs, weights)
 
 
 def check_stored(
