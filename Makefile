@@ -33,6 +33,7 @@ sanitize:  ## Run the C++ kernels under the address and undefined behaviour sani
 	cmake --build build/sanitize --parallel
 	build/sanitize/test_kernels
 	build/sanitize/test_sampling
+	build/sanitize/test_logprobs
 	build/sanitize/test_ops
 
 demo: install  ## Plan and run 320 support tickets on the bundled model, then tables of fields and labels

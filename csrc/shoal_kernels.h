@@ -118,6 +118,25 @@ struct ShoalSample {
 
 SHOAL_API void shoal_sample(const ShoalSample* call);
 
+// What rows of logits say of tokens: natural logarithms of their probabilities, from the logits as
+// they are. Of a row that has NaN, or whose largest logit is not finite, the logprobs are NaN.
+struct ShoalLogprobs {
+  int32_t dtype, isa, threads;
+  int64_t rows, vocab;
+  const void* const* logits;  // [rows] addresses of [vocab] logits
+  const int64_t* offsets;     // [rows + 1], which of the targets are a row's
+  const int32_t* targets;     // [offsets[rows]] tokens
+  const int64_t* nums;        // [rows], how many of the likeliest tokens are listed; at most vocab
+  int64_t most;               // columns of the lists, at least the largest of `nums`
+  float* logprob;             // out, of each target
+  int32_t* rank;              // out, of each target: how many tokens have as large a logit
+  int32_t* best;              // out, [rows, most]: the likeliest first, of equals the lowest id
+  float* best_logprob;        // out, [rows, most]; what is beyond `nums` stays as it is
+  double* normalizer;         // out, [rows]: a token's logprob is its logit less this
+};
+
+SHOAL_API void shoal_logprobs(const ShoalLogprobs* call);
+
 // ---- Between a layer's matrix products -------------------------------------------------------
 // Numbers are read as float32 and rounded once, when written.
 

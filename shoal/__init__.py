@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from shoal.config import EngineOptions
+from shoal.llm.lora_request import LoRARequest
 from shoal.llm.pooling_output import (
     ClassificationRequestOutput,
     EmbeddingRequestOutput,
@@ -32,6 +33,7 @@ __all__ = [
     "EngineOptions",
     "JobResult",
     "JobSpec",
+    "LoRARequest",
     "Logprob",
     "PoolerConfig",
     "PoolingParams",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import PurePath
@@ -130,6 +131,9 @@ def parse_bytes(text: str | int) -> int:
     return size
 
 
+DEFAULT_LORA_MEMORY = "1GiB"
+"""For adapters in use, where there are any."""
+
 AUTO = "auto"
 """A KV memory that is not stated."""
 
@@ -138,8 +142,8 @@ AUTO = "auto"
 class EngineOptions:
     """How the engine runs a job.
 
-    None of them but `dtype`, `quantization`, `max_model_len`, `pooling_type`, `trust_remote_code`
-    and the two parsers changes results.
+    None of them but `dtype`, `quantization`, `lora`, `max_model_len`, `pooling_type`,
+    `trust_remote_code` and the two parsers changes results.
     """
 
     dtype: Annotated[Dtype, "Number format; auto takes the model's own."] = Dtype.auto
@@ -200,6 +204,14 @@ class EngineOptions:
         ReasoningParser, "Between which marks the model reasons; auto: as its chat template says."
     ] = ReasoningParser.auto
 
+    lora: Annotated[
+        Sequence[str],
+        "A LoRA adapter that `model` of a line may name, or a folder of adapters; repeatable.",
+    ] = ()
+    lora_memory: Annotated[
+        str | None, "Memory for the adapters in use at a time; 1GiB if not given."
+    ] = None
+
     trust_remote_code: Annotated[
         bool, "Run Python code that comes with the model, if it needs any. Read it first."
     ] = False
@@ -213,6 +225,9 @@ class EngineOptions:
                 object.__setattr__(self, field.name, _choice(kind, field.name, value))
         if self.kv_memory != AUTO:
             parse_bytes(self.kv_memory)
+        object.__setattr__(self, "lora", tuple(self.lora))
+        if self.lora_memory is not None:
+            parse_bytes(self.lora_memory)
         _check_fraction(self.memory_fraction)
         for name in ("token_budget", "max_model_len", "ray_actors", "ray_cpus"):
             value = getattr(self, name)
@@ -248,6 +263,13 @@ class EngineOptions:
     def kv_bytes(self) -> int | None:
         """The KV pool's size in bytes; None: auto, which depends on the device."""
         return None if self.kv_memory == AUTO else parse_bytes(self.kv_memory)
+
+    @property
+    def lora_bytes(self) -> int:
+        """Memory for the adapters in use; 0: there are none."""
+        if self.lora_memory is not None:
+            return parse_bytes(self.lora_memory)
+        return parse_bytes(DEFAULT_LORA_MEMORY) if self.lora else 0
 
     @classmethod
     def create(cls, **values: Any) -> EngineOptions:

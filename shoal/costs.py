@@ -102,6 +102,7 @@ class Machine:
         states: layers that keep a state; None: there are none. Beside `kv_tokens` the memory holds
             one state; a run divides all of it anew.
         block_size: tokens per KV block; a miniature has smaller ones (`shoal.simulate`).
+        adapter_bytes: memory for the adapters in use, beside the KV pool.
     """
 
     costs: Costs
@@ -111,6 +112,7 @@ class Machine:
     block_size: int = BLOCK_SIZE
     groups: tuple[MemoryGroup, ...] = ()
     states: StateLayers | None = None
+    adapter_bytes: int = 0
 
     @property
     def memory(self) -> tuple[MemoryGroup, ...]:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tarfile
 import tempfile
 import venv
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -21,6 +23,7 @@ def main() -> None:
     """Both the sdist and the wheel must install, plan and run, with kernels."""
     dist = Path(sys.argv[1]).resolve()
     (sdist,), (wheel,) = dist.glob("shoal-*.tar.gz"), dist.glob("shoal-*.whl")
+    check_files(sdist, wheel)
     with tempfile.TemporaryDirectory() as folder:
         environment = Path(folder) / "venv"
         venv.create(environment, with_pip=True)
@@ -34,6 +37,22 @@ def main() -> None:
             check(environment, Path(folder), package.name)
 
 
+def check_files(sdist: Path, wheel: Path) -> None:
+    """Both hold every file of the package that the repository holds, the server's page included."""
+    listed = subprocess.run(
+        ["git", "ls-files", "shoal"], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
+    )
+    expected = set(listed.stdout.splitlines())
+    with tarfile.open(sdist) as packed:
+        found = {name.partition("/")[2] for name in packed.getnames()}
+    assert not expected - found, f"{sdist.name} lacks {sorted(expected - found)}"
+    with zipfile.ZipFile(wheel) as zipped:
+        missing = expected - set(zipped.namelist())
+    assert not missing, f"{wheel.name} lacks {sorted(missing)}"
+    pages = sum(name.startswith("shoal/server/page/") for name in expected)
+    print(f"both hold all {len(expected)} files of the package, {pages} of them the server's page")
+
+
 def check(environment: Path, folder: Path, name: str) -> None:
     """Plan and run a few of the example's requests from outside the repository."""
     shoal, python = environment / "bin" / "shoal", environment / "bin" / "python"
@@ -41,8 +60,7 @@ def check(environment: Path, folder: Path, name: str) -> None:
     lines = (ROOT / "examples" / "tickets.jsonl").read_text().splitlines(keepends=True)
     job.write_text("".join(lines[:LINES]))
     run([python, "-c", "from shoal.kernels import missing_note; assert not missing_note()"], folder)
-    page = "from shoal.server.routes_page import page_routes; assert len(page_routes().routes) == 2"
-    run([python, "-c", page], folder)
+    run([python, "-c", "from shoal.server.routes_page import page_routes; page_routes()"], folder)
     plan = run([shoal, "plan", job, "--json"], folder)
     assert json.loads(plan)["requests"] == LINES, plan
     run([shoal, "run", job, "-o", results, "--quiet", "--restart"], folder)

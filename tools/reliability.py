@@ -82,10 +82,10 @@ ROWS: dict[str, tuple[str, ...]] = {
         "tests/cuda/test_on_device.py -k out_of_memory",
     ),
     "the server: SIGKILL at random moments to any of its processes": (
-        "tests/server/test_ends.py::test_kills",
+        "tests/server/test_kills.py::test_kills",
     ),
     "the server: the same, 200 times": (
-        "tests/server/test_ends.py::test_many_kills -m slow",
+        "tests/server/test_kills.py::test_many_kills -m slow",
     ),
     "the server: disk full, database locked, clock set back and forth": (
         "tests/server/test_faults.py",

@@ -51,12 +51,7 @@ constexpr int kWide = sizeof(vd) / sizeof(double);
 inline vf read(const float* p) { return load(p); }
 inline vf read(const uint16_t* p) { return load_bf16(p); }
 inline float read_one(const float* p) { return *p; }
-inline float read_one(const uint16_t* p) {
-  uint32_t bits = uint32_t(*p) << 16;
-  float value;
-  memcpy(&value, &bits, sizeof value);
-  return value;
-}
+inline float read_one(const uint16_t* p) { return widened(*p); }
 
 struct Lanes {
   vf part[kParts];
@@ -243,8 +238,27 @@ int64_t collect(const void* row, int64_t vocab, const Depths& depths, float low,
 }
 
 template <class T>
+int64_t at_least(const void* row, int64_t vocab, float value, int32_t* out) {
+  int64_t count = 0;
+  const vf least = set1(value);
+  over(static_cast<const T*>(row), 0, vocab, [&](int64_t at, const Lanes& x) {
+    uint32_t found = bits([&](int i) { return at_most(least, x.part[i]); });
+    // What is missing at the end reads as -infinity, which may be the value itself.
+    if (vocab - at < kLanes) found &= (1u << (vocab - at)) - 1;
+    if (out == nullptr) {
+      count += __builtin_popcount(found);
+      return true;
+    }
+    for (; found; found &= found - 1) out[count++] = int32_t(at + __builtin_ctz(found));
+    return true;
+  });
+  return count;
+}
+
+template <class T>
 constexpr Passes make_passes() {
-  return {allow<T>, peak<T>, first_of<T>, sums<T>, weights<T>, buckets<T>, collect<T>};
+  return {allow<T>,   peak<T>,    first_of<T>, sums<T>,
+          weights<T>, buckets<T>, collect<T>,  at_least<T>};
 }
 
 }  // namespace

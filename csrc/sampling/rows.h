@@ -5,6 +5,7 @@
 // the same bits: they work on 16 lanes, and sum in the same order.
 #pragma once
 #include <cstdint>
+#include <cstring>
 
 namespace shoal {
 
@@ -47,7 +48,18 @@ struct Passes {
   // Tokens with low <= depth < high and a weight, by id; `out` must have room. Returns how many.
   int64_t (*collect)(const void* logits, int64_t vocab, const Depths& depths, float low, float high,
                      Candidate* out);
+  // How many tokens have a logit of at least `value`. `out` may be null, else it takes them, by id;
+  // it must have room.
+  int64_t (*at_least)(const void* logits, int64_t vocab, float value, int32_t* out);
 };
+
+// A bfloat16 number.
+static inline float widened(uint16_t number) {
+  const uint32_t bits = uint32_t(number) << 16;
+  float value;
+  memcpy(&value, &bits, sizeof value);
+  return value;
+}
 
 inline int64_t maxima_count(int64_t vocab) { return (vocab + kBlock - 1) / kBlock * kLanes; }
 

@@ -15,6 +15,7 @@ import orjson
 from llguidance import regex_to_lark
 from llguidance.gbnf_to_lark import any_to_lark
 
+from shoal.answers.endless_schema import is_endless
 from shoal.prompts.refusals import kind_of, missing, unsupported, wrong_value
 
 ANY_OBJECT = {"type": "object"}
@@ -107,7 +108,7 @@ def of_schema(schema: object, param: str, options: Mapping[str, Any] | None = No
         options: llguidance's, for example `whitespace_flexible`; they win over `x-guidance`.
 
     Raises:
-        InvalidRequestError: it is no JSON object.
+        InvalidRequestError: it is no JSON object, or no answer to it could ever end.
     """
     if isinstance(schema, str):
         try:
@@ -116,6 +117,12 @@ def of_schema(schema: object, param: str, options: Mapping[str, Any] | None = No
             raise wrong_value(param, f"is not JSON: {error}") from None
     if not isinstance(schema, Mapping):
         raise wrong_value(param, f"must be a JSON schema (an object), not {kind_of(schema)}")
+    if is_endless(schema):
+        raise wrong_value(
+            param,
+            "has no answer that ends: what it requires holds the same again, without an end; "
+            "make that optional, or let it be null",
+        )
     asked = schema
     if options:
         own = schema.get("x-guidance")

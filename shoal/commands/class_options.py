@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Annotated, Any, get_type_hints
 
@@ -19,7 +19,7 @@ METAVARS |= {"data_dir": "DIR", "ray": "ADDRESS"} | dict.fromkeys(
     ("token_budget", "max_model_len", "devices", "tensor_parallel", "ray_actors", "ray_cpus"), "N"
 )
 METAVARS |= dict.fromkeys(("port", "max_requests", "max_batches", "max_rate"), "N")
-METAVARS |= {"merge_wait": "SECONDS"}
+METAVARS |= {"merge_wait": "SECONDS", "lora": "NAME=PATH", "lora_memory": "SIZE"}
 
 
 def with_options(command: Callable[..., None], **classes: Any) -> Callable[..., None]:
@@ -55,7 +55,7 @@ def _parameters(cls: Any) -> list[inspect.Parameter]:
             inspect.Parameter.KEYWORD_ONLY,
             default=field.default,
             annotation=Annotated[
-                hints[field.name],
+                list[str] if hints[field.name] == Sequence[str] else hints[field.name],
                 typer.Option(
                     *_flag(field.name, field.default),
                     help=helps[field.name],

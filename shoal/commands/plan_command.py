@@ -112,6 +112,7 @@ def _plan_report(job: PlannedJob) -> PlanReport:
             read_seconds=job.read_seconds,
             plan_seconds=job.plan_seconds,
             diagnose_seconds=job.diagnose_seconds,
+            adapters=job.adapters,
         ),
         diagnoses=job.diagnoses,
         decode=decoder(job.description.tokenizer),

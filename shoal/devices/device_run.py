@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
 from shoal.costs import Machine
 from shoal.devices.assignments import Assignments
+from shoal.devices.device_progress import AssignedPart, DeviceProgress
 from shoal.devices.merged import added, merged, one_after_another
 from shoal.devices.messages import (
     Assign,
@@ -27,63 +27,30 @@ from shoal.devices.messages import (
     WorkerFailed,
 )
 from shoal.devices.protocols import Transport
+from shoal.devices.suspects import Group, Suspects
 from shoal.engine.engine import CANCELLED, RunStats
 from shoal.engine.trace import TRACE_COLUMNS, IterationTrace
-from shoal.errors import DeviceLostError, InternalError, ShoalError
+from shoal.errors import DeviceLostError, InternalError, InvalidRequestError, ShoalError
 from shoal.planner import Plan
-from shoal.planning import Share, divide_job, make_shares, plan_run, plan_share
+from shoal.planning import Share, divide_job, plan_run
 from shoal.simulate import part_seconds
 from shoal.types import Completion, Int64Array, PlanFigures, RequestTable
 
 MOST_DEATHS = 3
 """Of a device that completes nothing in between, before it is given up; and of all devices together
 while none completes anything and each has died, before the run is."""
+SUSPECTS_DEATH = 0.25
+"""What the death of a device counts that ran nothing but suspects: it may well be their doing."""
 WAIT_SECONDS = 0.1
 """How long the run waits for the devices to say something before it yields."""
 
+KILLS = InvalidRequestError(
+    "the engine's process died each time it ran the request, with others and alone.",
+    code="engine_died",
+    status_code=500,
+)
+
 _log = logging.getLogger(__name__)
-
-
-@dataclass
-class _Assigned:
-    """What a device has been given.
-
-    Attributes:
-        first: it is a part of the division that the run began with, ...
-        planned: ... and this is its plan, once that is known.
-    """
-
-    requests: Int64Array
-    first: bool
-    planned: PlanFigures | None = None
-
-
-@dataclass
-class _Device:
-    """A device in a run."""
-
-    ready: bool
-    busy: bool = False
-    retired: bool = False
-    deaths: int = 0
-    """Since it last completed a request."""
-    assigned: _Assigned | None = None
-    assigned_at: float = 0.0
-    started_at: float = 0.0
-    """Seconds of the run."""
-    busy_seconds: float = 0.0
-    before: RunStats = field(default_factory=RunStats)
-    """Of what was assigned before."""
-    now: RunStats = field(default_factory=RunStats)
-    trace: list[npt.NDArray[np.float64]] = field(default_factory=list)
-
-    def end(self, seconds: float) -> None:
-        """What was assigned is over, finished or not."""
-        if self.busy:
-            self.busy_seconds += seconds - self.assigned_at
-        self.before, self.now = one_after_another(self.before, self.now), RunStats()
-        self.before.running_sequences = self.before.kv_bytes_in_use = 0
-        self.busy = False
 
 
 class DeviceRun:
@@ -99,7 +66,9 @@ class DeviceRun:
         self.prompt_lengths = table.lengths
         self._device = group.machine
         self._group, self._table = group, table
-        self._devices = {number: _Device(ready=number in group.ready) for number in group.workers}
+        self._devices = {
+            number: DeviceProgress(ready=number in group.ready) for number in group.workers
+        }
         devices = max(1, len(group.ready))
         division = divide_job(table, group.options, self._device, devices)
         self.plan: Plan = division.spread
@@ -107,9 +76,13 @@ class DeviceRun:
         seconds = part_seconds(table, self.plan, self._device)
         self._assignments = Assignments(seconds.of_requests(self.plan, len(table)))
         self._shares = division.shares
-        self._first: list[_Assigned] = []
+        self._first: list[AssignedPart] = []
         """The parts of the division, when they are handed out."""
         self._deaths: list[int] = []
+        self._suspects = Suspects()
+        self._given_up: list[Completion] = []
+        self._works = False
+        """Whether a request was completed, so that it is not the devices that are broken."""
         self._cancelled = np.zeros(len(table), dtype=np.bool_)
         self._began = time.perf_counter()
 
@@ -124,16 +97,11 @@ class DeviceRun:
         """The plans of the parts that the run began with, together.
 
         A prefix that several devices compute counts for each of them. Before a device has told its
-        plan, the part of the whole table's plan stands for it.
+        plan, the division's expectation stands for it.
         """
         if not self._first:
-            return PlanFigures.together([_estimate(share.plan) for share in self._shares])
-        return PlanFigures.together(
-            [
-                assigned.planned or _estimate(plan_share(self.plan, assigned.requests, self._table))
-                for assigned in self._first
-            ]
-        )
+            return PlanFigures.together([share.figures for share in self._shares])
+        return PlanFigures.together([assigned.planned for assigned in self._first])
 
     @property
     def stats(self) -> RunStats:
@@ -162,7 +130,8 @@ class DeviceRun:
         self._began = time.perf_counter()
         try:
             while self._under_way:
-                completions = self._drop_cancelled()
+                completions = self._drop_cancelled() + self._given_up
+                self._given_up = []
                 self._assign_waiting()
                 error: ShoalError | None = None
                 try:
@@ -200,38 +169,65 @@ class DeviceRun:
     def _under_way(self) -> bool:
         """Whether a request is unfinished, or a device has something to say about this run."""
         busy = any(device.busy for device in self._devices.values())
-        return busy or self._assignments.asked is not None or self._assignments.unfinished > 0
+        left = bool(self._given_up) or self._assignments.unfinished > 0
+        return busy or bool(self._assignments.asked) or left
 
     # Assigning.
 
     def _assign_waiting(self) -> None:
-        """Give idle devices what waits; where nothing does, ask a busy one to release some."""
+        """Give idle devices what waits; where nothing does, ask busy ones to release some."""
         idle = [n for n, device in self._devices.items() if device.ready and not device.busy]
+        if self._suspects.waiting:
+            idle = self._assign_suspects(idle)
         if not idle:
             return
         waiting = self._assignments.waiting
+        if self._suspects.waiting:
+            waiting = np.setdiff1d(waiting, self._suspects.requests)
         if len(waiting):
             first = not self._first
+            # The others were promised what has been asked for and has not come.
+            del idle[max(1, len(idle) - self._assignments.promised) :]
             for number, share in zip(idle, self._shares_for(len(idle), waiting), strict=True):
                 if len(share.requests):
-                    self._assign(number, _Assigned(share.requests, first))
+                    self._assign(number, AssignedPart(share.requests, first, share.figures))
             return
-        busy = [number for number, device in self._devices.items() if device.busy]
-        asked = self._assignments.ask(busy)
-        if asked is not None:
-            self._group.send(asked, Release(len(idle)))
+        busy = [n for n, device in self._devices.items() if device.busy and not device.suspects]
+        for number, parts in self._assignments.ask(busy, len(idle)).items():
+            self._group.send(number, Release(parts))
+
+    def _assign_suspects(self, idle: list[int]) -> list[int]:
+        """Give idle devices a group of suspects each; the devices that get none."""
+        left = []
+        for number in idle:
+            group = self._suspects.take(number, others=self._present > 1)
+            requests = None if group is None else group.requests[~self._cancelled[group.requests]]
+            if requests is None or not len(requests):
+                left.append(number)
+                continue
+            table = self._table.select(requests)
+            figures = divide_job(table, self._group.options, self._device, 1).shares[0].figures
+            self._assign(number, AssignedPart(requests, False, figures, group=group))
+        return left
+
+    @property
+    def _present(self) -> int:
+        """Devices that may be given a request which killed another one."""
+        devices = self._devices.values()
+        return sum((d.used or d.ready) and not d.retired for d in devices)
 
     def _shares_for(self, devices: int, waiting: Int64Array) -> list[Share]:
         """What waits, divided; for the first time that was done already."""
         shares, self._shares = self._shares, []
-        if len(shares) != devices:
-            plan = plan_share(self.plan, waiting, self._table)
-            shares = make_shares(self._table, plan, self._device, devices)
-        return shares
+        if len(shares) == devices:
+            return shares
+        table = self._table.select(waiting)
+        division = divide_job(table, self._group.options, self._device, devices)
+        return [replace(share, requests=waiting[share.requests]) for share in division.shares]
 
-    def _assign(self, number: int, assigned: _Assigned) -> None:
+    def _assign(self, number: int, assigned: AssignedPart) -> None:
         device = self._devices[number]
-        device.busy, device.assigned = True, assigned
+        device.busy, device.used, device.assigned = True, True, assigned
         device.assigned_at = device.started_at = self._now()
         if assigned.first:
             self._first.append(assigned)
@@ -246,12 +242,12 @@ class DeviceRun:
 
     def _take(self, number: int, message: FromWorker) -> list[Completion]:
         """Note what a device says; the requests that it finished. It may be one that joins."""
-        device = self._devices.setdefault(number, _Device(ready=False))
+        device = self._devices.setdefault(number, DeviceProgress(ready=False))
         match message:
             case Started(planned):
                 device.started_at = self._now()
                 if device.assigned is not None:
-                    device.assigned.planned = planned
+                    device.assigned.planned, device.assigned.told = planned, True
             case Update():
                 return self._update(number, message)
             case Ended():
@@ -270,10 +266,10 @@ class DeviceRun:
 
     def _update(self, number: int, update: Update) -> list[Completion]:
         device = self._devices[number]
-        for completion in update.completions:
-            self._assignments.complete(number, completion.request_index)
         if update.completions:
-            device.deaths = 0
+            done = np.array([completion.request_index for completion in update.completions])
+            self._assignments.complete(number, done)
+            device.deaths, self._works = 0, True
             self._deaths.clear()
         device.now = update.stats
         rows = update.trace.copy()  # what a transport brings may be read-only
@@ -291,16 +287,20 @@ class DeviceRun:
         device, name = self._devices[number], self._group.workers[number]
         if device.retired:
             return
+        group = None if device.assigned is None else device.assigned.group
         again = self._lost(number)
         device.end(self._now())
         device.ready = False
         what = f"{len(again):,} requests that it had not finished are run again"
         _log.warning("the process of %s %s; %s", name, died.reason, what)
         if died.with_machine:
+            device.used = False
             self._group.start(number)
             return
-        device.deaths += 1
-        self._deaths.append(number)
+        self._suspect(number, group, again)
+        device.deaths += 1 if group is None else SUSPECTS_DEATH
+        if group is None:
+            self._deaths.append(number)
         left = {n for n, other in self._devices.items() if not other.retired}
         if len(self._deaths) >= MOST_DEATHS and left <= set(self._deaths):
             raise DeviceLostError(
@@ -309,14 +309,29 @@ class DeviceRun:
                 "cause is mended, run the same command again."
             )
         if device.deaths >= MOST_DEATHS:
-            self._retire(number, f"is given up: its process died {device.deaths} times in a row")
+            self._retire(number, "is given up: its process died again and again")
         else:
             self._group.start(number)
+
+    def _suspect(self, number: int, group: Group | None, again: Int64Array) -> None:
+        """Find out whether a request killed a device; it fails if it did so every time."""
+        if group is None:
+            self._suspects.witnessed(again)
+            return
+        killers = self._suspects.killed(number, group, again, self._present)
+        if not self._works:  # nothing says that it is not the device
+            self._suspects.waiting.extend(Group(killers) for _ in killers)
+            return
+        self._assignments.drop(killers)
+        for request in killers.tolist():
+            line, length = int(self._table.line[request]) + 1, int(self.prompt_lengths[request])
+            _log.warning("a request of line %s is given up: each engine that ran it died", line)
+            self._given_up.append(Completion(request, length, (), KILLS))
 
     def _lost(self, number: int) -> Int64Array:
         """Take back what a device has; a plan that it had no time to tell is made here."""
         assigned, self._devices[number].assigned = self._devices[number].assigned, None
-        if assigned is not None and assigned.first and assigned.planned is None:
+        if assigned is not None and assigned.first and not assigned.told:
             table = self._table.select(assigned.requests)
             assigned.planned = plan_run(table, self._group.options, self._device).figures
         return self._assignments.take_back(number)
@@ -335,13 +350,3 @@ class DeviceRun:
                 "mended, run the same command again."
             )
         _log.warning("%s %s; the run goes on without it", name, why)
-
-
-def _estimate(plan: Plan) -> PlanFigures:
-    """Figures of a part of a plan, which its device will plan anew."""
-    return PlanFigures(
-        prompt_tokens=plan.prompt_tokens,
-        computed_prompt_tokens=plan.computed_prompt_tokens,
-        segments=plan.num_segments,
-        order=plan.order.value,
-    )

@@ -26,6 +26,9 @@ from shoal.machine.placement import place
 from shoal.machine.scored_rows import scored_rows
 from shoal.model.description import ModelDescription
 from shoal.model.load import LoadedModel
+from shoal.model.lora.adapted_products import AdaptedProducts
+from shoal.model.lora.adapter_reader import held_dtype
+from shoal.model.lora.run_adapters import RunAdapters
 from shoal.model.memory import enough_memory
 from shoal.planner import LengthModel, Pilot, Plan, divided, fixed_lengths
 from shoal.planning import RunPlan, plan_run
@@ -33,6 +36,7 @@ from shoal.recurrence import StateMemory
 from shoal.sampling.results import StepResult
 from shoal.sampling.sampler import needs_history
 from shoal.scheduler import (
+    AdapterSlots,
     BlockPool,
     Launched,
     Scheduler,
@@ -125,6 +129,7 @@ class Engine:
             placed = place(self._model, description, options)
         self._kv, self._graphs = placed.kv, placed.graphs
         self.machine = placed.machine
+        self._adapted = AdaptedProducts(self._model.module) if options.lora_bytes else None
         self._detokenizer = Detokenizer(description.tokenizer)
 
     def close(self) -> None:
@@ -132,7 +137,7 @@ class Engine:
         model: LoadedModel | None = self.__dict__.pop("_model", None)
         if model is not None:
             model.close()
-        for name in ("_kv", "_graphs"):
+        for name in ("_kv", "_graphs", "_adapted"):
             self.__dict__.pop(name, None)
         if self.description.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -140,8 +145,23 @@ class Engine:
     def executor(self, table: RequestTable, plan: Plan) -> Executor:
         """What computes a run's token batches, for our scheduler or another; one at a time."""
         return make_executor(
-            self._model, self._kv, self.description, table, plan, graphs=self._graphs
+            self._model,
+            self._kv,
+            self.description,
+            table,
+            plan,
+            graphs=self._graphs,
+            adapters=self._run_adapters(table),
         )
+
+    def _run_adapters(self, table: RequestTable) -> RunAdapters | None:
+        if table.adapter is None:
+            return None
+        if self._adapted is None:
+            raise InternalError("requests with adapters, for an engine without memory for them")
+        device = self.description.device
+        dtype = held_dtype(self.description.dtype, device)
+        return RunAdapters(self._adapted, table.adapters, dtype, device)
 
     def _divide(self, blocks: list[int]) -> None:
         """Have so many KV blocks in each group of layers."""
@@ -193,7 +213,10 @@ class Engine:
         ]
         budget = self.machine.token_budget
         most = scored_rows(self.description)
-        scheduler = Scheduler(table, plan, pools, budget, lengths, sequential, most, states)
+        adapters = AdapterSlots.of(table, plan, self.machine)
+        scheduler = Scheduler(
+            table, plan, pools, budget, lengths, sequential, most, states, adapters
+        )
         return Run(table, planned, scheduler, executor, outputs, pilot)
 
 

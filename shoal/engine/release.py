@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from shoal.planner import Plan
-from shoal.simulate import PartSeconds, cuts
+from shoal.simulate import PartSeconds, Stretches
 
 MOST_REPEATED = 0.5
 """Of the work given up, what may be shared prefixes that are computed again elsewhere."""
@@ -23,7 +23,7 @@ def release_from(plan: Plan, seconds: PartSeconds, begun: int, end: int, parts: 
     heads = np.flatnonzero(plan.sequence_choice[begun:end] == 0)
     if not len(heads):
         return None
-    found = cuts(plan, seconds, begun + int(heads[0]), end, under_way=True)
+    found = Stretches(plan, seconds).cuts(begun + int(heads[0]), end, under_way=True)
     ends_at = np.maximum(found.before, found.after / parts) + found.again
     ends_at[found.again > MOST_REPEATED * found.after] = np.inf
     best = int(np.argmin(ends_at))

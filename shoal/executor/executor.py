@@ -22,6 +22,7 @@ from shoal.kernels import load_kernels
 from shoal.model.description import ModelDescription
 from shoal.model.kv import KVPool
 from shoal.model.load import LoadedModel
+from shoal.model.lora.run_adapters import RunAdapters
 from shoal.planner import Plan
 from shoal.sampling.prompt_scoring import PromptScorer
 from shoal.sampling.random import stream_key
@@ -92,6 +93,7 @@ class TorchExecutor:
         plan: Plan,
         transfers: Transfers | None = None,
         graphs: GraphedForward | None = None,
+        adapters: RunAdapters | None = None,
     ) -> None:
         """Compute one run.
 
@@ -99,18 +101,20 @@ class TorchExecutor:
             transfers: copies to and from the device, which make it run ahead of the host; None:
                 those of a CUDA device, none on the CPU.
             graphs: replays of small batches, on CUDA.
+            adapters: those of the run; None: no request has one.
         """
         self._device, self._table, self._plan = description.device, table, plan
         self._model = model
-        runner = ModelRunner(model, kv, self._device, graphs)
+        runner = ModelRunner(model, kv, self._device, graphs, adapters)
         vocab_size, eos = description.vocab_size, description.eos_token_ids
         compiler = grammar_compiler(description.tokenizer, vocab_size, eos)
-        self._sampler = Sampler(vocab_size, eos, load_kernels(), compiler)
+        kernels = load_kernels()
+        self._sampler = Sampler(vocab_size, eos, kernels, compiler)
         if transfers is None and self._device.type == "cuda":
             transfers = Transfers.cuda(self._device)
         self.runs_ahead = transfers is not None
         scorer = PromptScorer(vocab_size)
-        self._host = HostSide(runner, self._sampler, scorer)
+        self._host = HostSide(runner, self._sampler, scorer, kernels)
         self._ahead = (
             None
             if transfers is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from shoal.errors import InternalError
 from shoal.model.hook import AttentionStep, GroupStep, StateStep, WantedRows, attention_step
 from shoal.model.kv import KVPool
 from shoal.model.load import LoadedModel
+from shoal.model.lora.run_adapters import RunAdapters
 from shoal.model.rotary import with_lengths
 from shoal.scheduler import TokenBatch
 from shoal.types import Int32Array, Int64Array
@@ -51,8 +53,11 @@ class ModelRunner:
         kv: KVPool,
         device: torch.device,
         graphs: GraphedForward | None = None,
+        adapters: RunAdapters | None = None,
     ) -> None:
+        """`adapters`: those of the run; None: no request has one."""
         self._model, self._kv, self._device, self._graphs = model, kv, device, graphs
+        self._adapters = adapters
 
     def inputs(self, batch: TokenBatch, stage: Stage) -> BatchInputs:
         """The columns of a batch, put on a stage."""
@@ -74,7 +79,7 @@ class ModelRunner:
             return torch.empty(0, device=self._device)
         if not batch.others and not self._kv.is_even:
             raise InternalError("a batch of one group of layers, for KV that is divided")
-        if self._graphs is not None:
+        if self._graphs is not None and batch.adapters is None:
             columns = inputs.token_ids, inputs.positions, inputs.slots
             replayed = self._graphs.run(*columns, batch.attention, inputs.logit_rows)
             if replayed is not None:
@@ -96,10 +101,17 @@ class ModelRunner:
         if batch.states is not None:
             assert self._kv.states is not None
             step.states = StateStep.of(self._kv.states, batch.states, self._device)
-        with attention_step(step):
+        with attention_step(step), self._adapted(batch, selects=inputs.selects):
             rows_of = None if inputs.selects else inputs.logit_rows
             logits = self._model.logits(inputs.token_ids, inputs.positions, rows_of)
         return logits if inputs.order is None else logits[inputs.order]
+
+    def _adapted(self, batch: TokenBatch, *, selects: bool) -> AbstractContextManager[None]:
+        if self._adapters is None:
+            return nullcontext()
+        return self._adapters.applied(
+            batch.adapters, _distinct(batch.logit_rows)[0] if selects else None
+        )
 
     def _wanted(self, work: SegmentWork, batch: TokenBatch) -> object:
         rows, _ = _distinct(batch.logit_rows)

@@ -10,8 +10,11 @@ import torch
 from shoal.cuda.transfers import DirectStage
 from shoal.errors import InternalError
 from shoal.executor.forward import ModelRunner
+from shoal.kernels import Kernels
+from shoal.sampling.host_logprobs import knows
+from shoal.sampling.host_scoring import host_scores
 from shoal.sampling.prompt_scoring import PromptScorer
-from shoal.sampling.results import Sampled, StepResult
+from shoal.sampling.results import PromptScores, Sampled, StepResult
 from shoal.sampling.rows import LogitRows
 from shoal.sampling.sampler import Sampler
 from shoal.scheduler import TokenBatch
@@ -20,8 +23,15 @@ from shoal.scheduler import TokenBatch
 class HostSide:
     """Runs a batch to its end."""
 
-    def __init__(self, runner: ModelRunner, sampler: Sampler, scorer: PromptScorer) -> None:
+    def __init__(
+        self,
+        runner: ModelRunner,
+        sampler: Sampler,
+        scorer: PromptScorer,
+        kernels: Kernels | None,
+    ) -> None:
         self._runner, self._sampler, self._scorer = runner, sampler, scorer
+        self._kernels = kernels
         self._stage = DirectStage()
 
     def launch(
@@ -36,9 +46,14 @@ class HostSide:
             raise InternalError("a batch was planned ahead of an executor that does not run ahead")
         logits = self._runner(batch, self._runner.inputs(batch, self._stage))
         sampled = self._sample(batch, logits, retained)
-        scored = self._scorer.plan(batch, self._stage)
-        scores = [part.cpu().numpy() for part in self._scorer.score(scored, logits)]
-        return logits, StepResult(sampled, self._scorer.collect(scored, scores))
+        return logits, StepResult(sampled, self._score(batch, logits))
+
+    def _score(self, batch: TokenBatch, logits: torch.Tensor) -> list[PromptScores]:
+        if self._kernels is not None and knows(self._kernels, logits):
+            return host_scores(batch.scored, logits[batch.first_scored :], self._kernels)
+        task = self._scorer.plan(batch, self._stage)
+        scores = [part.cpu().numpy() for part in self._scorer.score(task, logits)]
+        return self._scorer.collect(task, scores)
 
     def _sample(
         self, batch: TokenBatch, logits: torch.Tensor, retained: Mapping[int, torch.Tensor]

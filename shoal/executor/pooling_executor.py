@@ -23,6 +23,7 @@ from shoal.executor.mean_rows import MeanRows
 from shoal.model.description import ModelDescription
 from shoal.model.kv import KVPool
 from shoal.model.load import LoadedModel
+from shoal.model.lora.run_adapters import RunAdapters
 from shoal.planner import Plan
 from shoal.sampling.results import Sampled, StepResult
 from shoal.scheduler import TokenBatch
@@ -169,10 +170,18 @@ def make_executor(
     table: RequestTable,
     plan: Plan,
     graphs: GraphedForward | None = None,
+    adapters: RunAdapters | None = None,
 ) -> Executor:
-    """What computes a run of a model, by what the model gives; see `TorchExecutor`."""
-    kind = TorchExecutor if description.pooling is None else PoolingExecutor
-    return kind(model, kv, description, table, plan, graphs=graphs)
+    """What computes a run of a model, by what the model gives; see `TorchExecutor`.
+
+    Raises:
+        InternalError: adapters for a model that does not generate; they are refused before.
+    """
+    if description.pooling is None:
+        return TorchExecutor(model, kv, description, table, plan, graphs=graphs, adapters=adapters)
+    if adapters is not None:
+        raise InternalError("adapters of a model that does not generate")
+    return PoolingExecutor(model, kv, description, table, plan, graphs=graphs)
 
 
 def _result(batch: TokenBatch, vectors: Float32Array) -> StepResult:

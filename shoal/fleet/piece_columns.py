@@ -28,7 +28,10 @@ def piece_columns(assigned: Assign) -> Any:
     if table.prompt_index is not None:
         columns["prompt_index"] = arrow.array(table.prompt_index)
     columns["tokens"] = arrow.LargeListArray.from_arrays(table.offsets, arrow.array(table.tokens))
+    if table.adapter is not None:
+        columns["adapter"] = arrow.array(table.adapter)
     shared = {"params": pickle.dumps(list(table.params)), "job_seed": str(table.job_seed)}
+    shared["adapters"] = pickle.dumps(table.adapters)
     return arrow.table(columns).replace_schema_metadata(shared)
 
 
@@ -45,6 +48,8 @@ def assigned_piece(piece: Any) -> Assign:
         offsets=np.array(tokens.offsets.to_numpy()),
         params=pickle.loads(shared[b"params"]),
         job_seed=int(shared[b"job_seed"]),
+        adapters=pickle.loads(shared[b"adapters"]),
+        adapter=column("adapter") if "adapter" in piece.column_names else None,
         prompt_index=column("prompt_index") if "prompt_index" in piece.column_names else None,
         **{name: column(name) for name in COLUMNS},
     )

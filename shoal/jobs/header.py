@@ -23,7 +23,7 @@ class JobHeader:
 
     Attributes:
         input_digest: of the input file, with `input_bytes`, its size.
-        model: digest per file of the model.
+        model: digest per file of the model, and of each adapter that lines may name.
         options: the options that change results, as they took effect ("auto" resolved).
         job_seed: seeds the requests without seed; drawn once, when the job begins.
     """
@@ -50,7 +50,8 @@ class JobHeader:
         return cls(
             input_digest=content.hexdigest,
             input_bytes=content.size_bytes,
-            model=dict(description.fingerprint),
+            model=description.fingerprint
+            | {f"adapter {adapter.name!r}": adapter.digest for adapter in description.adapters},
             options={
                 "dtype": str(description.dtype).removeprefix("torch."),
                 "quantization": str(description.quantization),

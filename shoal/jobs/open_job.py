@@ -67,7 +67,7 @@ class OpenJob:
         form = AnswerFormat.find(model.tokenizer, model.tool_call_parser, model.reasoning_parser)
         detokenizer = Detokenizer(model.tokenizer)
         self._records = RecordWriter(self.header.job_id, model.name, detokenizer, pooled, form)
-        self._survey = Survey(self.schema, self.choices)
+        self._survey = Survey(self.schema, self.choices, reasons=form.shows_reasoning)
 
     @property
     def input(self) -> JobInput:

@@ -17,7 +17,7 @@ from shoal.jobs.spec import check_forms
 from shoal.machine.capacity import KVCapacity, planned_capacity, planned_machine
 from shoal.model.description import ModelDescription, Texts
 from shoal.planner import FoldCost, Forest, Plan, Savings, forest_of, savings
-from shoal.planning import RunPlan, Share, divide_job, plan_run
+from shoal.planning import AdapterUse, RunPlan, Share, adapter_use, divide_job, plan_run
 from shoal.requests.reader import read_job
 from shoal.requests.schema_file import read_schema
 from shoal.requests.scored_choices import read_choices
@@ -39,6 +39,7 @@ class PlannedJob:
         rejected: (line from 1, error) of the lines that cannot run, in no order.
         kv_capacity: what the pool holds, and how that is known.
         shares: what each of several devices gets; empty for one.
+        adapters: what there is of them; None: none was given.
         diagnoses: what in the prompts and limits makes the job dearer than it need be.
     """
 
@@ -55,6 +56,7 @@ class PlannedJob:
     diagnoses: Diagnoses
     diagnose_seconds: float
     shares: list[Share]
+    adapters: AdapterUse | None = None
 
     @property
     def figures(self) -> PlanFigures:
@@ -104,6 +106,8 @@ def plan_job(
             "ray: a plan starts nothing, so it is not known how many engines the cluster has room "
             "for. Give devices N to see the shares of N engines, and leave ray out."
         )
+    if options.lora and max_tokens is not None:
+        raise OptionError(f"--lora is for batch files; the rows of {path.name} name no adapter.")
     texts = Texts.needed if max_tokens is None else Texts.wanted
     asked = kind_of_file(path, options.pooling_type) if max_tokens is None else None
     refuse_answers_only(asked, options, schema, results)
@@ -144,6 +148,7 @@ def plan_job(
         diagnoses=diagnoses,
         diagnose_seconds=time.perf_counter() - planned,
         shares=shares,
+        adapters=adapter_use(table, machine, saved, len(description.adapters)),
     )
 
 

@@ -110,6 +110,28 @@ class Sample(ctypes.Structure):
     ]
 
 
+class Logprobs(ctypes.Structure):
+    """`ShoalLogprobs`."""
+
+    _fields_ = [
+        ("dtype", c_int32),
+        ("isa", c_int32),
+        ("threads", c_int32),
+        ("rows", c_int64),
+        ("vocab", c_int64),
+        ("logits", c_void_p),
+        ("offsets", c_void_p),
+        ("targets", c_void_p),
+        ("nums", c_void_p),
+        ("most", c_int64),
+        ("logprob", c_void_p),
+        ("rank", c_void_p),
+        ("best", c_void_p),
+        ("best_logprob", c_void_p),
+        ("normalizer", c_void_p),
+    ]
+
+
 class RmsNorm(ctypes.Structure):
     """`ShoalRmsNorm`."""
 
@@ -210,6 +232,8 @@ def declare(lib: ctypes.CDLL) -> None:
     lib.shoal_attention_run.restype = None
     lib.shoal_sample.argtypes = [POINTER(Sample)]
     lib.shoal_sample.restype = None
+    lib.shoal_logprobs.argtypes = [POINTER(Logprobs)]
+    lib.shoal_logprobs.restype = None
     lib.shoal_rms_norm.argtypes = [POINTER(RmsNorm)]
     lib.shoal_rms_norm.restype = None
     lib.shoal_gated.argtypes = [POINTER(Gated)]

@@ -17,6 +17,7 @@ from shoal.answers.grammar import grammar_compiler
 from shoal.errors import InvalidRequestError, OptionError
 from shoal.fleet.engines import make_engine
 from shoal.llm.asked import Asked, Params, asked_for
+from shoal.llm.asked_adapters import AskedAdapters, Loras
 from shoal.llm.conversations import conversations, rendered
 from shoal.llm.drive import MakeOutput, T, done_in_errors, drive, refused_outputs, summary_of
 from shoal.llm.llm_call import LLMCall, job_seed
@@ -101,6 +102,7 @@ class LLM(PoolingCalls):
             self._renderer = Renderer(self._description.tokenizer)
             self._outputs = OutputMaker(Detokenizer(self._description.tokenizer))
             marks = self._description.reasoning_parser
+            self._adapters = AskedAdapters(self._description, chosen)
             self._form = AnswerFormat.find(self._description.tokenizer, reasoning=marks)
         self._seed, self._chat_template = seed, chat_template
         self._calls, self._requests = itertools.count(), 0
@@ -153,6 +155,7 @@ class LLM(PoolingCalls):
         sampling_params: Params = None,
         *,
         use_tqdm: Any = True,
+        lora_request: Loras = None,
         **others: Any,
     ) -> list[RequestOutput]:
         """Complete prompts, all planned together.
@@ -167,6 +170,7 @@ class LLM(PoolingCalls):
                 list<int32>, which are not copied.
             sampling_params: for all prompts or one for each; None: the model's defaults.
             use_tqdm: show progress on standard error.
+            lora_request: the adapter for all prompts, or one or None for each.
             others: what else vLLM takes, see docs/python.md.
 
         Returns:
@@ -182,7 +186,7 @@ class LLM(PoolingCalls):
         """
         check(others, CALL_OPTIONS, "generate")
         self._refuse_pooling("generate")
-        with self._call() as call:
+        with self._call(lora_request) as call:
             values = prompts_of(prompts)
             asked = self._asked(sampling_params, len(values))
             if isinstance(values, TokenColumns):
@@ -205,6 +209,7 @@ class LLM(PoolingCalls):
         messages: Messages | Sequence[Messages],
         sampling_params: Params = None,
         use_tqdm: Any = True,
+        lora_request: Loras = None,
         *,
         chat_template: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
@@ -220,6 +225,7 @@ class LLM(PoolingCalls):
 
         Args:
             messages: one conversation, a list of {"role", "content"}, or a list of conversations.
+            lora_request: the adapter for all conversations, or one or None for each.
             chat_template: the text of another template than the model's.
             chat_template_kwargs: passed to the template.
             add_generation_prompt: end prompts with the beginning of an answer.
@@ -238,7 +244,7 @@ class LLM(PoolingCalls):
             "continue_final_message": continue_final_message,
             "tools": list(tools) if tools else None,
         }
-        with self._call() as call:
+        with self._call(lora_request) as call:
             tokenizer, given = self.get_tokenizer(), chat_template or self._chat_template
             template = self._renderer.chat
             if template is None or given or tools or not add_generation_prompt:
@@ -306,12 +312,12 @@ class LLM(PoolingCalls):
             return asked.run(lambda make: self._run(call, table, refused, make, use_tqdm))
 
     @contextmanager
-    def _call(self) -> Iterator[LLMCall]:
+    def _call(self, loras: Loras = None) -> Iterator[LLMCall]:
         """One call at a time."""
         with _BUSY:
             if self._closed:
                 raise OptionError("this LLM is closed; make another one.")
-            yield LLMCall(time.perf_counter(), job_seed(self._seed, next(self._calls)))
+            yield LLMCall(time.perf_counter(), job_seed(self._seed, next(self._calls)), loras)
 
     def _read_and_run(
         self,
@@ -365,6 +371,7 @@ class LLM(PoolingCalls):
         use_tqdm: Any,
     ) -> list[T]:
         """The outputs of a table's requests and of those refused, in the prompts' order."""
+        table = self._adapters.applied(call.loras, table, len(refused) + len(table))
         run = self._engine.run(table)
         planned = time.perf_counter()
         done = refused_outputs(refused, len(refused) + len(table), make)

@@ -6,6 +6,8 @@ import secrets
 from dataclasses import dataclass
 from hashlib import blake2b
 
+from shoal.llm.asked_adapters import Loras
+
 
 @dataclass(frozen=True)
 class LLMCall:
@@ -14,10 +16,12 @@ class LLMCall:
     Attributes:
         began: seconds, by `time.perf_counter`.
         job_seed: what prompts without a seed of their own draw from.
+        loras: the adapters asked for.
     """
 
     began: float
     job_seed: int
+    loras: Loras = None
 
 
 def job_seed(seed: int | None, number: int) -> int:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from shoal.config import EngineOptions, option_help
+from shoal.config import DEFAULT_LORA_MEMORY, EngineOptions, option_help
 from shoal.errors import OptionError
 from shoal.fates import Fate, Honoured, NoEffect, Refused, alike, note_without_effect
 
@@ -115,8 +115,14 @@ LLM_OPTIONS: dict[str, Fate] = {
         _EXPERTS,
     ),
     **alike(
-        "max_loras max_lora_rank max_cpu_loras lora_dtype fully_sharded_loras"
-        " enable_tower_connector_lora specialize_active_lora mamba_cache_dtype"
+        "max_loras max_lora_rank max_cpu_loras fully_sharded_loras specialize_active_lora",
+        NoEffect("Adapters in use share lora_memory; their ranks are those of their files."),
+    ),
+    "lora_dtype": Refused(
+        "Adapters are held in float32 on the CPU, in the model's dtype on CUDA.", (None, "auto")
+    ),
+    **alike(
+        "enable_tower_connector_lora mamba_cache_dtype"
         " mamba_ssm_cache_dtype mamba_block_size mamba_cache_mode"
         " reasoning_parser_plugin"
         " logits_processor_pattern calculate_kv_scales allow_deprecated_quantization"
@@ -157,7 +163,9 @@ LLM_OPTIONS: dict[str, Fate] = {
     "logprobs_mode": Refused("logprobs are those of the raw logits.", (None, "raw_logprobs")),
     "max_logprobs": Refused("logprobs lists at most 20 tokens.", (None, *range(21))),
     "logits_processors": Refused("logit_bias and penalties change logits.", (None, [])),
-    "enable_lora": Refused("Merge the adapter into the model's weights.", (None, False)),
+    "enable_lora": Honoured("Take `lora_request`; adapters have 1GiB, or lora_memory."),
+    "lora_memory": _sets("lora_memory"),
+    "lora": Refused("In Python each call names its adapters: lora_request.", ((),)),
     "default_mm_loras": Refused("Merge the adapter into the model's weights.", (None, {})),
     "pipeline_parallel_size": Refused(
         "Give tensor_parallel_size or data_parallel_size.", (None, 1)
@@ -190,7 +198,7 @@ CALL_OPTIONS: dict[str, Fate] = {
     ),
     "priority": NoEffect("All prompts of a call are planned together."),
     "mm_processor_kwargs": _MEDIA,
-    "lora_request": Refused("Merge the adapter into the model's weights."),
+    "lora_request": Honoured("A `LoRARequest` for all, or one or None for each."),
     "prompt_adapter_request": Refused("Merge the adapter into the model's weights."),
     "tokenization_kwargs": Refused("Tokenise before the call, and give token ids.", (None, {})),
     "prompt_token_ids": Refused("Give them as prompts."),
@@ -207,7 +215,7 @@ POOLING_CALL_OPTIONS: dict[str, Fate] = {
     "pooling_task": Honoured("`encode`: `embed` or `classify`."),
     "chat_template": Honoured("`score`: how a pair is written."),
     "use_tqdm": Honoured("Show progress on standard error."),
-    "lora_request": CALL_OPTIONS["lora_request"],
+    "lora_request": Refused("Merge the adapter into the model's weights."),
     "tokenization_kwargs": CALL_OPTIONS["tokenization_kwargs"],
     "truncate_prompt_tokens": Refused("Cut prompts before the call."),
 }
@@ -230,6 +238,8 @@ def engine_options(given: Mapping[str, Any]) -> EngineOptions:
         if fate.option in values:
             raise OptionError(f"{name} and {names[fate.option]} are one thing: give one of them.")
         values[fate.option], names[fate.option] = _translated(name, value), name
+    if given.get("enable_lora"):
+        values.setdefault("lora_memory", DEFAULT_LORA_MEMORY)
     try:
         return EngineOptions.create(**values)
     except OptionError as error:

@@ -6,7 +6,7 @@ and neither accepts nor refuses a request by an estimate.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from shoal.config import EngineOptions
@@ -88,7 +88,8 @@ def planned_machine(
     calibration = remembered(description, threads)
     budget = options.token_budget or token_budget_of(calibration)
     groups = memory_groups(description, options)
-    return machine_of(description, calibration, budget, capacity.tokens, threads, groups)
+    machine = machine_of(description, calibration, budget, capacity.tokens, threads, groups)
+    return replace(machine, adapter_bytes=options.lora_bytes)
 
 
 def estimate(description: ModelDescription, options: EngineOptions, memory: DeviceMemory) -> int:
@@ -106,7 +107,7 @@ def estimate(description: ModelDescription, options: EngineOptions, memory: Devi
     reading = MemoryReading(
         total=memory.total(),
         other=held_by_others(memory),
-        weights=weights // description.tensor_parallel,
+        weights=weights // description.tensor_parallel + options.lora_bytes,
         activations=2 * logits * description.dtype.itemsize,
     )
     return max(0, reading.left(options.memory_fraction))

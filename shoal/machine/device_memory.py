@@ -85,7 +85,7 @@ class MemoryReading:
     Attributes:
         total: what the device has.
         other: held outside our tensors: other processes, the CUDA context, loaded kernels.
-        weights: tensors that stay, without any KV pool.
+        weights: tensors that stay, without any KV pool, and what adapters may take.
         activations: most that computing one batch adds, sampling included.
         graphs: what captured graphs keep to themselves.
     """

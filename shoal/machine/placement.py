@@ -124,9 +124,8 @@ class Placing:
             OptionError: that does not fit, or nothing is left.
         """
         memory.empty_cache()
-        reading = MemoryReading(
-            memory.total(), held_by_others(memory), memory.allocated(), activations=0
-        )
+        weights = memory.allocated() + self._options.lora_bytes
+        reading = MemoryReading(memory.total(), held_by_others(memory), weights, activations=0)
         trial_blocks = self._trial_blocks(reading)
         kv = self._pool(trial_blocks)
         calibration = self._calibration(
@@ -149,7 +148,8 @@ class Placing:
     def _machine(self, calibration: Calibration | None, budget: int, num_blocks: int) -> Machine:
         tokens = num_blocks * BLOCK_SIZE
         groups = memory_groups(self._description, self._options, self._model.windows)
-        return machine_of(self._description, calibration, budget, tokens, groups=groups)
+        machine = machine_of(self._description, calibration, budget, tokens, groups=groups)
+        return replace(machine, adapter_bytes=self._options.lora_bytes)
 
     def _pool(self, num_blocks: int) -> KVPool:
         """A pool of so many blocks, with scratch blocks behind them where graphs may need them."""

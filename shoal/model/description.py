@@ -29,6 +29,7 @@ from shoal.model.features import refuse_unsupported
 from shoal.model.generation import read_generation, token_ids
 from shoal.model.layer_sizes import stated, stored_numbers
 from shoal.model.legacy_template import add_legacy_template
+from shoal.model.lora.adapter_catalogue import job_adapters, refuse_adapters
 from shoal.model.model_files import (
     check_source,
     fingerprint,
@@ -44,7 +45,7 @@ from shoal.model.state_shapes import state_shapes
 from shoal.model.stored_format import StoredFormat, check_stored, stored_format
 from shoal.recurrence import StateShape
 from shoal.scheduler import BLOCK_SIZE
-from shoal.types import LengthSwitch
+from shoal.types import Adapter, LengthSwitch
 
 _SIZES = {"num_attention_heads": True, "num_hidden_layers": True, "vocab_size": True}
 _SIZES |= {"hidden_size": True, "num_key_value_heads": False, "head_dim": False}
@@ -93,6 +94,7 @@ class ModelDescription:
         pooling: what it gives of a prompt instead of an answer; None: it generates.
         tool_call_parser, reasoning_parser: in which form it calls tools and reasons, as asked for.
         whole_config: the checkpoint's config if `config` is only that of its text part.
+        adapters: that requests may name instead of the model.
     """
 
     id: str
@@ -116,6 +118,7 @@ class ModelDescription:
     tool_call_parser: ToolCallParser = ToolCallParser.auto
     reasoning_parser: ReasoningParser = ReasoningParser.auto
     whole_config: PreTrainedConfig | None = None
+    adapters: tuple[Adapter, ...] = ()
 
     @classmethod
     def load(
@@ -137,7 +140,7 @@ class ModelDescription:
                 holds an adapter, or needs code of its own that is not trusted.
             UnsupportedModelError: the config or the generation config asks for something we do
                 not honour, or the weights are quantised in a format that cannot be read here, or
-                the model cannot be split.
+                the model cannot be split, or has parts that adapters are not applied to.
             OptionError: CUDA is asked for and absent, max_model_len exceeds the model's, or
                 tensor_parallel does not fit the model or the machine, or there are fewer CUDA
                 devices than asked for, or the quantization cannot be had here.
@@ -157,7 +160,7 @@ class ModelDescription:
         check_device_count(device, options)
         check_quantization(options.quantization, device, dtype, parts)
         stored = _stored_format(whole, config, source, device)
-        check_stored(stored, source, options.quantization, parts)
+        check_stored(stored, source, options.quantization, parts, bool(options.lora))
         pooling = None if asked is None else pooling_of(source, config, tokenizer, asked)
         if pooling is not None and parts > 1:
             raise OptionError(
@@ -171,6 +174,7 @@ class ModelDescription:
                 "not read from such checkpoints. Its text can be generated.",
             )
         given, name = model_names(model)
+        refuse_adapters(whole, options, pools=pooling is not None)
         return cls(
             id=given,
             name=name,
@@ -193,6 +197,7 @@ class ModelDescription:
             tool_call_parser=options.tool_call_parser,
             reasoning_parser=options.reasoning_parser,
             whole_config=None if config is whole else whole,
+            adapters=job_adapters(config, options, dtype, device, (given, name)),
         )
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -30,6 +30,7 @@ from shoal.model.fusion import (
     fused_layers,
     layer_ops,
     models_agree,
+    name_linears,
     narrow,
     pack_linears,
     product_dtype,
@@ -232,6 +233,7 @@ def prepare_model(module: torch.nn.Module, description: ModelDescription) -> Loa
     """
     # transformers puts quantised weights where they belong; not all of them can be moved.
     module = (module if description.stored else module.to(description.device)).eval()
+    name_linears(module)
     adapt_states(module, description.model_type)
     go_by_length(module, description.length_switch, description.model_type)
     signature = inspect.signature(module.forward).parameters

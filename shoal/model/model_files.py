@@ -68,9 +68,9 @@ def refuse_adapter(source: str) -> None:
     if find_file(source, _ADAPTER) is None:
         return
     raise ModelLoadError(
-        f"{source!r} holds an adapter ({_ADAPTER}), which Shoal does not apply. Merge it into its "
-        "model (peft's merge_and_unload) and give that folder; to run a model beside it without "
-        f"it, move {_ADAPTER} away."
+        f"{source!r} holds an adapter ({_ADAPTER}): give its model as --model, and the adapter "
+        "with --lora NAME=FOLDER (in Python lora_request); to run a model beside it without it, "
+        f"move {_ADAPTER} away."
     )
 
 

@@ -97,18 +97,24 @@ def stored_format(
 
 
 def check_stored(
-    stored: StoredFormat | None, source: str, quantization: Quantization, parts: int
+    stored: StoredFormat | None, source: str, quantization: Quantization, parts: int, adapters: bool
 ) -> None:
     """Refuse what does not go with a quantised checkpoint.
 
     Args:
         parts: devices that one model is split over.
+        adapters: whether adapters are to be applied to it.
 
     Raises:
         OptionError: says which option.
     """
     if stored is None:
         return
+    if adapters:
+        raise OptionError(
+            f"lora: the weights of {source!r} are quantised ({stored.method}), and adapters are not "
+            "applied to such models yet. Give the unquantised model."
+        )
     if parts > 1:
         raise OptionError(
             f"tensor_parallel {parts}: the weights of {source!r} are quantised ({stored.method}), "

@@ -6,6 +6,8 @@
 - `blend`: at every branch, subtrees that compute much and subtrees that read much alternate, so
   that every iteration has the job's own mix (BlendServe; `shoal.planner.blend`).
 - `input`: at every branch the subtree that appears first in the input goes first.
+
+Requests of one adapter are neighbours in any order (`shoal.planner.adapter_groups`).
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import numpy.typing as npt
 
 from shoal.config import Order
 from shoal.costs import Machine
+from shoal.planner.adapter_groups import by_adapter
 from shoal.planner.blend import blend
 from shoal.planner.tree import Arrangement, Tree, depth_first
 from shoal.types import Int64Array
@@ -27,6 +30,13 @@ def arrange(tree: Tree, order: Order, machine: Machine | None = None) -> Arrange
         machine: weighs the work and bounds the memory; matters for `blend` alone. None: tokens to
             compute against tokens of KV to read, and memory for all.
     """
+    if tree.adapter is not None:
+        first = tree.index if order is Order.input else None
+        return by_adapter(tree, lambda part: _arranged(part, order, machine), first)
+    return _arranged(tree, order, machine)
+
+
+def _arranged(tree: Tree, order: Order, machine: Machine | None) -> Arrangement:
     match order:
         case Order.ratio:
             return depth_first(tree, _ratio_key(tree))

@@ -37,10 +37,12 @@ def pilot_first(plan: Plan, table: RequestTable) -> tuple[Plan, int]:
     """The plan with a pilot in front of the rest, and the sequences in it; 0: none is worth it.
 
     There is none for a small job, for lengths that are known or bounded tightly, when all
-    sequences are alike (the first to end tell as much), nor in the input's own order. The
-    segments of a pilot are computed again for the rest; `Plan.computed_prompt_tokens` says so.
+    sequences are alike (the first to end tell as much), nor in the input's own order, nor with
+    adapters, which would be loaded twice. The segments of a pilot are computed again for the rest;
+    `Plan.computed_prompt_tokens` says so.
     """
-    if plan.order is Order.input or plan.num_sequences < _SMALL_JOB:
+    small = plan.num_sequences < _SMALL_JOB
+    if plan.order is Order.input or small or table.adapter is not None:
         return plan, 0
     chosen = _choose(plan, table, likeness(plan, table))
     count = int(np.count_nonzero(chosen))

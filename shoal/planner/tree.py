@@ -32,6 +32,8 @@ class Tree:
         scored: int64 [N], position of the first prompt token that is scored; `whole`: none is.
         samples: int64 [N], 1 where the answer's first token is sampled, 0 where there is none.
         tie: int64 [S + N], decides between children that are equal otherwise.
+        adapter: int64 [N], whose requests are neighbours (`RequestTable.adapter`); None: all are of
+            one model.
     """
 
     parent: Int64Array
@@ -48,6 +50,7 @@ class Tree:
     scored: Int64Array
     samples: Int64Array
     tie: Int64Array
+    adapter: Int64Array | None = None
 
     @classmethod
     def of_segments(cls, table: RequestTable, forest: Forest, segments: Segments) -> Tree:
@@ -67,6 +70,7 @@ class Tree:
             scored=table.score_start,
             samples=table.generates.astype(np.int64),
             tie=np.concatenate([forest.first[segments.node], forest.rank]),
+            adapter=None if table.adapter is None else table.adapter.astype(np.int64),
         )
 
     @classmethod
@@ -90,6 +94,7 @@ class Tree:
             scored=table.score_start[request],
             samples=table.generates[request].astype(np.int64),
             tie=np.concatenate([plan.segment_first.astype(np.int64), heads]),
+            adapter=None if table.adapter is None else table.adapter[request].astype(np.int64),
         )
 
     @property

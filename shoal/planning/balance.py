@@ -6,9 +6,10 @@ import heapq
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from shoal.planner import Plan
-from shoal.simulate import PartSeconds, cuts
+from shoal.simulate import PartSeconds, SplitPoints, Stretches
 from shoal.types import Int64Array
 
 BUNDLES = 256
@@ -54,9 +55,7 @@ def balance(plan: Plan, seconds: PartSeconds, devices: int) -> list[DeviceLoad]:
         load = heapq.heappop(heap)
         load.add(took, first, last)
         heapq.heappush(heap, load)
-    for _ in range(_MOST_MOVES * devices):
-        if not _move(plan, seconds, loads):
-            break
+    _level(plan, seconds, loads)
     return loads
 
 
@@ -80,34 +79,79 @@ def _units(plan: Plan, seconds: PartSeconds, devices: int) -> list[tuple[float, 
     return list(zip(total.tolist(), edges[:-1].tolist(), edges[1:].tolist(), strict=True))
 
 
-def _move(plan: Plan, seconds: PartSeconds, loads: list[DeviceLoad]) -> bool:
-    """Bring the fullest load or the emptiest to the mean, if that pays."""
-    giver, taker = max(loads), min(loads)
-    mean = sum(load.seconds for load in loads) / len(loads)
-    wanted = min(giver.seconds - mean, mean - taker.seconds)
-    if wanted <= WORTH * mean or not giver.runs:
+class _Cutter:
+    """Finds where a run of sequences is cut so that the giver keeps what it should."""
+
+    def __init__(self, plan: Plan, seconds: PartSeconds) -> None:
+        self._stretches = Stretches(plan, seconds)
+
+    def cut(
+        self, run: tuple[float, int, int], too_much: float, too_little: float, repeats: float
+    ) -> tuple[tuple[float, int, int], tuple[float, int, int]] | None:
+        """What is kept of a run and what goes; None: it is one request.
+
+        Args:
+            too_much, too_little: seconds from the giver's and the taker's load to the mean.
+            repeats: by how much of what a cut computes again the mean gets longer, with all the
+                cuts that this family still needs.
+        """
+        _, first, last = run
+        wanted = min(too_much, too_little)
+        found = self._stretches.cuts_near(first, last, wanted, 0.0)
+        if not len(found.sequence):
+            return None
+        # A cut further away than this is no better than the nearest: see what is added up below.
+        within = (2 + repeats) * float(_misses(found, too_much, too_little, repeats).min())
+        found = self._stretches.cuts_near(first, last, wanted, within)
+        at = int(np.argmin(_misses(found, too_much, too_little, repeats)))
+        sequence = int(found.sequence[at])
+        kept = (float(found.before[at]), first, sequence)
+        return kept, (float(found.after[at]), sequence, last)
+
+
+def _misses(
+    found: SplitPoints, too_much: float, too_little: float, repeats: float
+) -> npt.NDArray[np.float64]:
+    """How far each cut is from what is wanted, with what it computes again, seconds [P]."""
+    more = found.again * repeats
+    fits = np.minimum(too_much - more + found.again, too_little + more)
+    misses: npt.NDArray[np.float64] = np.abs(found.after - fits) + found.again
+    return misses
+
+
+def _level(plan: Plan, seconds: PartSeconds, loads: list[DeviceLoad]) -> None:
+    """Bring the fullest load or the emptiest to the mean, again and again, as long as that pays."""
+    cutter = _Cutter(plan, seconds)
+    each = np.array([load.seconds for load in loads])
+    for _ in range(_MOST_MOVES * len(loads)):
+        fullest = len(each) - 1 - int(np.argmax(each[::-1]))
+        giver, taker = loads[fullest], loads[int(np.argmin(each))]
+        if not _move(cutter, giver, taker, float(each.mean()), len(loads)):
+            return
+        each[giver.device], each[taker.device] = giver.seconds, taker.seconds
+
+
+def _move(cutter: _Cutter, giver: DeviceLoad, taker: DeviceLoad, mean: float, devices: int) -> bool:
+    """Bring one of two loads to the mean, if that pays."""
+    too_much, too_little = giver.seconds - mean, mean - taker.seconds
+    if min(too_much, too_little) <= WORTH * mean or not giver.runs:
         return False
     largest = max(giver.runs)
-    took, first, last = largest
-    if took <= wanted:
-        kept, moved = [], [largest]
-    else:
-        found = cuts(plan, seconds, first, last)
-        if not len(found.sequence):
+    kept: list[tuple[float, int, int]] = []
+    moved = largest
+    if largest[0] > min(too_much, too_little):
+        # This family needs a cut for every device it fills.
+        repeats = max(1, round(giver.seconds / mean) - 1) / devices
+        parts = cutter.cut(largest, too_much, too_little, repeats)
+        if parts is None:
             return False
-        # Each cut makes the mean longer, and this family needs one for every device it fills.
-        more = found.again * max(1, round(giver.seconds / mean) - 1) / len(loads)
-        fits = np.minimum(giver.seconds - mean - more + found.again, mean + more - taker.seconds)
-        at = int(np.argmin(np.abs(found.after - fits) + found.again))
-        sequence = int(found.sequence[at])
-        kept = [(float(found.before[at]), first, sequence)]
-        moved = [(float(found.after[at]), sequence, last)]
-    left = giver.seconds - took + sum(run[0] for run in kept)
-    taken = taker.seconds + sum(run[0] for run in moved)
+        kept, moved = [parts[0]], parts[1]
+    left = giver.seconds - largest[0] + sum(run[0] for run in kept)
+    taken = taker.seconds + moved[0]
     if giver.seconds - max(left, taken) <= WORTH * mean:
         return False
     giver.runs.remove(largest)
     giver.runs += kept
-    taker.runs += moved
+    taker.runs.append(moved)
     giver.seconds, taker.seconds = left, taken
     return True

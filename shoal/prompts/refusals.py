@@ -108,3 +108,8 @@ def _unknown(name: str, fates: Mapping[str, Fate], where: str) -> InvalidRequest
 @lru_cache
 def _nearest(name: str, known: tuple[str, ...]) -> str | None:
     return next(iter(difflib.get_close_matches(name, known, 1)), None)
+
+
+def shown(value: object) -> str:
+    """A value in a message, or what kind of value it is where it is long."""
+    return kind_of(value) if isinstance(value, dict | list) else repr(value)[:100]

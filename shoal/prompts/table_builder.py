@@ -8,7 +8,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from shoal.prompts.length_rules import OutputLength
-from shoal.types import Int32Array, Int64Array, LengthSwitch, RequestParams, RequestTable
+from shoal.types import (
+    BASE_MODEL,
+    Adapter,
+    Int32Array,
+    Int64Array,
+    LengthSwitch,
+    RequestParams,
+    RequestTable,
+)
 
 
 class TableBuilder:
@@ -33,6 +41,7 @@ class TableBuilder:
         self._seeds = array("q")
         self._has_seed = bytearray()
         self._line = array("q")
+        self._adapter = array("i")
 
     def add(
         self,
@@ -42,6 +51,7 @@ class TableBuilder:
         params_key: bytes,
         seed: int | None,
         length: OutputLength,
+        adapter: int = BASE_MODEL,
     ) -> None:
         """Append one request. `params` of equal `params_key` are stored once."""
         index = self._params_of_key.setdefault(params_key, len(self._params))
@@ -58,21 +68,33 @@ class TableBuilder:
         self._seeds.append(0 if seed is None else seed)
         self._has_seed.append(seed is not None)
         self._line.append(line)
+        self._adapter.append(adapter)
 
     def lines_among(self, lines: Int64Array) -> Int64Array:
         """Those of `lines` that have a request here."""
         return lines[np.isin(lines, np.array(self._line, dtype=np.int64))]
 
     def build(
-        self, *, job_seed: int, without_lines: Int64Array, switch: LengthSwitch | None = None
+        self,
+        *,
+        job_seed: int,
+        without_lines: Int64Array,
+        switch: LengthSwitch | None = None,
+        adapters: Sequence[Adapter] = (),
     ) -> RequestTable:
-        """The table of all requests but those of some lines."""
+        """The table of all requests but those of some lines.
+
+        Args:
+            adapters: that requests were added with, by their number.
+        """
         line = np.frombuffer(self._line, dtype=np.int64)
         keep = ~np.isin(line, without_lines)
         tokens = np.frombuffer(self._tokens, dtype=np.int32)
         offsets = np.frombuffer(self._ends, dtype=np.int64)
         if not keep.all():
             tokens, offsets = _compact(tokens, offsets, keep.nonzero()[0])
+        adapter = np.frombuffer(self._adapter, dtype=np.int32)[keep]
+        named = bool((adapter != BASE_MODEL).any())
         return RequestTable(
             tokens=tokens,
             offsets=offsets,
@@ -85,6 +107,8 @@ class TableBuilder:
             line=line[keep],
             job_seed=job_seed,
             switch=switch,
+            adapters=tuple(adapters) if named else (),
+            adapter=adapter if named else None,
         )
 
 

@@ -6,13 +6,15 @@ import math
 from typing import Any
 
 import numpy as np
+import orjson
 
 from shoal.errors import OptionError
 from shoal.planner.range_pieces import PromptSample, piece_bounds
+from shoal.ray.data_digest import data_digest
 from shoal.ray.dataset_processor import actor_pool
 from shoal.ray.piece_folder import PieceFolder, WrittenPieces
 from shoal.ray.processor_config import PIECE, ROW_ID, PieceConfig, ProcessorConfig
-from shoal.ray.prompt_keys import PieceActor, SampleActor
+from shoal.ray.prompt_keys import READ_OPTIONS, PieceActor, SampleActor
 from shoal.ray.require_ray import require_ray_data
 
 
@@ -24,25 +26,33 @@ def partition(
     A sample of the prompts, as the model will read them, decides where pieces begin: where
     neighbours share least, near where the predicted work is even. Ray Data sorts the rows by the
     number of their piece. The driver holds the sample, and nothing else of the rows. A finished
-    partition is not done again; one that was cut off begins anew.
+    partition is not done again, if it is of the same rows, which are read once to see it; one that
+    was cut off begins anew.
 
     Args:
         dataset: a ray.data.Dataset, with the column of prompts that `config` names.
         path: a folder that all nodes share; absolute, or a URI.
 
     Raises:
-        OptionError: something else lies there, names are taken, or there are no rows.
+        OptionError: something else lies there, as are pieces of other rows or cut otherwise; names
+            are taken; or there are no rows.
     """
     cut = cut or PieceConfig()
     folder = PieceFolder(path)
-    asked = _asked(config, cut)
-    if (done := folder.load()) is not None:
-        if done.asked != asked:
-            raise OptionError(f"{path} holds pieces that were cut otherwise: give another folder.")
-        return done
-    folder.clear()
+    done = folder.load()
+    if done is None:
+        folder.clear()
     _check_names(dataset, cut)
-    bounds = _bounds(dataset, config, cut)
+    count, digest = data_digest(dataset)
+    asked = _asked(config, cut) | {"data": digest}
+    if done is not None:
+        if changed := sorted(key for key in asked if done.asked.get(key) != asked[key]):
+            raise OptionError(
+                f"{path} holds pieces that were cut otherwise or from other rows (different: "
+                f"{', '.join(changed)}): give another folder."
+            )
+        return done
+    bounds = _bounds(dataset, count, config, cut)
     data = require_ray_data()
     numbered = dataset.map_batches(
         PieceActor,
@@ -59,13 +69,18 @@ def partition(
 
 
 def _asked(config: ProcessorConfig, cut: PieceConfig) -> dict[str, Any]:
-    return {
+    """What decides which row lies where, as JSON has it."""
+    asked = {
         "model": config.model,
         "column": config.column,
         "chat": config.chat,
+        "chat_template_kwargs": dict(config.chat_template_kwargs),
+        "engine_kwargs": {name: config.engine_kwargs.get(name) for name in READ_OPTIONS},
         "rows_per_piece": cut.rows_per_piece,
         "id_column": cut.id_column,
     }
+    found: dict[str, Any] = orjson.loads(orjson.dumps(asked, default=str))
+    return found
 
 
 def _check_names(dataset: Any, cut: PieceConfig) -> None:
@@ -80,9 +95,8 @@ def _check_names(dataset: Any, cut: PieceConfig) -> None:
         raise OptionError(f"the data set has no column {cut.id_column!r} of ids.")
 
 
-def _bounds(dataset: Any, config: ProcessorConfig, cut: PieceConfig) -> list[bytes]:
-    """Where pieces begin, from a sample of the data set."""
-    count = dataset.count()
+def _bounds(dataset: Any, count: int, config: ProcessorConfig, cut: PieceConfig) -> list[bytes]:
+    """Where pieces begin, from a sample of the data set of so many rows."""
     if not count:
         raise OptionError("the data set has no rows.")
     pieces = math.ceil(count / cut.rows_per_piece)

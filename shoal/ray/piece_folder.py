@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,12 +20,19 @@ class WrittenPieces:
     Attributes:
         rows: of each piece; none for a piece that is empty.
         id_column: whose values tell rows apart.
-        asked: what decides which row lies where; another partition into the folder is refused.
+        asked: what decides which row lies where, with a digest of the rows (`data`); another
+            partition into the folder is refused.
     """
 
     rows: dict[str, int]
     id_column: str
     asked: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """16 hexadecimal digits that partitions of the same rows, cut alike, have in common."""
+        text = orjson.dumps(self.asked, option=orjson.OPT_SORT_KEYS)
+        return hashlib.blake2b(text, digest_size=8).hexdigest()
 
     @property
     def num_rows(self) -> int:

@@ -17,7 +17,8 @@ def read_pieces(path: str, checkpoint: str | None = None) -> Any:
     Args:
         checkpoint: a folder that all nodes share. A pipeline that ends in `write_parquet` notes
             there which rows are written, through Ray Data's `CheckpointConfig`; run again, it does
-            the others. It is kept when all is done: a further run writes nothing.
+            the others. It is kept when all is done: a further run writes nothing. Pieces of other
+            rows have a folder of their own in it.
 
     Raises:
         OptionError: there are no pieces, a partition was cut off, or this Ray has no checkpoints.
@@ -33,7 +34,9 @@ def read_pieces(path: str, checkpoint: str | None = None) -> Any:
     try:
         context.target_max_block_size = None
         if checkpoint is not None:
-            context.checkpoint_config = _checkpoint_config(pieces.id_column, checkpoint)
+            # Ids of other rows may be the same, and would count as written.
+            folder = f"{checkpoint.rstrip('/')}/{pieces.name}"
+            context.checkpoint_config = _checkpoint_config(pieces.id_column, folder)
         names = list(pieces.rows)
         source = _source(path, [(name, pieces.rows[name]) for name in names])
         return data.read_datasource(source, override_num_blocks=len(names))

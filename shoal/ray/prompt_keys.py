@@ -16,6 +16,8 @@ from shoal.ray.processor_config import PIECE, ProcessorConfig
 from shoal.ray.prompt_values import prompt_column, prompt_values
 from shoal.ray.row_params import COLUMN, row_params
 
+READ_OPTIONS = ("tokenizer", "skip_tokenizer_init", "trust_remote_code", "chat_template")
+"""Those of `engine_kwargs` that decide how a prompt is written, and so where its row lies."""
 UNKNOWN_OUTPUT = 256
 """Tokens that a row is taken to generate where nothing limits them."""
 

@@ -10,6 +10,7 @@ import numpy as np
 from shoal.config import Order
 from shoal.costs import Machine, RatesSource
 from shoal.planner import Plan, Savings
+from shoal.planning import AdapterUse
 from shoal.report.units import plural, readable_bytes, readable_seconds
 from shoal.types import PlanFigures
 
@@ -31,6 +32,7 @@ class PlanFacts:
         read_seconds, plan_seconds, diagnose_seconds: what each step took.
         device_seconds: predicted of each of several devices; empty for one.
         device_kv_peak_bytes: expected at most on each of them.
+        adapters: what there is of them; None: none was given.
     """
 
     requests: int
@@ -47,6 +49,7 @@ class PlanFacts:
     weights: str = ""
     device_seconds: tuple[float, ...] = ()
     device_kv_peak_bytes: tuple[int, ...] = ()
+    adapters: AdapterUse | None = None
 
 
 _SOURCES = {
@@ -90,6 +93,8 @@ def fact_rows(plan: Plan, facts: PlanFacts) -> Iterator[tuple[str, str]]:
     if facts.machine.states is not None:
         state = readable_bytes(int(facts.machine.costs.state_bytes))
         yield "State", f"{state} for each running sequence and each shared segment in use"
+    if facts.adapters is not None:
+        yield from _adapter_rows(facts.adapters, facts.requests)
     yield "Machine", _RATES[facts.machine.source]
     if facts.device_seconds:
         least, most = (readable_seconds(f(facts.device_seconds)) for f in (min, max))
@@ -111,6 +116,27 @@ def fact_rows(plan: Plan, facts: PlanFacts) -> Iterator[tuple[str, str]]:
         f"{facts.read_seconds:.2f} s reading, {facts.plan_seconds:.2f} s planning, "
         f"{facts.diagnose_seconds:.2f} s looking for mistakes",
     )
+
+
+def _adapter_rows(adapters: AdapterUse, requests: int) -> Iterator[tuple[str, str]]:
+    others = requests - adapters.requests
+    yield (
+        "Adapters",
+        f"{adapters.used:,} of {adapters.given:,} in use, by {adapters.requests:,} "
+        f"{plural('request', adapters.requests)}; {others:,} of the model itself",
+    )
+    if not adapters.used:
+        return
+    whole, largest, memory = map(
+        readable_bytes, (adapters.bytes, adapters.largest_bytes, adapters.memory_bytes)
+    )
+    yield "Adapter memory", f"{whole} for all, {largest} for the largest; {memory} at a time"
+    if adapters.tokens_apart:
+        yield (
+            "Apart by adapter",
+            f"{adapters.tokens_apart:,} prompt tokens that several adapters have in common, and "
+            "that each computes for itself",
+        )
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,9 @@ LINE_FIELDS: dict[str, Fate] = {
 """Of a line of the file."""
 
 _BOTH: dict[str, Fate] = {
-    "model": Honoured("The model that runs: its id, its folder's name or a served name."),
+    "model": Honoured(
+        "The model that runs: its id, its folder's name, a served name; or an adapter's."
+    ),
     "max_tokens": Honoured("Most tokens of an answer."),
     "temperature": Honoured("From 0 to 2; 0 is greedy."),
     "top_p": Honoured("Above 0, at most 1."),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from shoal.prompts.prompts import Prompt
 from shoal.requests.scored_choices import AskedChoices
-from shoal.types import RequestParams
+from shoal.types import BASE_MODEL, RequestParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,7 @@ class ParsedRequest:
         special_tokens: whether the tokenizer adds its own to texts.
         places: the field that each prompt comes from.
         choices: what is scored instead of generating an answer.
+        adapter: number of the one it runs with; `BASE_MODEL`: none.
     """
 
     custom_id: str
@@ -32,3 +33,4 @@ class ParsedRequest:
     special_tokens: bool
     places: tuple[str, ...]
     choices: AskedChoices | None = None
+    adapter: int = BASE_MODEL

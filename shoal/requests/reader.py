@@ -182,7 +182,10 @@ def validator(
     form = AnswerFormat.find(
         description.tokenizer, description.tool_call_parser, description.reasoning_parser
     )
-    return Validator(all_names, vocab_size, defaults, compiler, schema, pooled, choices, form)
+    adapters = description.adapters
+    return Validator(
+        all_names, vocab_size, defaults, compiler, schema, pooled, choices, form, adapters
+    )
 
 
 class _Reader:
@@ -207,7 +210,7 @@ class _Reader:
         self._rules = LengthRules(
             description.max_model_len, capacity_tokens, description.length_switch
         )
-        self._index = index
+        self._index, self._adapters = index, description.adapters
         self._reject_line = reject
         self._skip, self._note = skip, note
         pooling = description.pooling
@@ -239,7 +242,10 @@ class _Reader:
                 name = self._index.name(line)
                 self._reject(line, name.custom_id, _duplicate(name.custom_id, first))
         table = self._table.build(
-            job_seed=job_seed, without_lines=duplicates, switch=self._rules.switch
+            job_seed=job_seed,
+            without_lines=duplicates,
+            switch=self._rules.switch,
+            adapters=self._adapters,
         )
         return JobInput(table, self._index, self._rejected, digest)
 
@@ -334,9 +340,8 @@ class _Reader:
             length = self._rules.output_length(len(prompt), request.params, param)
             checked.append((prompt, length))
         for prompt, length in checked:
-            self._table.add(
-                pending.line, prompt, request.params, request.params_key, request.seed, length
-            )
+            params, key, seed = request.params, request.params_key, request.seed
+            self._table.add(pending.line, prompt, params, key, seed, length, request.adapter)
 
     def _add_scored(
         self,
@@ -354,7 +359,8 @@ class _Reader:
                 checked.append((prompt, params, length))
         for prompt, params, length in checked:
             key = self._scored_keys.setdefault(params, b"scored %d" % len(self._scored_keys))
-            self._table.add(pending.line, prompt, params, key, None, length)
+            adapter = pending.request.adapter
+            self._table.add(pending.line, prompt, params, key, None, length, adapter)
 
     def _reject(self, line: int, custom_id: str | None, error: InvalidRequestError) -> None:
         self._rejected += 1

@@ -6,7 +6,7 @@ honoured is refused by name, never ignored; null means absent.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -19,10 +19,11 @@ from shoal.answers.structure import Structure
 from shoal.errors import InvalidRequestError
 from shoal.fates import Honoured
 from shoal.prompts.prompts import ChatPrompt, Prompt, parse_messages, parse_prompts, whole_number
-from shoal.prompts.refusals import check_fields, kind_of, missing, wrong_value
+from shoal.prompts.refusals import check_fields, kind_of, missing, shown, wrong_value
 from shoal.requests.asked_structure import asked_structure
 from shoal.requests.asked_tools import AskedTools, asked_tools
 from shoal.requests.body_fields import BODY_FIELDS, LINE_FIELDS, endpoint
+from shoal.requests.model_names import ModelNames
 from shoal.requests.parsed_request import ParsedRequest
 from shoal.requests.pooled_bodies import PooledBodies
 from shoal.requests.response_input import chat_fields, response_messages
@@ -34,11 +35,9 @@ from shoal.types import (
     POOLED,
     POOLED_URLS,
     RESPONSES_URL,
+    Adapter,
     RequestParams,
 )
-
-ANY_MODEL = "*"
-"""A served name that accepts every `body.model`."""
 
 DEFAULT_COMPLETION_TOKENS = 16
 """OpenAI's `max_tokens` of /v1/completions; a chat answer may fill the model's length."""
@@ -83,7 +82,7 @@ class Validator:
     """Checks lines for one model; keeps the sampling parameters it has seen.
 
     Args:
-        names: what `body.model` may say; `*` accepts anything.
+        names: of the model, for `body.model`; `*` accepts anything.
         vocab_size: token ids must be below it.
         defaults: the model's own sampling defaults (its generation_config.json).
         compiler: tells whether a schema or grammar can be had with the model; without one, that
@@ -92,6 +91,7 @@ class Validator:
         pooled: reads the requests of a model that does not generate; None: it does.
         choices: what is scored for requests that ask for no form of their own.
         form: of the model's answers; None: they are content and nothing else.
+        adapters: that `body.model` may name instead.
     """
 
     def __init__(
@@ -104,9 +104,10 @@ class Validator:
         pooled: PooledBodies | None = None,
         choices: AskedChoices | None = None,
         form: AnswerFormat | None = None,
+        adapters: Sequence[Adapter] = (),
     ) -> None:
         self._pooled = pooled
-        self._names = frozenset(names)
+        self._names = ModelNames(names, adapters)
         self._vocab_size = vocab_size
         self._defaults = dict(defaults)
         self._compiler, self._schema, self._choices = compiler, schema, choices
@@ -121,7 +122,7 @@ class Validator:
         """
         url, body = self._envelope(line)
         given = {name: whole_number(value) for name, value in body.items() if value is not None}
-        self._model(given)
+        adapter = self._names.adapter_of(given)
         if (url in POOLED_URLS) != (self._pooled is not None):
             raise _other_kind(url)
         if self._pooled is not None:
@@ -150,8 +151,9 @@ class Validator:
         places = [f"{field}[{i}]" if len(prompts) > 1 else field for i in range(len(prompts))]
         choices = self._scored(given, url, params)
         seed, special = _seed(given), url == COMPLETIONS_URL
+        custom_id, where = line["custom_id"], tuple(places)
         return ParsedRequest(
-            line["custom_id"], url, prompts, key, params, seed, special, tuple(places), choices
+            custom_id, url, prompts, key, params, seed, special, where, choices, adapter
         )
 
     def _scored(
@@ -209,28 +211,13 @@ class Validator:
         if url is None:
             raise InvalidRequestError(
                 f"url must be {', '.join(list(BODY_FIELDS)[:-1])} or {list(BODY_FIELDS)[-1]}, not "
-                f"{_shown(line['url'])}.",
+                f"{shown(line['url'])}.",
                 code="invalid_url",
                 param="url",
             )
         if not isinstance(body, dict):
             raise wrong_value("body", f"must be an object, not {kind_of(body)}")
         return url, body
-
-    def _model(self, body: Mapping[str, Any]) -> None:
-        model = body.get("model")
-        if model is None:
-            raise missing("body.model")
-        if not isinstance(model, str):
-            raise wrong_value("body.model", f"must be a string, not {kind_of(model)}")
-        if model not in self._names and ANY_MODEL not in self._names:
-            names = ", ".join(repr(name) for name in sorted(self._names))
-            raise InvalidRequestError(
-                f"body.model {_shown(model)} is not the model that runs, which goes by {names}; "
-                "accept another name with --served-model-name.",
-                code="model_not_found",
-                param="body.model",
-            )
 
     def _sampling(
         self, body: Mapping[str, Any], url: str, tools: AskedTools
@@ -394,7 +381,3 @@ def _why_not_json(data: bytes, error: orjson.JSONDecodeError) -> str:
 
 def _invalid_json(why: str) -> InvalidRequestError:
     return InvalidRequestError(f"{why}.", code="invalid_json_line")
-
-
-def _shown(value: object) -> str:
-    return kind_of(value) if isinstance(value, dict | list) else repr(value)[:100]

@@ -24,6 +24,7 @@ class RecordAnswer:
         tokens: the text of each token, where logprobs were asked for, with `logprobs` and `top`
             of the same length. In both, None stands for a first prompt token.
         calls: of tools; none where there are none.
+        reasoning: what came before the text; None where there is none, or it is not told apart.
         probabilities: of each choice, in order, where choices were scored.
     """
 
@@ -34,6 +35,7 @@ class RecordAnswer:
     top: list[TopLogprobs | None] | None = None
     probabilities: dict[str, float] | None = None
     calls: Called | None = None
+    reasoning: str | None = None
 
     @property
     def cumulative_logprob(self) -> float | None:
@@ -69,13 +71,27 @@ def token_counts(body: Mapping[str, Any]) -> tuple[int, int]:
     return prompt, generated
 
 
+def reasoning_tokens(body: Mapping[str, Any]) -> int | None:
+    """How many of the generated tokens were reasoning; None where nobody says."""
+    usage = body.get("usage") or {}
+    kind = "output" if body.get("object") == "response" else "completion"
+    found: int | None = (usage.get(f"{kind}_tokens_details") or {}).get("reasoning_tokens")
+    return found
+
+
 def _of_response(body: Mapping[str, Any]) -> RecordAnswer:
-    items = [item for item in body["output"] if item.get("type", "message") == "message"]
-    parts = [part for item in items for part in item["content"] if "text" in part]
+    parts, thoughts = _parts(body, "message"), _parts(body, "reasoning")
     reason = "stop" if body.get("status") == "completed" else "length"
-    if not parts:
-        return RecordAnswer(None, reason)
-    return _with_logprobs(parts[0]["text"], reason, parts[0].get("logprobs") or None)
+    answer = RecordAnswer(None, reason)
+    if parts:
+        answer = _with_logprobs(parts[0]["text"], reason, parts[0].get("logprobs") or None)
+    return replace(answer, reasoning="".join(part["text"] for part in thoughts) or None)
+
+
+def _parts(body: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
+    """The texts in the items of a kind of a response's output."""
+    items = [item for item in body["output"] if item.get("type", "message") == kind]
+    return [part for item in items for part in item.get("content") or () if "text" in part]
 
 
 def _of_chat(choice: Mapping[str, Any]) -> RecordAnswer:
@@ -83,7 +99,9 @@ def _of_chat(choice: Mapping[str, Any]) -> RecordAnswer:
     message = choice["message"]
     answer = _with_logprobs(message.get("content"), choice.get("finish_reason"), entries)
     calls = [{"id": call["id"], **call["function"]} for call in message.get("tool_calls") or ()]
-    return replace(answer, calls=calls or None)
+    # vLLM's name now, and what it was before; servers have one of them or both.
+    reasoning = message.get("reasoning") or message.get("reasoning_content")
+    return replace(answer, calls=calls or None, reasoning=reasoning)
 
 
 def _with_logprobs(

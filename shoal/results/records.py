@@ -21,6 +21,7 @@ from shoal.results.pooled_records import PooledRecords
 from shoal.results.response_records import response_body
 from shoal.results.unexecuted import Unexecuted
 from shoal.types import (
+    BASE_MODEL,
     CHAT_URL,
     RESPONSES_URL,
     Choice,
@@ -78,14 +79,21 @@ class RecordWriter:
             body = self._choices(key, name.url == CHAT_URL, prompts, table)
         return _record(key, name.custom_id, 200, body)
 
+    def _model_of(self, completion: Completion, table: RequestTable) -> str:
+        """What an answer says it is by: the model, or an adapter of it."""
+        if table.adapter is None or table.adapter[completion.request_index] == BASE_MODEL:
+            return self._model
+        return table.adapters[int(table.adapter[completion.request_index])].name
+
     def _response(
         self, key: str, completion: Completion, table: RequestTable, metadata: Any
     ) -> dict[str, Any]:
         created, params = int(time.time()), table.sampling(completion.request_index)
         prompt = table.prompt(completion.request_index)
         answer = self._reader.read(completion.choices[0], prompt, params)
+        model = self._model_of(completion, table)
         return response_body(
-            key, created, self._model, completion, answer, params, metadata, self._detokenizer
+            key, created, model, completion, answer, params, metadata, self._detokenizer
         )
 
     def _choices(
@@ -104,7 +112,7 @@ class RecordWriter:
             "id": f"{'chatcmpl' if chat else 'cmpl'}-{key}",
             "object": "chat.completion" if chat else "text_completion",
             "created": int(time.time()),
-            "model": self._model,
+            "model": self._model_of(prompts[0], table),
             "choices": [],
             "usage": usage | {"total_tokens": sum(usage.values())},
         }

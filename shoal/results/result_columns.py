@@ -9,7 +9,12 @@ from typing import Any
 import orjson
 
 from shoal.results.answer_fields import FieldKind, field_kinds, field_value, json_text
-from shoal.results.record_answers import RecordAnswer, answers_of, token_counts
+from shoal.results.record_answers import (
+    RecordAnswer,
+    answers_of,
+    reasoning_tokens,
+    token_counts,
+)
 from shoal.results.survey import Survey
 
 CUSTOM_ID, TEXT, COMPLETION_TOKENS = "custom_id", "text", "completion_tokens"
@@ -33,6 +38,7 @@ class ResultRow:
     completion_tokens: int
     answers: Sequence[RecordAnswer]
     parsed: Sequence[Any]
+    reasoning_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +85,8 @@ def result_row(record: bytes, *, parse: bool) -> ResultRow:
     body = content["response"]["body"]
     answers = answers_of(body)
     parsed = [_parsed(answer.text) if parse else None for answer in answers]
-    return ResultRow(content["custom_id"], *token_counts(body), answers, parsed)
+    counts = token_counts(body)
+    return ResultRow(content["custom_id"], *counts, answers, parsed, reasoning_tokens(body))
 
 
 def result_columns(survey: Survey, taken: Collection[str] = ()) -> list[ResultColumn]:
@@ -112,6 +119,8 @@ def result_columns(survey: Survey, taken: Collection[str] = ()) -> list[ResultCo
             column(name, kind, _of_first(value), own)
     column("prompt_tokens", pa.int64(), lambda row: row.prompt_tokens)
     column(COMPLETION_TOKENS, pa.int64(), lambda row: row.completion_tokens)
+    if survey.reasoning:
+        column("reasoning_tokens", pa.int64(), lambda row: row.reasoning_tokens)
     return columns
 
 
@@ -126,6 +135,8 @@ def _answer_columns(survey: Survey) -> Iterator[tuple[str, Any, _OfAnswer, bool]
     kinds = {} if survey.schema is None else field_kinds(survey.schema)
     text, number = pa.string(), pa.float64()
     yield TEXT, text, lambda answer, _: answer.text, True
+    if survey.reasoning:
+        yield "reasoning", text, lambda answer, _: answer.reasoning, True
     if survey.scored:
         yield from _scored_columns(survey.choices)
     for name, kind in kinds.items():

@@ -9,7 +9,7 @@ from shoal.answers.structure import Structure
 from shoal.requests.asked_structure import asked_structure
 from shoal.requests.body_fields import endpoint
 from shoal.requests.scored_choices import AskedChoices, parse_choices
-from shoal.types import COMPLETIONS_URL
+from shoal.types import CHAT_URL, COMPLETIONS_URL, RESPONSES_URL
 
 
 class Survey:
@@ -24,17 +24,24 @@ class Survey:
         json: a line asks for JSON.
         scored: a line has choices scored.
         calls: a line has tools that its answers may call.
+        reasoning: a line has reasoning apart from its answers.
 
     Args:
         schema: of answers whose request asks for no form of its own.
         choices: scored for such requests.
+        reasons: the model's reasoning is told apart from its answers, completions excepted.
     """
 
     def __init__(
-        self, schema: Structure | None = None, choices: AskedChoices | None = None
+        self,
+        schema: Structure | None = None,
+        choices: AskedChoices | None = None,
+        *,
+        reasons: bool = False,
     ) -> None:
         self.several = self.logprobs = self.top_logprobs = self.json = False
-        self.scored = self.calls = False
+        self.scored = self.calls = self.reasoning = False
+        self._reasons = reasons
         self._default, self._default_choices = schema, choices
         self._choices: tuple[str, ...] = ()
         self._one_list = True
@@ -67,6 +74,8 @@ class Survey:
         number = "logprobs" if url == COMPLETIONS_URL else "top_logprobs"
         self.top_logprobs |= bool(body.get(number))
         self.calls |= bool(body.get("tools")) and body.get("tool_choice") != "none"
+        shown = url in (CHAT_URL, RESPONSES_URL) and body.get("include_reasoning") is not False
+        self.reasoning |= self._reasons and shown
         own = asked_structure(body, url)
         self._note_choices(body.get("score_choices"), formed=own is not None)
         structure = own or self._default

@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from shoal.kernels import Kernels
+from shoal.sampling.host_logprobs import knows, row_logprobs
 from shoal.sampling.rows import LogitRows
 from shoal.types import Float32Array, Int32Array, Int64Array, LogprobColumns, TokenLogprob
 
@@ -45,20 +47,41 @@ def token_logprobs(
 
 
 def some_logprobs(
-    rows: LogitRows, asked: Int64Array, token_ids: Int32Array, nums: Int64Array, named: Named
+    rows: LogitRows,
+    asked: Int64Array,
+    token_ids: Int32Array,
+    nums: Int64Array,
+    named: Named,
+    kernels: Kernels | None,
 ) -> list[TokenLogprob | None]:
     """The same [S] of the rows `asked`, int64, None for the others; [] if no row asks.
 
     Args:
         token_ids, nums: [S], of all rows; `named` are those of the rows `asked`.
+        kernels: which compute them where they know the logits; else torch does.
     """
     if not len(asked):
         return []
     found: list[TokenLogprob | None] = [None] * len(nums)
-    entries = token_logprobs(rows.take(asked).tensor(), token_ids[asked], nums[asked], named)
+    wanted, tokens, numbers = rows.take(asked), token_ids[asked], nums[asked]
+    if kernels is not None and knows(kernels, rows):
+        entries = _native_logprobs(wanted, tokens, numbers, named, kernels)
+    else:
+        entries = token_logprobs(wanted.tensor(), tokens, numbers, named)
     for row, entry in zip(asked.tolist(), entries, strict=True):
         found[row] = entry
     return found
+
+
+def _native_logprobs(
+    rows: LogitRows, token_ids: Int32Array, nums: Int64Array, named: Named, kernels: Kernels
+) -> list[TokenLogprob]:
+    found = row_logprobs(rows, np.arange(len(rows) + 1), token_ids, nums, kernels)
+    parts = [found.logprob, found.rank, found.top_logprobs, found.top_ids]
+    if named:
+        values = rows.at(padded(named, len(rows))).double().numpy()
+        parts.append((values - found.normalizer[:, None]).astype(np.float32))
+    return listed(token_ids, nums, parts, named)
 
 
 def _chunk_logprobs(

@@ -1,4 +1,7 @@
-"""Scores of prompts: what the model thought of each of their tokens, on the host or on a device."""
+"""Scores of prompts: what the model thought of each of their tokens, in torch, on any device.
+
+On a CPU with the kernels it is `shoal.sampling.host_scoring`.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +76,7 @@ class PromptScorer:
         """Put on the stage what scoring needs where the logits are."""
         if not batch.scored:
             return ScoringTask((), [])
-        targets = np.concatenate([_targets(each) for each in batch.scored]).astype(np.int64)
+        targets = np.concatenate([targets_of(each) for each in batch.scored]).astype(np.int64)
         num_best = np.repeat(
             [each.num_best for each in batch.scored], [each.num_rows for each in batch.scored]
         )
@@ -138,7 +141,7 @@ class PromptScorer:
         width = NUM_PARTS + 2
         parts = [arrays[i : i + width] for i in range(0, width * len(task.chunks), width)]
         rows = LogprobColumns.joined([_padded(part, task) for part in parts])
-        _check_numbers(task, rows.logprob)
+        check_numbers(task.ranges, rows.logprob)
         own = np.concatenate([part[-2] for part in parts]).astype(np.float32, copy=False)
         ranks = np.concatenate([part[-1] for part in parts]).astype(np.int32)
         found, row, child = list[PromptScores](), 0, 0
@@ -148,11 +151,12 @@ class PromptScorer:
             more = max(len(each.children) - 1, 0)
             others = own[child : child + more], ranks[child : child + more]
             child += more
-            found.append(_scores(each, mine, *others))
+            found.append(scores_of(each, mine, *others))
         return found
 
 
-def _targets(scored: ScoredRange) -> Int32Array:
+def targets_of(scored: ScoredRange) -> Int32Array:
+    """What each row scores, int32; of a last row with children the first of them."""
     return np.concatenate([scored.targets, scored.children[:1]])
 
 
@@ -196,13 +200,16 @@ def _padded(part: Sequence[npt.NDArray[np.generic]], task: ScoringTask) -> Logpr
     return LogprobColumns(columns.logprob, columns.rank, ids, logprobs)
 
 
-def _check_numbers(task: ScoringTask, logprob: Float32Array) -> None:
+def check_numbers(ranges: Sequence[ScoredRange], logprob: Float32Array) -> None:
+    """Look at what each row of the ranges scored.
+
+    Raises:
+        InvalidLogitsError: a row's logits are not numbers.
+    """
     if not np.isnan(logprob).any():
         return
-    owners: Int64Array = np.repeat(
-        np.arange(len(task.ranges)), [each.num_rows for each in task.ranges]
-    )
-    wrong = [task.ranges[i] for i in np.unique(owners[np.isnan(logprob)]).tolist()]
+    owners: Int64Array = np.repeat(np.arange(len(ranges)), [each.num_rows for each in ranges])
+    wrong = [ranges[i] for i in np.unique(owners[np.isnan(logprob)]).tolist()]
     raise InvalidLogitsError(
         tuple(each.owner for each in wrong if not each.shared),
         f"the model gave NaN or infinite logits where {len(wrong)} prompt(s) are scored; "
@@ -210,9 +217,10 @@ def _check_numbers(task: ScoringTask, logprob: Float32Array) -> None:
     )
 
 
-def _scores(
+def scores_of(
     scored: ScoredRange, rows: LogprobColumns, own: Float32Array, ranks: Int32Array
 ) -> PromptScores:
+    """What the rows of a range said, and what the last said of all children but the first."""
     first = len(rows) - bool(len(scored.children))  # the row that says the first child
     return PromptScores(
         scored.shared,

@@ -60,6 +60,18 @@ class LogitRows:
         rows = first if len(self.parts) == 1 else torch.cat(self.parts)
         return rows[torch.from_numpy(self.index).to(self.device)]
 
+    def at(self, ids: Int64Array) -> torch.Tensor:
+        """The logits of some tokens of each row, [S, K]; ids int64 [S, K]."""
+        found = self.parts[0].new_empty(ids.shape)
+        begin = 0
+        for part in self.parts:
+            mine = np.flatnonzero((self.index >= begin) & (self.index < begin + len(part)))
+            rows = torch.from_numpy(self.index[mine] - begin)[:, None].to(part.device)
+            tokens = torch.from_numpy(ids[mine]).to(part.device)
+            found[torch.from_numpy(mine).to(part.device)] = part[rows, tokens]
+            begin += len(part)
+        return found
+
     def addresses(self) -> Int64Array:
         """Where each row begins in memory, int64 [S]; valid as long as the parts live."""
         rows = [

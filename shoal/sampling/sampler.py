@@ -220,7 +220,7 @@ class Sampler:
         check_sound(task, token_ids)
         asked = task.reported
         named = self.named(task, asked)
-        logprobs = some_logprobs(rows, asked, token_ids, task.num_logprobs, named)
+        logprobs = some_logprobs(rows, asked, token_ids, task.num_logprobs, named, self._kernels)
         self.record(task, token_ids)
         return Sampled(token_ids, logprobs)
 

@@ -4,7 +4,8 @@ Never imports torch: it drives a model or a clock alike.
 """
 
 from shoal.costs import BLOCK_SIZE
-from shoal.scheduler.batch import Chunks, Feedback, Retain, ScoredRange, TokenBatch
+from shoal.scheduler.adapter_slots import AdapterSlots
+from shoal.scheduler.batch import AdapterRows, Chunks, Feedback, Retain, ScoredRange, TokenBatch
 from shoal.scheduler.forecast import forecast_peak_blocks
 from shoal.scheduler.generated import GeneratedTokens
 from shoal.scheduler.launches import Launched
@@ -16,6 +17,8 @@ from shoal.scheduler.stats import SchedulerStats
 
 __all__ = [
     "BLOCK_SIZE",
+    "AdapterRows",
+    "AdapterSlots",
     "BlockPool",
     "Chunks",
     "Feedback",

@@ -29,7 +29,7 @@ class Admission:
     ) -> None:
         self._columns, self._running, self._segments = state.columns, state.running, state.segments
         self._generated, self._ledgers = state.generated, state.ledgers
-        self._states = state.states
+        self._states, self._adapters = state.states, state.adapters
         self._growth, self._stats = growth, stats
         self._waiting = WaitingSequences()
 
@@ -128,6 +128,8 @@ class Admission:
     def restart(self, sequence: int) -> None:
         """A running sequence is computed anew, all of it by itself."""
         self.finish(sequence)
+        if self._adapters is not None:
+            self._adapters.user_returns(int(self._columns.adapter[sequence]))
         self._columns.restart(sequence)
         self._waiting.give_back(sequence)
 
@@ -139,6 +141,8 @@ class Admission:
             self.finish(sequence)
         elif sequence in self._waiting:
             self._segments.user_finished(self.path(sequence))
+            if self._adapters is not None:
+                self._adapters.user_finished(int(self._columns.adapter[sequence]))
         else:
             return False
         self._waiting.cancel(sequence)
@@ -150,6 +154,8 @@ class Admission:
             ledger.leave(slot)
         if self._states is not None:
             self._states.leave(slot)
+        if self._adapters is not None:
+            self._adapters.leave(int(self._columns.adapter[sequence]), finished=finished)
         self._segments.leave(self.path(sequence), finished=finished)
 
     def admit(self, tokens: int) -> list[int]:
@@ -167,7 +173,7 @@ class Admission:
         forecasts = self._forecasts()
         while tokens > 0 or len(self._running) == 0:
             sequence = self.head()
-            if sequence is None:
+            if sequence is None or not self._has_adapter(sequence):
                 break
             path = self.path(sequence)
             held = self._own_tokens(sequence)
@@ -182,6 +188,11 @@ class Admission:
             tokens -= max(int(self._columns.generates[sequence]), held)
             admitted.append(self._enter(sequence, path))
         return admitted
+
+    def _has_adapter(self, sequence: int) -> bool:
+        """Whether its adapter is in memory, or may come."""
+        adapters = self._adapters
+        return adapters is None or adapters.fits(int(self._columns.adapter[sequence]))
 
     def _fits(self, path: list[int], held: int, forecasts: list[PeakForecast]) -> bool:
         """Whether the forecast peaks of the running sequences and one more stay within the pools.
@@ -227,6 +238,8 @@ class Admission:
             ledger.admit(slot, total)
         if self._states is not None:
             self._states.enter(slot)
+        if self._adapters is not None:
+            self._adapters.enter(int(self._columns.adapter[sequence]))
         return slot
 
     def _own_tokens(self, sequence: int) -> int:

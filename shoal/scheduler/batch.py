@@ -114,6 +114,20 @@ class GroupRows(NamedTuple):
     attention: SegmentWork
 
 
+class AdapterRows(NamedTuple):
+    """Runs of rows of one adapter. In the plan's order that is one run for each.
+
+    Attributes:
+        adapter: int64 [K], of each run: its index in `RequestTable.adapters`, or `BASE_MODEL`.
+        starts: int64 [K + 1], where each run begins in the batch, and the number of rows.
+        resident: adapters that may be in memory, those of the rows among them.
+    """
+
+    adapter: Int64Array
+    starts: Int64Array
+    resident: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class TokenBatch:
     """One iteration: T tokens to run through the model and S next tokens to sample.
@@ -139,6 +153,7 @@ class TokenBatch:
         row_lengths: int64 [T], see `shoal.scheduler.row_lengths`; None: the model does not ask.
         others: the same rows in the other groups of layers.
         states: the states that recurrent layers go on from; None: there are none.
+        adapters: which rows run with which; None: no request of the run has one.
     """
 
     token_ids: Int32Array
@@ -161,6 +176,7 @@ class TokenBatch:
     row_lengths: Int64Array | None = None
     others: tuple[GroupRows, ...] = ()
     states: StateWork | None = None
+    adapters: AdapterRows | None = None
 
     @property
     def groups(self) -> tuple[GroupRows, ...]:

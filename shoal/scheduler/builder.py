@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from shoal.planner import Plan
+from shoal.scheduler.adapter_rows import adapter_rows
 from shoal.scheduler.batch import Chunks, TokenBatch
 from shoal.scheduler.chunking import choose_chunks
 from shoal.scheduler.row_lengths import row_lengths
@@ -85,6 +86,7 @@ class BatchBuilder:
             row_lengths=row_lengths(chunks, state, self._table, self._plan),
             others=tuple(groups[1:]),
             states=state_list(chunks, state),
+            adapters=adapter_rows(chunks, state, self._table, self._plan),
         )
 
     def _take_blocks(self, chunks: Chunks) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from shoal.planner import LengthModel, Plan
+from shoal.scheduler.adapter_slots import AdapterSlots
 from shoal.scheduler.admission import Admission
 from shoal.scheduler.batch import TokenBatch
 from shoal.scheduler.builder import BatchBuilder
@@ -57,6 +58,7 @@ class Scheduler:
         sequential: BoolArray | None = None,
         scored_rows: int | None = None,
         states: StateSlots | None = None,
+        adapters: AdapterSlots | None = None,
     ) -> None:
         """Begin a run of the plan.
 
@@ -68,11 +70,12 @@ class Scheduler:
                 model (penalties count tokens): no batch is planned over one that samples them.
             scored_rows: most rows of a batch that score prompts, at least 1; None: any number.
             states: the state slots of recurrent layers; None: there are none.
+            adapters: which of them are in memory; None: no request has one.
         """
         self.stats = SchedulerStats()
         self.pools = (pool,) if isinstance(pool, BlockPool) else tuple(pool)
         ledgers = [BlockLedger(each, token_budget) for each in self.pools]
-        self.states = states
+        self.states, self.adapters = states, adapters
         self.token_budget = token_budget
         nobody = np.zeros(len(table), dtype=np.bool_)
         columns = SequenceColumns(table, plan, nobody if sequential is None else sequential)
@@ -87,6 +90,7 @@ class Scheduler:
             ledgers=ledgers,
             scoring=PromptScoring(table, plan),
             states=states,
+            adapters=adapters,
         )
         self._suspects: list[int] = []
         most = token_budget if scored_rows is None else scored_rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from shoal.planner import Plan
-from shoal.types import BoolArray, Int32Array, Int64Array, RequestTable
+from shoal.types import BASE_MODEL, BoolArray, Int32Array, Int64Array, RequestTable
 from shoal.types.length_switch import NEVER
 
 
@@ -22,6 +22,7 @@ class SequenceColumns:
         sequential: bool, whether the host must know its last token before the next is sampled.
         restarts_at: int64, tokens generated when it is computed anew; see `LengthSwitch`.
         restarted: bool, whether it was: it uses no shared segment any more.
+        adapter: int64, its adapter, or `BASE_MODEL`.
     """
 
     def __init__(self, table: RequestTable, plan: Plan, sequential: BoolArray) -> None:
@@ -41,6 +42,9 @@ class SequenceColumns:
         self.generates: BoolArray = self._generates[self.request]
         self.limit: Int64Array = table.max_new_tokens[self.request].astype(np.int64)
         self.sequential: BoolArray = self._sequential[self.request]
+        self.adapter: Int64Array = np.full(len(self), BASE_MODEL)
+        if table.adapter is not None:
+            self.adapter = table.adapter[self.request].astype(np.int64)
         self.restarts_at: Int64Array = np.full(len(self), NEVER)
         if table.switch is not None:
             self.restarts_at = table.switch.restarts_at(table.lengths)[self.request]

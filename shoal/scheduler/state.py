@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from shoal.scheduler.adapter_slots import AdapterSlots
 from shoal.scheduler.generated import GeneratedTokens
 from shoal.scheduler.ledger import BlockLedger
 from shoal.scheduler.retained import RetainedLogits
@@ -31,3 +32,4 @@ class RunState:
     """Where the KV is, in each group of layers."""
     scoring: PromptScoring
     states: StateSlots | None = None
+    adapters: AdapterSlots | None = None

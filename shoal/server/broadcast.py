@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -16,28 +15,28 @@ from shoal.server.followed import FollowedBatches
 from shoal.server.http_errors import ApiError
 from shoal.server.live import Live, LiveRun
 from shoal.server.runner import EngineFigures
+from shoal.server.setbacks import Setbacks
 
 TICK_SECONDS = 0.5
 HEARTBEAT_SECONDS = 15.0
 """After which something is sent at the latest, so that both sides see when the other is gone."""
 MOST_PAGES = 200
+_ITSELF = "what pages are told"
 _MOST_WAITING = 32
 """Events that a page may be behind; one that reads slower is cut off, and asks anew."""
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass
 class _Feed:
     """The pages of one key, and what they know."""
 
+    owner: str
     followed: FollowedBatches
     pages: set[asyncio.Queue[bytes | None]] = field(default_factory=set)
     run: int = 0
     point: int = 0
     engine: bytes = b""
     task: asyncio.Task[None] | None = None
-    looked: bool = False
 
 
 class Broadcast:
@@ -55,33 +54,36 @@ class Broadcast:
         self._figures, self._stopping = figures, stopping
         self._feeds: dict[str, _Feed] = {}
         self._pages = 0
+        self._setbacks = Setbacks()
 
-    def admit(self) -> None:
-        """Refuse one page too many.
+    async def open(self, owner: str) -> AsyncIterator[bytes]:
+        """The stream for one page more: first everything, then what changes.
 
         Raises:
-            ApiError: 503.
+            ApiError: 503: it is one too many.
+            SQLAlchemyError: the database refuses.
         """
         if self._pages >= MOST_PAGES:
             message = f"{MOST_PAGES} pages are open already; close some."
             raise ApiError(503, message, code="too_many_pages", headers={"retry-after": "30"})
+        feed = self._feeds.get(owner)
+        if feed is None:
+            feed = _Feed(owner, FollowedBatches(self._database, owner))
+            await run_in_threadpool(feed.followed.look, self._live.run.batches)
+            feed = self._feeds.setdefault(owner, feed)
+        return self._events(feed)
 
-    async def events(self, owner: str) -> AsyncIterator[bytes]:
-        """The stream for one page: first everything, then what changes."""
-        feed = self._feeds.setdefault(owner, _Feed(FollowedBatches(self._database, owner)))
+    async def _events(self, feed: _Feed) -> AsyncIterator[bytes]:
         queue: asyncio.Queue[bytes | None] = asyncio.Queue(_MOST_WAITING)
         self._pages += 1
         try:
-            if not feed.looked:
-                await run_in_threadpool(feed.followed.look, self._live.run.batches)
-                feed.looked = True
             run = self._live.run
             yield _event("batches", _batches(feed.followed.known, feed.followed.more))
             yield _event("engine", self._engine(feed, run, since=0))
             feed.pages.add(queue)
             if feed.task is None:
                 feed.run, feed.point = run.number, _last(run)
-                feed.task = asyncio.create_task(self._watch(owner, feed))
+                feed.task = asyncio.create_task(self._watch(feed))
             while (data := await self._next(queue)) is not None:
                 yield data
         finally:
@@ -94,15 +96,18 @@ class Broadcast:
         except TimeoutError:
             return b": nothing new\n\n"
 
-    async def _watch(self, owner: str, feed: _Feed) -> None:
+    async def _watch(self, feed: _Feed) -> None:
         """Tell what changes until the last page is closed."""
         while feed.pages and not self._stopping():
             await asyncio.sleep(TICK_SECONDS)
             try:
                 await self._tell(feed)
-            except Exception:  # a database that is locked or full: later it may not be
-                _log.exception("pages could not be told; it goes on")
-        self._feeds.pop(owner, None)
+                self._setbacks.none(_ITSELF)
+            except Exception as error:  # a database that is locked or full: later it may not be
+                self._setbacks.met(_ITSELF, error)
+        if self._feeds.get(feed.owner) is feed:
+            del self._feeds[feed.owner]
+        feed.task = None
         for queue in feed.pages:
             _cut_off(queue)
 

@@ -23,6 +23,7 @@ from shoal.server.engine_messages import Done, LoadFailed, NotNow
 from shoal.server.files import Files
 from shoal.server.runner import Runner
 from shoal.server.server_options import Served
+from shoal.server.setbacks import Setbacks
 from shoal.server.wall_clock import now
 
 POLL_SECONDS = 0.1
@@ -30,6 +31,7 @@ SWEEP_SECONDS = 30.0
 RETRY_SECONDS = 0.5
 """After which a batch is tried again whose files could not be written."""
 _CLERK = 0
+_ITSELF = "the clerk"
 _EXPIRED = "batch_expired"
 
 _log = logging.getLogger(__name__)
@@ -61,6 +63,7 @@ class Clerk:
         """What the process is doing."""
         self._answers: list[FromClerk | Exited] = []
         """What is not settled yet: a database that refuses is asked again."""
+        self._setbacks = Setbacks()
 
     def start(self) -> None:
         """Begin."""
@@ -81,9 +84,10 @@ class Clerk:
         while not self._stopping.is_set():
             try:
                 self._round()
-            except Exception:  # a database that is locked or full: later it may not be
-                _log.exception("the clerk failed; it goes on")
-                time.sleep(1.0)
+                self._setbacks.none(_ITSELF)
+            except Exception as error:  # a database that is locked or full: later it may not be
+                self._setbacks.met(_ITSELF, error)
+                self._stopping.wait(1.0)
 
     def _round(self) -> None:
         if _CLERK not in self._processes.running:
@@ -135,8 +139,9 @@ class Clerk:
             case Done(id, completed, failed, usage):
                 expired = isinstance(self._busy, GiveUp) and self._busy.code == _EXPIRED
                 self._batches.end(id, completed, failed, usage, expired=expired)
+                self._setbacks.forget(f"the end of batch {id}")
             case NotNow(id, reason):
-                _log.warning("batch %s cannot be ended yet: %s", id, reason, extra={"batch": id})
+                self._setbacks.waits(f"the end of batch {id}", reason, batch=id)
                 self._not_before = time.monotonic() + RETRY_SECONDS
             case CannotEnd(id, reason):
                 _log.error("batch %s: %s", id, reason, extra={"batch": id})

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from shoal.devices import RunProtocol
+from shoal.devices import SharedRun
 from shoal.errors import (
     DeviceLostError,
     Interrupted,
@@ -121,11 +121,11 @@ def _run(
             raise SystemExit(EXIT_LOST) from outcome  # a new process may have it again
         parent.send(_told(tasks[number], outcome))
 
-    def planned(table: RequestTable, run: RunProtocol) -> None:
+    def planned(table: RequestTable, run: SharedRun) -> SharedRun:
         folders = [task.output.parent for task in tasks]
         decode = decoder(descriptions.usual.tokenizer) if message.texts_shown else None
         write_forest(folders, table, run, decode)
-        telemeter.began(run)
+        return telemeter.began(run, table)
 
     kept.on_run = planned
     jobs = [

@@ -11,10 +11,11 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
+
+from shoal.server.setbacks import DATABASE_REFUSALS, is_refusal, reason
 
 DO_NOT_RETRY = {"x-should-retry": "false"}
 """What the official client looks at: it repeats a 409 and others by itself."""
@@ -75,7 +76,8 @@ def install_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientDisconnect, _gone)
-    app.add_exception_handler(OperationalError, _no_database)
+    for kind in DATABASE_REFUSALS:
+        app.add_exception_handler(kind, _no_database)
     app.add_exception_handler(OSError, _system_error)
     app.add_exception_handler(Exception, _unexpected)
 
@@ -118,8 +120,9 @@ async def _gone(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _no_database(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, OperationalError)
-    _log.error("%s %s: the database: %s", request.method, request.url.path, error.orig)
+    if not is_refusal(error):
+        return await _unexpected(request, error)
+    _log.error("%s %s: the database: %s", request.method, request.url.path, reason(error))
     return ApiError(
         503,
         "The server's database cannot be used at present; try again.",
@@ -130,7 +133,7 @@ async def _no_database(request: Request, error: Exception) -> JSONResponse:
 
 async def _system_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, OSError)
-    _log.error("%s %s: %s", request.method, request.url.path, error)
+    _log.error("%s %s: %s", request.method, request.url.path, reason(error))
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ApiError(507, "The server's disk is full.", code="disk_full").response()
     return ApiError(500, _INTERNAL).response()

@@ -10,14 +10,14 @@ from typing import TypeAlias
 
 from shoal.config import EngineOptions
 from shoal.costs import Machine
-from shoal.devices import RunProtocol, SharedEngine, SharedRun
+from shoal.devices import SharedEngine, SharedRun
 from shoal.fleet.engines import make_engine
 from shoal.model.description import ModelDescription
 from shoal.model.pooling import AskedPooling
 from shoal.server.server_options import Served
 from shoal.types import RequestTable
 
-OnRun: TypeAlias = Callable[[RequestTable, RunProtocol], None]
+OnRun: TypeAlias = Callable[[RequestTable, SharedRun], SharedRun]
 
 
 class Descriptions:
@@ -48,7 +48,8 @@ class KeptEngine:
     """An engine that is lent to one run after another; one of another kind takes its place.
 
     Attributes:
-        on_run: told of each run that is planned, before its first iteration.
+        on_run: told of each run that is planned, before its first iteration; gives the run back, or
+            one that stands for it.
     """
 
     def __init__(self, descriptions: Descriptions, options: EngineOptions) -> None:
@@ -92,9 +93,7 @@ class _Lent:
     def run(self, table: RequestTable) -> SharedRun:
         """See `SharedEngine`."""
         run = self._engine.run(table)
-        if self._on_run is not None:
-            self._on_run(table, run)
-        return run
+        return run if self._on_run is None else self._on_run(table, run)
 
     def close(self) -> None:
         """Nothing: the next run takes the same engine."""

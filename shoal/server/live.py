@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field, replace
 
+from shoal.server.finished_requests import FinishedRequests
 from shoal.server.telemetry import ITERATION_BUCKETS, Telemetry, TracePoint
 
 MOST_POINTS = 240
@@ -42,6 +43,7 @@ class LiveTotals:
     preemptions: int = 0
     buckets: tuple[int, ...] = field(default=(0,) * (len(ITERATION_BUCKETS) + 1))
     iteration_tokens: int = 0
+    finished: FinishedRequests = field(default_factory=FinishedRequests)
 
     def plus(self, told: Telemetry) -> LiveTotals:
         """With what is new."""
@@ -52,6 +54,7 @@ class LiveTotals:
             self.preemptions + told.preemptions,
             tuple(a + b for a, b in zip(self.buckets, told.buckets, strict=True)),
             self.iteration_tokens + told.iteration_tokens,
+            self.finished.plus(told.finished),
         )
 
 

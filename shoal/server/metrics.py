@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from shoal.server import states
-from shoal.server.live import Live
+from shoal.server.finished_requests import (
+    CHOICE_BUCKETS,
+    REASONS,
+    TOKEN_BUCKETS,
+    FinishedRequests,
+    Tally,
+)
+from shoal.server.live import Live, LiveTotals
 from shoal.server.runner import EngineFigures
 from shoal.server.telemetry import ITERATION_BUCKETS
 
@@ -33,32 +41,28 @@ class Metric:
 
 
 def metrics_text(counts: Counts, figures: EngineFigures, live: Live, model: str) -> str:
-    """All metrics, labelled with the model's name as vLLM's are."""
-    metrics = [*_as_vllm(counts, figures, live), *_ours(counts, figures)]
-    lines = [line for metric in metrics for line in metric.lines({"model_name": model})]
+    """All metrics, labelled with the model's name as vLLM's are; its own have an engine, too."""
+    totals = live.totals
+    theirs = [
+        *_engine(counts, figures, live),
+        *_tokens(totals),
+        *_finished(totals.finished),
+    ]
+    name = {"model_name": model}
+    lines = [line for metric in theirs for line in metric.lines({"engine": "0"} | name)]
+    lines += [line for metric in _ours(counts, figures) for line in metric.lines(name)]
     return "\n".join([*lines, ""])
 
 
-def _as_vllm(counts: Counts, figures: EngineFigures, live: Live) -> list[Metric]:
-    run, totals = live.run, live.totals
+def _engine(counts: Counts, figures: EngineFigures, live: Live) -> list[Metric]:
+    """What it does now."""
+    run, pool = live.run, figures.kv_pool_bytes
     running = run.latest.running if run.latest is not None and run.batches else 0
     left = sum(
         total - completed - failed
         for status, (_, total, completed, failed) in counts.items()
         if status in states.RUNNING
     )
-    pool = figures.kv_pool_bytes
-    cumulative, seen = [], 0
-    for bound, count in zip((*ITERATION_BUCKETS, None), totals.buckets, strict=True):
-        seen += count
-        le = "+Inf" if bound is None else f"{bound:.1f}"
-        cumulative.append(("_bucket", {"le": le}, float(seen)))
-    iterations = (
-        *cumulative,
-        ("_sum", {}, float(totals.iteration_tokens)),
-        ("_count", {}, float(seen)),
-    )
-    hits = totals.prompt_tokens - totals.computed_tokens
     return [
         _gauge("vllm:num_requests_running", "Sequences in the engine's batch.", running),
         _gauge("vllm:num_requests_waiting", "Requests that wait.", max(left - running, 0)),
@@ -67,17 +71,66 @@ def _as_vllm(counts: Counts, figures: EngineFigures, live: Live) -> list[Metric]
             "Part of the KV pool in use, 0 to 1.",
             figures.kv_bytes / pool if pool else 0.0,
         ),
-        _counter("vllm:prompt_tokens_total", "Prompt tokens processed.", totals.prompt_tokens),
+    ]
+
+
+def _tokens(totals: LiveTotals) -> list[Metric]:
+    prompt, computed = totals.prompt_tokens, totals.computed_tokens
+    sources = {"local_compute": computed, "local_cache_hit": prompt - computed}
+    sources["external_kv_transfer"] = 0
+    iterations = Tally(totals.buckets, totals.iteration_tokens)
+    return [
+        _counter("vllm:prompt_tokens_total", "Prompt tokens processed.", prompt),
+        _counters(
+            "vllm:prompt_tokens_by_source_total",
+            "Prompt tokens that were computed, and that were shared.",
+            "source",
+            sources,
+        ),
+        _counter(
+            "vllm:prompt_tokens_cached_total",
+            "Prompt tokens not computed again.",
+            prompt - computed,
+        ),
         _counter("vllm:generation_tokens_total", "Tokens generated.", totals.generated_tokens),
         _counter(
             "vllm:prefix_cache_queries_total",
             "Prompt tokens that could have been shared: all of them.",
-            totals.prompt_tokens,
+            prompt,
         ),
-        _counter("vllm:prefix_cache_hits_total", "Prompt tokens not computed again.", hits),
+        _counter(
+            "vllm:prefix_cache_hits_total", "Prompt tokens not computed again.", prompt - computed
+        ),
         _counter("vllm:num_preemptions_total", "Sequences that made room.", totals.preemptions),
-        Metric(
-            "vllm:iteration_tokens_total", "histogram", "Tokens per iteration.", tuple(iterations)
+        _histogram(
+            "vllm:iteration_tokens_total", "Tokens per iteration.", ITERATION_BUCKETS, iterations
+        ),
+    ]
+
+
+def _finished(finished: FinishedRequests) -> list[Metric]:
+    histograms = (
+        ("prompt_tokens", "Prompt tokens.", TOKEN_BUCKETS, finished.prompt_tokens),
+        ("generation_tokens", "Tokens generated.", TOKEN_BUCKETS, finished.generated_tokens),
+        (
+            "max_num_generation_tokens",
+            "Tokens of a request's longest answer.",
+            TOKEN_BUCKETS,
+            finished.longest,
+        ),
+        ("params_max_tokens", "Most tokens to generate.", TOKEN_BUCKETS, finished.max_tokens),
+        ("params_n", "Answers that were asked for.", CHOICE_BUCKETS, finished.choices),
+    )
+    return [
+        _counters(
+            "vllm:request_success_total",
+            "Requests that have finished.",
+            "finished_reason",
+            dict(zip(REASONS, finished.reasons, strict=True)),
+        ),
+        *(
+            _histogram(f"vllm:request_{name}", help, bounds, tally)
+            for name, help, bounds, tally in histograms
         ),
     ]
 
@@ -110,6 +163,21 @@ def _gauge(name: str, help: str, value: float) -> Metric:
 
 def _counter(name: str, help: str, value: float) -> Metric:
     return Metric(name, "counter", help, (("", {}, float(value)),))
+
+
+def _counters(name: str, help: str, label: str, values: Mapping[str, float]) -> Metric:
+    samples = tuple(("", {label: key}, float(value)) for key, value in values.items())
+    return Metric(name, "counter", help, samples)
+
+
+def _histogram(name: str, help: str, bounds: Sequence[int], tally: Tally) -> Metric:
+    """Each bucket counts what is below its bound."""
+    counts = tally.counts or (0,) * (len(bounds) + 1)
+    keys = [*(f"{bound:.1f}" for bound in bounds), "+Inf"]
+    below = [float(value) for value in accumulate(counts)]
+    buckets = tuple(("_bucket", {"le": key}, value) for key, value in zip(keys, below, strict=True))
+    sums = (("_sum", {}, float(tally.total)), ("_count", {}, below[-1]))
+    return Metric(name, "histogram", help, (*buckets, *sums))
 
 
 def _number(value: float) -> str:

@@ -29,11 +29,9 @@ def live_routes(
     @routes.get("/events")
     async def events(who: Who) -> StreamingResponse:
         """Everything, then what changes, until the page is closed."""
-        broadcast.admit()
+        stream = await broadcast.open(who)
         headers = _NOT_KEPT | {"x-accel-buffering": "no"}
-        return StreamingResponse(
-            broadcast.events(who), media_type="text/event-stream", headers=headers
-        )
+        return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
     @routes.get("/about")
     def about(who: Who) -> dict[str, Any]:

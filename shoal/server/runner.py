@@ -28,6 +28,7 @@ from shoal.server.engine_messages import (
 from shoal.server.gathering import Gathering
 from shoal.server.live import Live
 from shoal.server.server_options import Served
+from shoal.server.setbacks import Setbacks
 from shoal.server.telemetry import Telemetry
 
 POLL_SECONDS = 0.1
@@ -36,6 +37,7 @@ STOP_SECONDS = 60.0
 RETRY_SECONDS = 5.0
 """After which a batch is tried again that could not go on, or an engine that ended."""
 _ENGINE = 0
+_ITSELF = "the runner"
 
 _log = logging.getLogger(__name__)
 
@@ -76,6 +78,7 @@ class Runner:
         """The batches whose jobs are open there, with the requests each had done before."""
         self._stop_sent: set[str] = set()
         self._not_before = 0.0
+        self._setbacks = Setbacks()
         self.figures, self.live = EngineFigures(), Live()
 
     def start(self) -> None:
@@ -107,8 +110,9 @@ class Runner:
                     self._take(self._inbox[0])
                     self._inbox.popleft()
                 self._look_after()
-            except Exception:  # a database that is locked or full: later it may not be
-                _log.exception("the runner failed; it goes on")
+                self._setbacks.none(_ITSELF)
+            except Exception as error:  # a database that is locked or full: later it may not be
+                self._setbacks.met(_ITSELF, error)
                 time.sleep(1.0)
 
     def _start_engine(self) -> None:
@@ -138,7 +142,8 @@ class Runner:
             self._held = {batch.id: batch.completed + batch.failed for batch in batches}
             self._stop_sent, self._running = set(), True
         for batch in batches:
-            _log.info("batch %s begins", batch.id, extra={"batch": batch.id})
+            if _named(batch.id) not in self._setbacks:
+                _log.info("batch %s begins", batch.id, extra={"batch": batch.id})
         tasks = [self._batches.task(batch) for batch in batches]
         for task in tasks:
             task.output.parent.mkdir(parents=True, exist_ok=True)
@@ -163,6 +168,8 @@ class Runner:
                 figures.tokens_per_second, figures.kv_bytes = tokens_per_second, kv_bytes
                 if moved:
                     self._batches.note(moved, self._held)
+                for each in moved:
+                    self._setbacks.none(_named(each.batch), batch=each.batch)
             case Telemetry():
                 self.live.take(message)
             case RunEnded():
@@ -181,11 +188,13 @@ class Runner:
             case Stopped():
                 _log.info("batch %s was stopped", id, extra={"batch": id})
             case NotNow(_, reason):
-                _log.warning("batch %s waits: %s", id, reason, extra={"batch": id})
+                self._setbacks.waits(_named(id), reason, batch=id)
                 self._not_before = time.monotonic() + RETRY_SECONDS
             case BatchRefused(_, reason):
                 _log.error("batch %s fails: %s", id, reason, extra={"batch": id})
                 self._batches.fail(id, [_refused()])
+        if not isinstance(message, NotNow):
+            self._setbacks.forget(_named(id))
         with self._lock:
             self._held.pop(id, None)
         self.live.leave(id)
@@ -215,6 +224,10 @@ class Runner:
             self._held, self._running = {}, False
         self.figures.tokens_per_second, self.figures.kv_bytes = 0.0, 0
         self.live.end()
+
+
+def _named(batch: str) -> str:
+    return f"batch {batch}"
 
 
 def _refused() -> dict[str, object]:

@@ -12,6 +12,7 @@ import uvicorn
 
 from shoal.config import model_names
 from shoal.errors import ModelError, OptionError
+from shoal.model.lora.adapter_folders import adapter_folders
 from shoal.server.app import Parts, make_app
 from shoal.server.batches import Batches
 from shoal.server.clerk import Clerk
@@ -67,7 +68,9 @@ def _serve(
     gathering = Gathering(options.merge_wait if options.merge else None)
     runner = Runner(batches, served, gathering, stop_for)
     clerk = Clerk(batches, files, runner, served, options.max_requests, stop_for)
-    names = dict.fromkeys((*model_names(served.model), *served.names))
+    own = model_names(served.model)
+    adapters = adapter_folders(served.options.lora, own)
+    names = dict.fromkeys((*own, *served.names, *adapters))
     parts = Parts(
         keys=Keys(served.api_keys, database),
         files=files,
@@ -84,6 +87,7 @@ def _serve(
     config = uvicorn.Config(
         make_app(parts),
         log_config=None,
+        log_level="warning",  # what it says of itself, `_announce` and others say
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
@@ -106,7 +110,8 @@ def _serve(
 def _announce(listener: socket.socket, options: ServerOptions, served: Served) -> None:
     port = listener.getsockname()[1]
     host = f"[{options.host}]" if ":" in options.host else options.host
-    _log.info("serving on http://%s:%d/v1, data in %s", host, port, options.data_dir)
+    url = f"http://{host}:{port}"
+    _log.info("serving on %s/v1, its page on %s, data in %s", url, url, options.data_dir)
     if not served.api_keys and not is_loopback(options.host):
         _log.warning("no --api-key is given: whoever reaches %s may use the server", host)
 

@@ -7,10 +7,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from shoal.devices import RunProtocol
+from shoal.devices import RunProtocol, SharedRun
 from shoal.engine.trace import TRACE_COLUMNS
 from shoal.progress import ProgressState
+from shoal.server.finished_requests import FinishedRequests
 from shoal.server.telemetry import ITERATION_BUCKETS, Telemetry, TracePoint
+from shoal.server.watched_run import WatchedRun
+from shoal.types import Completion, RequestTable
 
 TELL_SECONDS = 0.5
 """Between two tellings, at least."""
@@ -22,14 +25,19 @@ class Telemeter:
     def __init__(self, send: Callable[[Telemetry], None]) -> None:
         self._send = send
         self._run: RunProtocol | None = None
+        self._table: RequestTable | None = None
+        self._finished: list[Completion] = []
+        """Since it was last told."""
         self._state: ProgressState | None = None
         self._next = 0.0
         self._told = (0, 0, 0, 0)
         self._rows = 0
 
-    def began(self, run: RunProtocol) -> None:
-        """From here on it is about this run."""
-        self._run, self._told, self._rows = run, (0, 0, 0, 0), 0
+    def began(self, run: SharedRun, table: RequestTable) -> SharedRun:
+        """From here on it is about this run; what is returned is to be iterated over instead."""
+        self._run, self._table = run, table
+        self._told, self._rows, self._finished = (0, 0, 0, 0), 0, []
+        return WatchedRun(run, self._finished.extend)
 
     def update(self, state: ProgressState) -> None:
         """Tell, unless it was done just now."""
@@ -42,11 +50,11 @@ class Telemeter:
         """Tell the rest."""
         if self._run is not None and self._state is not None:
             self._tell()
-        self._run = None
+        self._run = self._table = None
 
     def _tell(self) -> None:
         run, state = self._run, self._state
-        if run is None or state is None:
+        if run is None or state is None or self._table is None:
             return
         stats, planned = run.stats, run.planned
         once = stats.prompt_tokens_computed - stats.prompt_tokens_recomputed
@@ -72,6 +80,8 @@ class Telemeter:
             )
         bucket = np.searchsorted(ITERATION_BUCKETS, tokens)
         counts = np.bincount(bucket, minlength=len(ITERATION_BUCKETS) + 1)
+        finished = FinishedRequests.of(self._finished, self._table)
+        self._finished.clear()
         self._send(
             Telemetry(
                 point=point,
@@ -84,5 +94,6 @@ class Telemeter:
                 preemptions=new[3],
                 buckets=tuple(counts.tolist()),
                 iteration_tokens=int(tokens.sum()),
+                finished=finished,
             )
         )

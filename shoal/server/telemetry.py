@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from shoal.server.finished_requests import FinishedRequests
 
 ITERATION_BUCKETS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 """Upper bounds of the histogram of tokens per iteration, as vLLM's."""
@@ -41,6 +43,7 @@ class Telemetry:
         preemptions: sequences that had to make room.
         buckets: iterations by their tokens, one count per `ITERATION_BUCKETS` and one beyond.
         iteration_tokens: of all these iterations.
+        finished: requests that have finished.
     """
 
     point: TracePoint | None
@@ -53,3 +56,4 @@ class Telemetry:
     preemptions: int
     buckets: tuple[int, ...]
     iteration_tokens: int
+    finished: FinishedRequests = field(default_factory=FinishedRequests)

@@ -134,6 +134,7 @@ def _shortened(table: RequestTable, plan: Plan, divisor: int) -> tuple[RequestTa
         has_seed=table.has_seed[kept],
         line=table.line[kept],
         prompt_index=None,
+        adapter=None if table.adapter is None else table.adapter[kept],
     )
     request = np.repeat(number, tree.choices).astype(np.int32)
     total = int((prompt * tree.choices).sum())

@@ -11,7 +11,7 @@ from shoal.costs import Machine
 from shoal.planner import Plan
 from shoal.planner.tree import Tree
 from shoal.planner.work_counts import WorkCounts, request_work, segment_work
-from shoal.types import Int64Array, RequestTable
+from shoal.types import RequestTable
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -78,49 +78,3 @@ def _seconds(work: WorkCounts, machine: Machine) -> FloatArray:
         + fill * costs.iteration_seconds
     )
     return seconds
-
-
-@dataclass(frozen=True)
-class SplitPoints:
-    """The points at which a run of sequences can be cut in two, requests kept whole.
-
-    Attributes:
-        sequence: int64 [P], ascending; the second part begins at that sequence.
-        before, after: float64 [P], seconds of each part; what both share is in both.
-        again: float64 [P], seconds of what a cut makes to be computed twice.
-    """
-
-    sequence: Int64Array
-    before: FloatArray
-    after: FloatArray
-    again: FloatArray
-
-
-def cuts(
-    plan: Plan, seconds: PartSeconds, first: int, last: int, *, under_way: bool = False
-) -> SplitPoints:
-    """The cuts of the sequences [first, last) of a plan.
-
-    Args:
-        under_way: the sequences before `first` have begun on the device that keeps the first part,
-            so that it has their segments already.
-    """
-    size = last - first
-    some = np.flatnonzero((plan.segment_first < last) & (plan.segment_last > first))
-    begin = plan.segment_first[some].astype(np.int64) - first
-    end = np.minimum(plan.segment_last[some].astype(np.int64) - first, size)
-    cost = seconds.segment[some]
-    known = begin < 0 if under_way else np.zeros(len(some), dtype=np.bool_)
-    own = np.append(0.0, np.cumsum(seconds.sequence[first:last]))
-    begun, ended = np.zeros(size + 1), np.zeros(size + 1)
-    np.add.at(begun, np.maximum(begin[~known], 0) + 1, cost[~known])
-    np.add.at(ended, end, cost)
-    before = own + np.cumsum(begun)
-    after = own[-1] - own + cost.sum() - np.cumsum(ended)
-    spanning = np.zeros(size + 1)
-    np.add.at(spanning, np.maximum(begin, -1) + 1, cost)
-    again = np.cumsum(spanning) - np.cumsum(ended)
-    sequence = 1 + np.flatnonzero(plan.sequence_choice[first + 1 : last] == 0)
-    if under_way and size and plan.sequence_choice[first] == 0:
-        sequence = np.append(0, sequence)  # all of it may go
-    return SplitPoints(sequence + first, before[sequence], after[sequence], again[sequence])

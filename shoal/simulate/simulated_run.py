@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from shoal.costs import Machine
 from shoal.planner import Plan, divided
-from shoal.scheduler import BlockPool, Scheduler, state_split
+from shoal.scheduler import AdapterSlots, BlockPool, Scheduler, state_split
 from shoal.simulate.clock import batch_time
 from shoal.types import Int64Array, RequestTable
 
@@ -78,7 +78,10 @@ def simulate(
         for blocks, group in zip(counts, machine.memory, strict=True)
     ]
     states = None if split is None else split.slots()
-    scheduler = Scheduler(table, plan, pools, machine.token_budget, states=states)
+    adapters = AdapterSlots.of(table, plan, machine)
+    scheduler = Scheduler(
+        table, plan, pools, machine.token_budget, states=states, adapters=adapters
+    )
     tokens: list[int] = []
     times: list[tuple[float, float, float]] = []
     while (batch := scheduler.step()) is not None:

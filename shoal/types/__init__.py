@@ -1,5 +1,6 @@
 """What travels through the house: sampling parameters, requests, completions, the run summary."""
 
+from shoal.types.adapter import BASE_MODEL, Adapter
 from shoal.types.arrays import BoolArray, Float32Array, Int32Array, Int64Array
 from shoal.types.choice_score import ChoiceScore, Normalisation, ScoredChoices
 from shoal.types.completion import Choice, Completion, FinishReason, ServerAnswer, TokenLogprob
@@ -37,6 +38,7 @@ ENDPOINTS = (CHAT_URL, COMPLETIONS_URL, RESPONSES_URL, *POOLED_URLS)
 """What a batch may be for."""
 
 __all__ = [
+    "BASE_MODEL",
     "CHAT_URL",
     "CLASSIFY_URL",
     "COMPLETIONS_URL",
@@ -49,6 +51,7 @@ __all__ = [
     "RERANK_URL",
     "RESPONSES_URL",
     "SCORE_URL",
+    "Adapter",
     "BoolArray",
     "Choice",
     "ChoiceScore",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from shoal.types.adapter import BASE_MODEL, Adapter
 from shoal.types.arrays import BoolArray, Int32Array, Int64Array
 from shoal.types.length_switch import LengthSwitch
 from shoal.types.request_params import RequestParams
@@ -33,6 +34,9 @@ class RequestTable:
         prompt_index: int64 [N], the request's index among the prompts of its line, where the table
             is a part of another and may lack some of them; None: as `line` counts them.
         switch: of a model that computes something else where a request is long; None: of others.
+        adapters: that some of the requests may name.
+        adapter: int32 [N], index in `adapters` of the one each runs with, `BASE_MODEL`: with none;
+            None: no request has one.
     """
 
     tokens: Int32Array
@@ -48,6 +52,8 @@ class RequestTable:
     prompt_index: Int64Array | None = None
     switch: LengthSwitch | None = None
     job_seeds: Int64Array | None = None
+    adapters: tuple[Adapter, ...] = ()
+    adapter: Int32Array | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -68,7 +74,13 @@ class RequestTable:
     @property
     def prefix_classes(self) -> Int64Array | None:
         """Requests of different classes share no prefix, int64 [N]; None: all are of one."""
-        return None if self.switch is None else self.switch.classes(self.lengths)
+        classes = None if self.switch is None else self.switch.classes(self.lengths)
+        if self.adapter is None:
+            return classes
+        of_adapter = self.adapter.astype(np.int64) - BASE_MODEL
+        return (
+            of_adapter if classes is None else of_adapter * (classes.max(initial=0) + 1) + classes
+        )
 
     def per_request(self, values: Sequence[int]) -> Int32Array:
         """A column [N] from one value per entry of `params`, for example `n`."""
@@ -146,9 +158,10 @@ class RequestTable:
         distinct, index = np.unique(self.params_index[requests], return_inverse=True)
         line = self.line[requests]
         prompt_index = self.prompt_index
+        lengths = self.offsets[requests + 1] - self.offsets[requests]  # `lengths` is of all
         return RequestTable(
             tokens=self._prompts(requests),
-            offsets=np.append(0, np.cumsum(self.lengths[requests])).astype(np.int64),
+            offsets=np.append(0, np.cumsum(lengths)).astype(np.int64),
             params=[self.params[number] for number in distinct.tolist()],
             params_index=index.reshape(-1).astype(np.int32),
             max_new_tokens=self.max_new_tokens[requests],
@@ -162,6 +175,8 @@ class RequestTable:
             else prompt_index[requests],
             switch=self.switch,
             job_seeds=None if self.job_seeds is None else self.job_seeds[requests],
+            adapters=self.adapters,
+            adapter=None if self.adapter is None else self.adapter[requests],
         )
 
     def _prompts(self, requests: Int64Array) -> Int32Array:
@@ -187,6 +202,7 @@ def joined(tables: Sequence[RequestTable]) -> RequestTable:
         own = [numbers.setdefault(params, len(numbers)) for params in table.params]
         index.append(np.asarray(own, dtype=np.int32)[table.params_index])
     seeds = [np.full(len(table), table.job_seed, dtype=np.int64) for table in tables]
+    adapters, adapter = _joined_adapters(tables)
     return RequestTable(
         tokens=np.concatenate([table.tokens for table in tables]),
         offsets=np.append(0, np.cumsum(np.concatenate([table.lengths for table in tables]))),
@@ -200,4 +216,22 @@ def joined(tables: Sequence[RequestTable]) -> RequestTable:
         prompt_index=np.concatenate([table.prompt_indices for table in tables]),
         switch=tables[0].switch,
         job_seeds=np.concatenate(seeds),
+        adapters=adapters,
+        adapter=adapter,
     )
+
+
+def _joined_adapters(
+    tables: Sequence[RequestTable],
+) -> tuple[tuple[Adapter, ...], Int32Array | None]:
+    """The adapters of all tables, each once, and the column of their requests."""
+    if all(table.adapter is None for table in tables):
+        return (), None
+    numbers: dict[Adapter, int] = {}
+    columns = []
+    for table in tables:
+        own = [numbers.setdefault(adapter, len(numbers)) for adapter in table.adapters]
+        known = np.asarray([*own, BASE_MODEL], dtype=np.int32)  # the last is found by -1
+        none = np.full(len(table), BASE_MODEL, dtype=np.int32)
+        columns.append(known[none if table.adapter is None else table.adapter])
+    return tuple(numbers), np.concatenate(columns)

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 
 from shoal.costs import Costs
 from shoal.devices.assignments import Assignments
+from shoal.devices.device_run import DeviceRun
+from shoal.devices.suspects import Suspects
 from shoal.errors import DeviceLostError, InternalError
 from shoal.planning import divide_job
 from shoal.types import Int64Array, PlanFigures, RequestTable
-from tests.helpers.device_clock import ClockGroup, run
+from tests.helpers.device_clock import ClockGroup, PoisonedGroup, run
 from tests.helpers.planner_jobs import Job, jobs
 
 COSTS = Costs(
@@ -62,7 +64,7 @@ def test_idle_devices_take_over(monkeypatch: pytest.MonkeyPatch) -> None:
     table = families(2, 110)
     lengths = skewed(table)
     alone, together = timed(1, table, lengths, 60), timed(2, table, lengths, 60)
-    monkeypatch.setattr(Assignments, "ask", lambda self, busy: None)
+    monkeypatch.setattr(Assignments, "ask", lambda self, busy, idle: {})
     static = timed(2, table, lengths, 60)
     assert static > 1.7 * alone / 2
     assert together < 1.25 * alone / 2
@@ -148,7 +150,7 @@ def test_a_device_that_keeps_dying_is_given_up(caplog: pytest.LogCaptureFixture)
     with caplog.at_level(logging.WARNING):
         _, done = run(group, table)
     assert sorted(done) == list(range(len(table)))
-    assert "clock:0 is given up: its process died 3 times in a row" in caplog.text
+    assert "clock:0 is given up: its process died again and again" in caplog.text
 
 
 def test_a_device_that_dies_now_and_then_is_kept(caplog: pytest.LogCaptureFixture) -> None:
@@ -172,7 +174,9 @@ def test_a_run_whose_devices_all_keep_dying_ends() -> None:
     group = Dying(2, np.full(len(table), 30), COSTS)
     for worker in group.devices:
         worker.dies_at = 0.0
-    with pytest.raises(DeviceLostError, match=r"died \d times .* run the same command again"):
+    with pytest.raises(
+        DeviceLostError, match=r"died again and again; .* run the same command again|died \d times"
+    ):
         run(group, table)
     assert group.closed
 
@@ -184,11 +188,48 @@ def test_the_only_device_is_not_given_up_silently() -> None:
         run(group, Job([[1], [2], [3]]).table)
 
 
+@pytest.mark.parametrize(("devices", "poisoned"), [(1, [0]), (2, [7, 150]), (3, [0, 1, 2])])
+def test_requests_that_kill_their_engine_fail_alone(devices: int, poisoned: list[int]) -> None:
+    """Wherever they stand; the others are answered."""
+    table = families(4, 40)
+    group = PoisonedGroup(devices, np.full(len(table), 30), COSTS, num_blocks=60)
+    group.poison = np.array(poisoned)
+    done = [c for completions in DeviceRun(group, table) for c in completions]
+    assert sorted(c.request_index for c in done) == list(range(len(table)))
+    errors = {c.request_index: c.error for c in done if c.error is not None}
+    assert sorted(errors) == poisoned
+    assert {(e.code, e.status_code) for e in errors.values()} == {("engine_died", 500)}
+    assert group.deaths <= 14 * len(poisoned)
+
+
+def test_a_broken_device_condemns_nobody() -> None:
+    table = families(4, 40)
+    group = Dying(3, np.full(len(table), 30), COSTS, num_blocks=60)
+    group.devices[0].dies_at = 0.0
+    done = [c for completions in DeviceRun(group, table) for c in completions]
+    assert sorted(c.request_index for c in done) == list(range(len(table)))
+    assert not any(c.error for c in done)
+
+
+def test_a_group_that_killed_a_device_goes_to_another() -> None:
+    suspects = Suspects()
+    suspects.witnessed(np.array([3, 4]))
+    assert not suspects.waiting, "one death says nothing"
+    suspects.witnessed(np.array([4, 5]))
+    assert suspects.requests.tolist() == [4]
+    for device in (0, 1):
+        group = suspects.take(device, others=True)
+        assert group is not None
+        assert not len(suspects.killed(device, group, group.requests, devices=2))
+        assert device == 1 or suspects.take(0, others=True) is None
+    group = suspects.take(0, others=True)
+    assert group is not None
+    assert suspects.killed(0, group, group.requests, devices=2).tolist() == [4]
+
+
 def test_breaking_off_ends_the_processes() -> None:
     table = families(2, 40)
     group = ClockGroup(2, np.full(len(table), 30), COSTS)
-    from shoal.devices.device_run import DeviceRun
-
     for completions in DeviceRun(group, table):
         if completions:
             break
@@ -201,12 +242,14 @@ def test_assignments_refuse_what_cannot_be() -> None:
     with pytest.raises(InternalError, match="two devices"):
         ledger.assign(1, np.array([1, 2]))
     with pytest.raises(InternalError, match="has it not"):
-        ledger.complete(1, 0)
+        ledger.complete(1, np.array([0]))
     with pytest.raises(InternalError, match="it has not"):
         ledger.released(0, np.array([2]))
-    ledger.complete(0, 0)
     with pytest.raises(InternalError, match="has it not"):
-        ledger.complete(0, 0)
+        ledger.complete(0, np.array([0, 0]))
+    ledger.complete(0, np.array([0]))
+    with pytest.raises(InternalError, match="has it not"):
+        ledger.complete(0, np.array([0]))
 
 
 def test_whom_to_ask() -> None:
@@ -214,14 +257,23 @@ def test_whom_to_ask() -> None:
     ledger.assign(0, np.array([0]))
     ledger.assign(1, np.array([1, 2]))
     ledger.assign(2, np.array([3, 4]))
-    assert ledger.ask([0, 1, 2]) == 1
-    assert ledger.ask([0, 1, 2]) is None, "one is asked already"
+    assert ledger.ask([0, 1, 2], 1) == {1: 1}
+    assert ledger.ask([0, 1, 2], 1) == {}, "the idle one is promised something already"
     ledger.released(1, np.array([], dtype=np.int64))
-    assert ledger.ask([0, 1, 2]) == 2, "the first had nothing to give"
+    assert ledger.ask([0, 1, 2], 1) == {2: 1}, "the first had nothing to give"
     ledger.released(2, np.array([4]))
     assert ledger.waiting.tolist() == [4]
-    assert ledger.ask([0, 2]) == 2
+    assert ledger.ask([0, 2], 1) == {2: 1}
     assert ledger.take_back(2).tolist() == [3]
-    assert ledger.asked is None
+    assert ledger.asked == {}
     ledger.assign(1, np.array([3]))
-    assert ledger.ask([1]) == 1, "it has got new requests"
+    assert ledger.ask([1], 1) == {1: 1}, "it has got new requests"
+
+
+def test_many_idle_devices_are_dealt_to_those_with_the_most_left() -> None:
+    ledger = Assignments(np.array([9.0, 4.0, 4.0, 1.0]))
+    for device in range(4):
+        ledger.assign(device, np.array([device]))
+    assert ledger.ask([0, 1, 2, 3], 3) == {0: 2, 1: 1}
+    assert ledger.promised == 3
+    assert ledger.ask([0, 1, 2, 3], 4) == {2: 1}, "who was asked is not asked again"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import sys
@@ -47,6 +48,10 @@ class FaultServer:
 
     def reset(self) -> None:
         httpx2.post(f"{self.url}/reset")
+
+    def pause(self) -> None:
+        """It answers nothing any more, and its connections stay open."""
+        self.process.send_signal(signal.SIGSTOP)
 
     def kill(self) -> None:
         self.process.kill()

@@ -18,6 +18,28 @@ from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+GARBAGE: dict[str, bytes] = {
+    "malformed": b'{"choices": [',
+    "list": b"[1]",
+    "empty": b'{"object": "chat.completion", "choices": []}',
+    "nothing": b"",
+    "null": b"null",
+    "bytes": b'{"choices": "\xff\xfe"}',
+    "nan": b'{"choices": [{"message": {"content": NaN}}]}',
+    "nulls": b'{"choices": [null]}',
+    "wordless": b'{"choices": [{"message": null}]}',
+    "page": b"<html>login</html>",
+    "deep": b'{"choices": ' + b"[" * 2000 + b"]" * 2000 + b"}",
+}
+"""Bodies of answers with status 200 that hold no answer, by the name of the fault."""
+ODD: dict[str, bytes] = {
+    "uncounted": b'{"choices": [{"message": {"content": "a"}}], "usage": null}',
+    "miscounted": b'{"choices": [{"message": {}}], "usage": {"prompt_tokens": "many", '
+    b'"completion_tokens": -4, "prompt_tokens_details": [1]}}',
+    "overcounted": b'{"choices": [{"message": {"content": null}, "finish_reason": 7}], '
+    b'"usage": {"prompt_tokens": 1e99, "completion_tokens": true}}',
+}
+"""Answers that say nonsense about themselves."""
 FAULT = re.compile(r"\[(\w+) (\d+)\]")
 
 
@@ -89,6 +111,8 @@ def _answered(path: str, body: dict[str, Any], prompt: str) -> bytes:
 
 
 async def _fail(name: str, request: Request) -> Response:
+    if (body := GARBAGE.get(name) or ODD.get(name)) is not None or name in GARBAGE:
+        return Response(body or b"", media_type="application/json")
     match name:
         case "busy":
             return Response('{"error": {"message": "slow down"}}', 429, {"Retry-After": "1"})
@@ -98,12 +122,14 @@ async def _fail(name: str, request: Request) -> Response:
             return PlainTextResponse("<h1>Bad Gateway</h1>", 502)
         case "wrong":
             return Response('{"error": {"message": "not so", "param": "x"}}', 422)
-        case "malformed":
-            return Response('{"choices": [')
-        case "list":
-            return Response("[1]")
-        case "empty":
-            return Response('{"object": "chat.completion", "choices": []}')
+        case "later":
+            return Response('{"error": {"message": "oh no"}}', 500, {"Retry-After": "1"})
+        case "full":
+            return Response('{"error": {"message": "full"}}', 503, {"Retry-After": "1"})
+        case "cut":  # fewer bytes than it says
+            return Response('{"choices": [', headers={"Content-Length": "4000"})
+        case "packed":
+            return Response('{"choices": [', headers={"Content-Encoding": "gzip"})
         case "hang":
             await asyncio.sleep(3600)
         case "reset":

@@ -12,6 +12,7 @@ from shoal.endpoints import EndpointOptions, endpoint_run
 from shoal.errors import EndpointError
 from shoal.jobs import JobResult, JobSpec, run_job
 from tests.endpoints.conftest import FaultServer
+from tests.endpoints.fault_server import GARBAGE, ODD
 from tests.helpers.job_files import chat, completion, read_records, write_lines
 
 pytestmark = pytest.mark.timeout(120)
@@ -91,10 +92,43 @@ def test_every_fault_ends_in_one_record(tmp_path: Path, model: Path, server: Fau
     assert sum("zzz" in text for text in attempts) == 1
 
 
-def test_retry_after_is_honoured(tmp_path: Path, model: Path, server: FaultServer) -> None:
-    run(tmp_path, model, [chat("a", "[busy 1]")], server.url)
-    first, second = (entry["time"] for entry in server.log)
-    assert 1.0 <= second - first < 10.0
+@pytest.mark.parametrize("fault", ["busy", "full", "later"])
+def test_retry_after_is_honoured(
+    tmp_path: Path, model: Path, server: FaultServer, fault: str
+) -> None:
+    """On 429, 503 and 500; only one that has too much is left alone by the other lines, too."""
+    lines = [chat("a", f"[{fault} 1]"), *(chat(f"{n}", f"text {n}") for n in range(4))]
+    result = run(tmp_path, model, lines, server.url, endpoint_concurrency=1)
+    assert (result.exit_code, len(records(tmp_path))) == (0, 5)
+    refused, *later = [entry["time"] for entry in _from(server.log, fault)]
+    again = [e["time"] for e in server.log if f"[{fault} 1]" in str(e["body"])][1]
+    assert 1.0 <= again - refused < 20.0
+    if fault != "later":
+        assert min(later) - refused >= 1.0
+
+
+def _from(log: list[dict[str, Any]], fault: str) -> list[dict[str, Any]]:
+    """The attempts from the first with a fault on."""
+    first = next(at for at, entry in enumerate(log) if f"[{fault} 1]" in str(entry["body"]))
+    return log[first:]
+
+
+def test_garbage_is_no_answer(tmp_path: Path, model: Path, server: FaultServer) -> None:
+    """Whatever comes with status 200: once it is tried again, always it is an error record."""
+    names = [*GARBAGE, "cut", "packed"]
+    lines = [chat(f"{name} {count}", f"[{name} {count}]") for name in names for count in (1, 99)]
+    lines += [chat(name, f"[{name} 99]") for name in ODD]
+    result = run(tmp_path, model, lines, server.url, endpoint_patience=90)
+    found = {name: record["response"] for name, record in records(tmp_path).items()}
+    assert found.keys() == {line["custom_id"] for line in lines}
+    for name in names:
+        assert found[f"{name} 1"]["status_code"] == 200, name
+        assert found[f"{name} 1"]["body"]["id"] == "theirs"
+        assert found[f"{name} 99"]["status_code"] == 502, name
+        assert found[f"{name} 99"]["body"]["error"]["code"] == "endpoint_failed"
+    assert [found[name]["status_code"] for name in ODD] == [200] * len(ODD)
+    assert result.summary.requests.failed == len(names)
+    assert result.summary.tokens.generated == 3 * len(names)
 
 
 def test_a_server_that_takes_few_at_once_gets_them_all(

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from shoal.endpoints import EndpointOptions, endpoint_run
+from shoal.endpoints.endpoint_run import EndpointRun
 from shoal.errors import EndpointError
 from shoal.jobs import JobSpec, run_job
 from tests.endpoints.conftest import FaultServer
@@ -35,7 +36,13 @@ def families(count: int, users: int) -> list[dict[str, object]]:
     return lines
 
 
-def spec(folder: Path, model: Path, *servers: FaultServer, patience: float = 1.0) -> JobSpec:
+def spec(
+    folder: Path,
+    model: Path,
+    *servers: FaultServer,
+    patience: float = 1.0,
+    timeout: float = 600.0,
+) -> JobSpec:
     return JobSpec(
         input=folder / "in.jsonl",
         output=folder / "out.jsonl",
@@ -44,9 +51,17 @@ def spec(folder: Path, model: Path, *servers: FaultServer, patience: float = 1.0
             endpoint=[server.url for server in servers],
             endpoint_concurrency=4,
             endpoint_patience=patience,
+            endpoint_timeout=timeout,
         ),
         quiet=True,
     )
+
+
+def after(attempts: int, server: FaultServer, act: Callable[[], None]) -> None:
+    """Do something when a server has got so many requests."""
+    while len(server.log) < attempts:
+        time.sleep(0.01)
+    act()
 
 
 def prefixes(server: FaultServer) -> list[str]:
@@ -102,6 +117,52 @@ def test_one_of_two_dies_and_comes_back(
     assert complete(tmp_path, lines)
     assert result.exit_code == 0
     assert logs[0] > 0
+
+
+def test_a_server_that_is_silent_gives_its_lines_back(
+    tmp_path: Path, model: Path, start_server: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those that it has and does not answer; nothing comes of them when it goes on."""
+    servers = [start_server(seconds=0.05) for _ in range(2)]
+    lines = families(8, 20)
+    write_lines(tmp_path / "in.jsonl", lines)
+    under_way: list[int] = []
+    leave = EndpointRun._leave
+
+    def left(run: EndpointRun, number: int) -> None:
+        under_way.append(len(run._servers[number].under_way))
+        leave(run, number)
+
+    monkeypatch.setattr(EndpointRun, "_leave", left)
+    pauser = threading.Thread(target=lambda: after(5, servers[1], servers[1].pause))
+    pauser.start()
+    result = run_job(spec(tmp_path, model, *servers, patience=0.2, timeout=3.0))
+    pauser.join()
+    assert result.exit_code == 0
+    assert complete(tmp_path, lines)
+    assert under_way
+    assert under_way[0] > 0
+
+
+def test_the_only_server_dies_and_comes_back(
+    tmp_path: Path, model: Path, start_server: Start
+) -> None:
+    server = start_server(seconds=0.05)
+    lines = families(4, 20)
+    write_lines(tmp_path / "in.jsonl", lines)
+
+    def disturb() -> None:
+        after(20, server, server.kill)
+        time.sleep(1.0)
+        server.start()
+
+    disturber = threading.Thread(target=disturb)
+    disturber.start()
+    result = run_job(spec(tmp_path, model, server, patience=120.0))
+    disturber.join()
+    assert result.exit_code == 0
+    assert complete(tmp_path, lines)
+    assert len(server.log) <= len(lines) - 12, "what it had answered is not asked again"
 
 
 def test_all_die_and_the_same_command_resumes(

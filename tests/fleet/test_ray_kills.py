@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -105,6 +106,63 @@ def test_actor_engine_and_node_die(
         )
         assert listening.of(Ready)
         assert any(len(released.requests) for released in listening.of(Released))
+        # It leaves as an autoscaler would have it, which takes care to end what runs there.
+        same(
+            disturbed(group, long, lambda: cluster.remove_node(joined[0], True)),
+            ordered(engine.run(long)),
+        )
+        assert listening.of(WorkerDied)[-1].with_machine
+
+
+POISON = """
+import importlib.util, os, signal, sys
+
+class Poison:
+    def find_spec(self, name, path=None, target=None):
+        if name != "shoal.engine.engine":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        load = spec.loader.exec_module
+
+        def exec_module(module):
+            load(module)
+            iterate = module.Run.__iter__
+
+            def poisoned(run):
+                for completions in iterate(run):
+                    yield completions
+                    if (run._table.tokens == TOKEN).any():
+                        os.kill(os.getpid(), signal.SIGKILL)
+
+            module.Run.__iter__ = poisoned
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+sys.meta_path.insert(0, Poison())
+"""
+
+
+def test_a_poisoned_row_fails_alone(
+    engine: Engine, description: ModelDescription, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It kills every engine that is given it: its error, and everybody else's answers."""
+    table = mixed(60, seed=11, family=10)
+    expected = ordered(engine.run(table))
+    token = 1  # of nobody else's prompt
+    table.tokens[table.offsets[33]] = token
+    (tmp_path / "sitecustomize.py").write_text(POISON.replace("TOKEN", str(token)))
+    with ray_cluster() as cluster:
+        for _ in range(2):
+            add_node(cluster, env_vars={"PYTHONPATH": str(tmp_path)})
+        with a_group(description, cluster) as group:
+            done = ordered(group.run(table))
+    assert [c.request_index for c in done if c.error is not None] == [33]
+    assert done[33].error is not None
+    assert done[33].error.code == "engine_died"
+    same(done[:33] + done[34:], expected[:33] + expected[34:])
+    assert 4 <= caplog.text.count("was killed by SIGKILL") <= 10
 
 
 def test_a_slow_node_is_relieved(

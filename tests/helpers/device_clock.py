@@ -166,6 +166,30 @@ class ClockGroup:
         return max(device.now for device in self.devices)
 
 
+class PoisonedDevice(ClockDevice):
+    """Dies of some requests, one iteration after it has begun them."""
+
+    def iterate(self) -> Iterator[FromWorker]:
+        yield from super().iterate()
+        assert isinstance(self.group, PoisonedGroup)
+        if self.assigned is not None:
+            begun = self.assigned.requests[self.plan.sequence_request[: self.scheduler.begun]]
+            if np.isin(begun, self.group.poison).any():
+                self.dies_at = self.now
+                self.group.deaths += 1
+
+
+class PoisonedGroup(ClockGroup):
+    """Devices that die of the requests in `poison`, int64 [P]."""
+
+    poison: Int64Array
+    deaths = 0
+
+    def __init__(self, devices: int, lengths: Int64Array, costs: Costs, **more: int) -> None:
+        super().__init__(devices, lengths, costs, **more)
+        self.devices = [PoisonedDevice(self, number) for number in self.workers]
+
+
 def run(group: ClockGroup, table: RequestTable) -> tuple[DeviceRun, list[int]]:
     """Run a table on the group; the run, and the requests in the order of completion."""
     run = DeviceRun(group, table)

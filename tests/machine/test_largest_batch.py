@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from shoal.attention.reference import ReferenceAttention
+from shoal.executor.host_side import HostSide
 from shoal.machine.largest_batch import (
     CHUNK,
     SHARED,
@@ -14,9 +15,9 @@ from shoal.machine.largest_batch import (
     probe,
 )
 from shoal.model.load import LoadedModel
-from shoal.sampling.prompt_scoring import PromptScorer, ScoringTask
+from shoal.sampling.results import PromptScores
 from shoal.sampling.sampler import Sampler
-from shoal.scheduler import BLOCK_SIZE
+from shoal.scheduler import BLOCK_SIZE, TokenBatch
 from tests.helpers.cuda_models import pool, tiny
 
 
@@ -44,7 +45,7 @@ def test_all_rows_are_sampled_with_everything_there_is(
     asked: list[tuple[int, ...]] = []
     sampled: list[int] = []
     scored: list[int] = []
-    original, choose, listed = LoadedModel.logits, Sampler.sample, PromptScorer.score
+    original, choose, listed = LoadedModel.logits, Sampler.sample, HostSide._score
 
     def logits(self: LoadedModel, *arguments: torch.Tensor) -> torch.Tensor:
         found = original(self, *arguments)
@@ -55,11 +56,11 @@ def test_all_rows_are_sampled_with_everything_there_is(
         sampled.append(len(arguments[0]))  # type: ignore[arg-type]
         return choose(self, found, *arguments)  # type: ignore[arg-type]
 
-    def score(self: PromptScorer, task: ScoringTask, found: torch.Tensor) -> list[torch.Tensor]:
-        scored.append(sum(each.num_rows for each in task.ranges))
-        return listed(self, task, found)
+    def score(self: HostSide, batch: TokenBatch, found: torch.Tensor) -> list[PromptScores]:
+        scored.append(sum(each.num_rows for each in batch.scored))
+        return listed(self, batch, found)
 
-    monkeypatch.setattr(PromptScorer, "score", score)
+    monkeypatch.setattr(HostSide, "_score", score)
     monkeypatch.setattr(LoadedModel, "logits", logits)
     monkeypatch.setattr(Sampler, "sample", sample)
     probe(model, pool(model, ReferenceAttention(), blocks_for_probe(rows)), description, rows)

@@ -13,6 +13,7 @@ from shoal.config import Sharing
 from shoal.costs import Machine
 from shoal.planner import Plan, make_plan
 from shoal.planner.rearrange import restricted
+from shoal.planning import make_shares
 from shoal.planning.balance import WORTH, DeviceLoad, balance
 from shoal.simulate import PartSeconds, part_seconds
 from tests.helpers.planner_jobs import Job, jobs
@@ -46,6 +47,17 @@ def test_every_request_is_in_one_share(job: Job, sharing: Sharing, devices: int)
         assert load.seconds == pytest.approx(expected, abs=1e-9)
     again = balance(plan, seconds, devices)
     assert [load.runs for load in again] == [load.runs for load in loads]
+
+
+@settings(deadline=None, max_examples=100)
+@given(jobs(max_requests=20, max_runs=7), st.sampled_from(Sharing), st.integers(1, 5))
+def test_a_share_tells_what_its_plan_computes(job: Job, sharing: Sharing, devices: int) -> None:
+    plan, _ = planned(job, sharing)
+    for share in make_shares(job.table, plan, MACHINE, devices):
+        theirs = restricted(plan, np.isin(plan.sequence_request, share.requests), job.table)
+        assert share.figures.prompt_tokens == theirs.prompt_tokens
+        assert share.figures.computed_prompt_tokens == theirs.computed_prompt_tokens
+        assert share.figures.segments == theirs.num_segments
 
 
 def makespan(loads: list[float], devices: int) -> float:

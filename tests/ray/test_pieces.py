@@ -9,9 +9,11 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -20,6 +22,7 @@ from shoal.errors import OptionError
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'shoal[ray]'")
 
 import shoal.ray as shoal_ray
+from shoal.ray.data_digest import block_digest
 
 FAMILIES, MEMBERS = 12, 8
 CUT = shoal_ray.PieceConfig(rows_per_piece=24, concurrency=2)
@@ -95,6 +98,31 @@ def test_a_partition_is_done_once_and_anew_if_cut_off(ray_data: Any, tmp_path: P
     with pytest.raises(OptionError, match="no piece"):
         shoal_ray.partition(dataset, str(path), CONFIG, CUT)
     assert (path / "notes").exists()
+
+
+def test_pieces_of_other_rows_are_not_used(ray_data: Any, tmp_path: Path) -> None:
+    path, given = str(tmp_path / "pieces"), rows()[:12]
+    done = shoal_ray.partition(ray_data.from_items(given), path, CONFIG, CUT)
+    again = ray_data.from_items(given[::-1], override_num_blocks=3)
+    assert shoal_ray.partition(again, path, CONFIG, CUT) == done
+    other = [*given[:-1], {**given[-1], "family": 99}]
+    for changed in (other, given[:-1], [*given, given[0]]):
+        with pytest.raises(OptionError, match=r"different: data\)"):
+            shoal_ray.partition(ray_data.from_items(changed), path, CONFIG, CUT)
+    templated = replace(CONFIG, engine_kwargs={"chat_template": "{{ messages }}"})
+    with pytest.raises(OptionError, match=r"different: engine_kwargs\)"):
+        shoal_ray.partition(ray_data.from_items(given), path, templated, CUT)
+    roomier = replace(CONFIG, engine_kwargs={"kv_memory": "1GiB"})  # says nothing about prompts
+    assert shoal_ray.partition(ray_data.from_items(given), path, roomier, CUT) == done
+
+
+def test_a_digest_is_of_rows_however_they_come() -> None:
+    of = [{"a": 1, "b": [b"x", None]}, {"a": 2, "b": []}, {"a": 2, "b": []}]
+    table = pa.Table.from_pylist(of)
+    whole = block_digest(table)["digest"]
+    assert whole == block_digest(table.take([2, 0, 1]))["digest"]
+    for other in (table.slice(0, 2), table.take([0, 0, 1]), table.rename_columns(["a", "c"])):
+        assert block_digest(other)["digest"] != whole
 
 
 def test_names_that_are_taken_are_refused(ray_data: Any, tmp_path: Path) -> None:

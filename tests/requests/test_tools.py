@@ -215,6 +215,28 @@ def test_reasoning_can_be_left_out(models: dict[str, Path], tmp_path: Path) -> N
     assert shown["usage"] == hidden["usage"]
 
 
+def test_reasoning_is_a_column(models: dict[str, Path], tmp_path: Path) -> None:
+    """Of chats that show it; null where nothing comes before an answer; a list for several."""
+    lines = [asked(i, tools=None, max_tokens=60, **THINKS) for i in range(4)]
+    lines.append(asked(4, tools=None, max_tokens=1, **PLAIN))
+    records = [r["response"]["body"] for r in run(tmp_path, models["qwen"], lines)]
+    rows = run(tmp_path, models["qwen"], lines, output="out.parquet")
+    told = [body["choices"][0]["message"]["reasoning"] for body in records]
+    assert [row["reasoning"] for row in rows] == told
+    assert all(told[:4])
+    assert told[4] is None
+    assert [row["reasoning_tokens"] for row in rows] == [
+        body["usage"]["completion_tokens_details"]["reasoning_tokens"] for body in records
+    ]
+    lines.append(asked(5, tools=None, n=2, max_tokens=8, **THINKS))
+    (*_, several) = run(tmp_path, models["qwen"], lines, output="out.parquet")
+    assert [len(text) > 0 for text in several["reasoning"]] == [True, True]
+    hidden = [asked(0, tools=None, include_reasoning=False, max_tokens=8)]
+    none = run(tmp_path, models["qwen"], hidden, output="out.parquet")[0].keys()
+    none |= run(tmp_path, models["qwen"], lines, output="b.parquet", reasoning_parser="none")[0]
+    assert not {"reasoning", "reasoning_tokens"} & set(none)
+
+
 def test_two_devices_write_the_same_records(models: dict[str, Path], tmp_path: Path) -> None:
     lines = [asked(i, tool_choice="required") for i in range(6)]
     lines += [asked(6 + i, tools=None, response_format=FORMAT, **THINKS) for i in range(4)]
@@ -302,6 +324,8 @@ def test_responses_that_reason_are_rows(tmp_path: Path) -> None:
     assert details["reasoning_tokens"] == 9
     (row,) = run(tmp_path, model, [line], output="out.parquet")
     assert (row["text"], row["finish_reason"]) == ("", "length")
+    (thoughts,) = record["response"]["body"]["output"][0]["content"]
+    assert (row["reasoning"], row["reasoning_tokens"]) == (thoughts["text"], 9)
 
 
 @pytest.mark.parametrize("tool", [WEATHER, NOW])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,8 @@ import torch
 import shoal.sampling.logprobs as logprobs_module
 from shoal.cuda.transfers import DirectStage
 from shoal.errors import InvalidLogitsError
+from shoal.kernels import load_kernels
+from shoal.sampling.host_scoring import host_scores
 from shoal.sampling.prompt_scoring import PromptScorer
 from shoal.sampling.results import PromptScores
 from shoal.scheduler import ScoredRange
@@ -20,7 +23,10 @@ VOCAB = 120
 NONE = np.zeros(0, dtype=np.int32)
 
 
-def scored(logits: torch.Tensor, ranges: list[ScoredRange]) -> list[PromptScores]:
+Score = Callable[[torch.Tensor, list[ScoredRange]], list[PromptScores]]
+
+
+def in_torch(logits: torch.Tensor, ranges: list[ScoredRange]) -> list[PromptScores]:
     rows = sum(each.num_rows for each in ranges)
     batch: Any = SimpleNamespace(scored=tuple(ranges), first_scored=len(logits) - rows)
     scorer = PromptScorer(VOCAB)
@@ -28,8 +34,19 @@ def scored(logits: torch.Tensor, ranges: list[ScoredRange]) -> list[PromptScores
     return scorer.collect(task, [part.numpy() for part in scorer.score(task, logits)])
 
 
-@pytest.mark.parametrize("rows", [1, 3, 1000])
-def test_ranges_are_scored_in_pieces(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+def in_kernels(logits: torch.Tensor, ranges: list[ScoredRange]) -> list[PromptScores]:
+    rows = sum(each.num_rows for each in ranges)
+    if (kernels := load_kernels()) is None:
+        pytest.skip("the C++ kernels are not built")
+    return host_scores(ranges, logits[len(logits) - rows :], kernels)
+
+
+@pytest.mark.parametrize(
+    ("rows", "scored"), [(1, in_torch), (3, in_torch), (99, in_torch), (99, in_kernels)]
+)
+def test_ranges_are_scored_in_pieces(
+    monkeypatch: pytest.MonkeyPatch, rows: int, scored: Score
+) -> None:
     rng = np.random.default_rng(0)
     logits = torch.randn(20, VOCAB, generator=torch.Generator().manual_seed(0)).round(decimals=1)
     tokens = rng.integers(0, VOCAB, 20).astype(np.int32)
@@ -65,7 +82,8 @@ def test_ranges_are_scored_in_pieces(monkeypatch: pytest.MonkeyPatch, rows: int)
                 assert rank == int((row >= row[token]).sum())
 
 
-def test_logits_that_are_not_numbers_score_nothing() -> None:
+@pytest.mark.parametrize("scored", [in_torch, in_kernels])
+def test_logits_that_are_not_numbers_score_nothing(scored: Score) -> None:
     logits = torch.randn(4, VOCAB)
     logits[2, 5] = float("nan")
     ranges = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import os
@@ -20,7 +21,7 @@ from openai.types import Batch, FileObject
 
 CHAT_URL = "/v1/chat/completions"
 ENDED = ("completed", "failed", "expired", "cancelled")
-START_SECONDS = 120.0
+START_SECONDS = 240.0
 
 
 class Server:
@@ -30,7 +31,7 @@ class Server:
         self, folder: Path, *arguments: str, key: str = "none", clock: Path | None = None
     ) -> None:
         """`clock`: a file that says how many seconds the server's clock is off."""
-        self.folder, self.arguments, self.key = folder, arguments, key
+        self.folder, self.arguments, self.key, self.clock = folder, arguments, key, clock
         off = ["tests.server.shifted_clock", str(clock)]
         self.module = ["shoal"] if clock is None else off
         self.log = folder / "server.log"
@@ -40,7 +41,7 @@ class Server:
     def start(self) -> None:
         """Begin, and wait until it answers."""
         command = [sys.executable, "-m", *self.module, "serve", "--port", "0", *self.arguments]
-        command += ["--data-dir", str(self.folder / "data")]
+        command += ["--data-dir", str(self.folder / "data"), "--kv-memory", "128MB"]
         begins = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -59,7 +60,15 @@ class Server:
     def client_with(self, key: str, **options: Any) -> openai.OpenAI:
         """The official client; it repeats nothing by itself unless told."""
         options.setdefault("max_retries", 0)
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, **options)
+        http = openai.DefaultHttpxClient(event_hooks={"response": [self.check_error]})
+        url = f"{self.url}/v1"
+        return openai.OpenAI(base_url=url, api_key=key, http_client=http, **options)
+
+    def as_key(self, key: str) -> Server:
+        """The same server, as who has this key sees it."""
+        other = copy.copy(self)
+        other.key, other.client = key, self.client_with(key)
+        return other
 
     def raw(self, method: str, path: str, **request: Any) -> tuple[int, Any, Any]:
         """Status, JSON or text, and headers, without the client."""
@@ -68,12 +77,33 @@ class Server:
         headers = {"authorization": f"Bearer {self.key}"} | request.pop("headers", {})
         try:
             answer = httpx2.request(
-                method, f"{self.url}{path}", headers=headers, timeout=60, **request
+                method, f"{self.url}{path}", headers=headers, timeout=START_SECONDS, **request
             )
         except httpx2.ConnectError:
             return 0, None, {}
+        self.check_error(answer)
         is_json = answer.headers.get("content-type", "").startswith("application/json")
         return answer.status_code, answer.json() if is_json else answer.text, answer.headers
+
+    def set_clock(self, seconds: int) -> None:
+        """How far the server's clock is off from now on; it looks at it all the time."""
+        assert self.clock is not None
+        new = self.clock.with_suffix(".new")
+        new.write_text(str(seconds))
+        new.replace(self.clock)
+
+    def check_error(self, answer: Any) -> None:
+        """No answer that is an error tells of the server's insides."""
+        if answer.status_code >= 400:
+            answer.read()
+            for inside in ("Traceback", str(self.folder), 'File "'):
+                assert inside not in answer.text, answer.text
+
+    def check_log(self) -> None:
+        """Whatever was done to it, a traceback is a defect."""
+        log = self.log.read_text(errors="replace")
+        at = log.find("Traceback")
+        assert at < 0, log[max(0, at - 1000) : at + 6000]
 
     def kill(self) -> None:
         """SIGKILL."""
@@ -144,6 +174,7 @@ def serving(
     finally:
         if server.process.poll() is None:
             server.kill()
+    server.check_log()
 
 
 def chat(custom_id: str, content: str = "Say hello.", **body: Any) -> dict[str, Any]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from shoal.server.known_hosts import KnownHosts, is_loopback
-from tests.server.server_process import Server, serving
+from tests.server.server_process import Server
 
 HERE = ["127.0.0.1", "localhost", "LOCALHOST:8000", "127.1.2.3:80", "[::1]:8000", "localhost."]
 ELSEWHERE = ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost.evil", ""]
@@ -59,8 +58,7 @@ def test_a_rebound_name_is_refused_in_words(server: Server, path: str) -> None:
     assert server.raw("GET", path, headers={"host": name})[0] == 200
 
 
-def test_with_keys_any_name_will_do(tmp_path: Path) -> None:
-    with serving(tmp_path, "--api-key", "one", key="one") as server:
-        asked = {"host": "batches.example"}
-        assert server.raw("GET", "/v1/batches", headers=asked)[0] == 200
-        assert server.raw("GET", "/v1/batches", headers={"authorization": ""} | asked)[0] == 401
+def test_with_keys_any_name_will_do(keyed: Server) -> None:
+    asked = {"host": "batches.example"}
+    assert keyed.raw("GET", "/v1/batches", headers=asked)[0] == 200
+    assert keyed.raw("GET", "/v1/batches", headers={"authorization": ""} | asked)[0] == 401

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
@@ -11,15 +10,8 @@ import pytest
 
 from shoal.server.http_errors import ApiError
 from shoal.server.rate_limit import BURST_SECONDS, RateLimit
+from tests.server.conftest import KEYS
 from tests.server.server_process import CHAT_URL, Server, chat, serving
-
-
-@pytest.fixture(scope="module")
-def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder: Path = tmp_path_factory.mktemp("keyed")
-    keys = [argument for key in ("alpha", "beta", "gamma") for argument in ("--api-key", key)]
-    with serving(folder, *keys, "--max-batches", "5", key="alpha") as running:
-        yield running
 
 
 def test_keys_see_their_own(keyed: Server) -> None:
@@ -62,7 +54,7 @@ def test_no_key_is_kept(keyed: Server) -> None:
     for path in (keyed.folder / "data").rglob("*"):
         if path.is_file():
             content = path.read_bytes()
-            assert not [key for key in (b"alpha", b"beta", b"gamma") if key in content], path
+            assert not [key for key in KEYS if key.encode() in content], path
 
 
 def test_pages(keyed: Server) -> None:
@@ -99,7 +91,7 @@ def test_pages(keyed: Server) -> None:
 
 
 def test_a_key_has_so_many_batches_at_a_time(keyed: Server) -> None:
-    client = keyed.client_with("beta")
+    client = keyed.client_with("delta")
     lines = b"\n".join(
         b'{"custom_id":"%d","method":"POST","url":"/v1/completions","body":{"model":"shoal-tiny",'
         b'"prompt":"a","max_tokens":400,"ignore_eos":true}}' % i

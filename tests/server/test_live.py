@@ -22,7 +22,8 @@ from shoal.server.routes_page import POLICY
 from shoal.server.telemeter import Telemeter
 from shoal.server.telemetry import ITERATION_BUCKETS, Telemetry, TracePoint
 from shoal.types import PlanFigures
-from tests.server.server_process import Server, chat, chats, serving
+from tests.server.long_batches import another_running, checked
+from tests.server.server_process import Server, chat, chats
 
 
 @contextmanager
@@ -88,62 +89,43 @@ def test_a_batch_is_followed_to_its_end(server: Server) -> None:
     assert sum(widths) == pytest.approx(forest["size"][0], rel=0.01), "a column for each sequence"
 
 
-def test_a_key_hears_of_its_own_batches_only(tmp_path: Path) -> None:
-    arguments = ["--api-key", "one", "--api-key", "two"]
-    with serving(tmp_path, *arguments, key="one") as server:
-        with events(server, "two") as stream:
-            assert next(stream)[1]["data"] == []
-            batch = server.submit(chats(40))
-            server.ended(batch.id)
-            for name, data in stream:
-                if name == "engine":
-                    assert batch.id not in json.dumps(data)
-                    if not data["others"] and data["run"]:
-                        break
-                else:
-                    assert data["data"] == []
-        for path in ("", "/forest"):
-            url = f"/live/batches/{batch.id}{path}"
-            assert server.raw("GET", url, headers={"authorization": "Bearer two"})[0] == 404
-            assert server.raw("GET", url)[0] == 200
-        for path in ("/live/events", "/live/about", f"/live/batches/{batch.id}"):
-            assert server.raw("GET", path, headers={"authorization": "Bearer no"})[0] == 401
-        # The stop does not wait for open pages.
-        with events(server) as stream:
-            next(stream)
-            began = time.monotonic()
-            assert server.stop() == 0
-            assert time.monotonic() - began < 4
-        assert "Cancel" not in server.log.read_text()
+def test_a_key_hears_of_its_own_batches_only(keyed: Server) -> None:
+    server, other = keyed.as_key("live-one"), {"authorization": "Bearer live-two"}
+    with events(server, "live-two") as stream:
+        assert next(stream)[1]["data"] == []
+        batch = server.submit(chats(40))
+        server.ended(batch.id)
+        for name, data in stream:
+            if name == "engine":
+                assert batch.id not in json.dumps(data)
+                if not data["others"] and data["run"]:
+                    break
+            else:
+                assert data["data"] == []
+    for path in ("", "/forest"):
+        url = f"/live/batches/{batch.id}{path}"
+        assert server.raw("GET", url, headers=other)[0] == 404
+        assert server.raw("GET", url)[0] == 200
+    for path in ("/live/events", "/live/about", f"/live/batches/{batch.id}"):
+        assert server.raw("GET", path, headers={"authorization": "Bearer no"})[0] == 401
 
 
-def test_batches_that_run_together_are_drawn_together(tmp_path: Path) -> None:
+@pytest.mark.parametrize("keys", [("live-one", "live-one"), ("live-one", "live-two")])
+def test_batches_that_run_together_are_drawn_together(keyed: Server, keys: list[str]) -> None:
     """Those of several keys without any text."""
-    arguments = ["--api-key", "one", "--api-key", "two", "--merge-wait", "2"]
-    with serving(tmp_path, *arguments, key="one") as server:
-        server.wait(lambda: server.raw("GET", "/readyz")[0] == 200)
-
-        def forests(*keys: str) -> list[Any]:
-            clients = {key: server.client_with(key) for key in keys}
-            started = []
-            for key in keys:
-                server.client = clients[key]
-                started.append((key, server.submit(chats(20)).id))
-            found = []
-            for key, id in started:
-                server.client = clients[key]
-                assert server.ended(id).status == "completed"
-                headers = {"authorization": f"Bearer {key}"}
-                found.append(server.raw("GET", f"/live/batches/{id}/forest", headers=headers)[1])
-            return found
-
-        for own in forests("one", "one"):
-            assert (own["batches"], own["sequences"]) == (2, 40)
-            assert any("parcel" in text for *_, text in own["segments"])
-        for shared in forests("one", "two"):
-            assert (shared["batches"], shared["sequences"]) == (2, 40)
-            assert shared["segments"]
-            assert not any(text for *_, text in shared["segments"])
+    servers = [keyed.as_key(key) for key in keys]
+    with another_running(servers[0]):
+        ids = [server.submit(chats(20)).id for server in servers]
+        for server, id in zip(servers, ids, strict=True):
+            server.until(id, checked)
+    for server, id in zip(servers, ids, strict=True):
+        assert server.ended(id).status == "completed"
+        picture = server.raw("GET", f"/live/batches/{id}/forest")[1]
+        assert (picture["batches"], picture["sequences"]) == (2, 40)
+        assert picture["segments"]
+        told = any("parcel" in text for *_, text in picture["segments"])
+        assert told == (len(set(keys)) == 1)
+        assert told == any(text for *_, text in picture["segments"])
 
 
 def cpu_seconds(pid: int) -> float:

@@ -23,15 +23,6 @@ def browser() -> Iterator[Any]:
         yield opened
 
 
-@pytest.fixture(scope="module")
-def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that wants a key: "one" has a batch, "two" has none."""
-    folder = tmp_path_factory.mktemp("keyed")
-    with serving(folder, "--api-key", "one", "--api-key", "two", key="one") as running:
-        running.submit([b"{no"])
-        yield running
-
-
 @pytest.fixture
 def tab(browser: Any, server: Server) -> Iterator[OpenTab]:
     """Opens tabs; what went wrong in one of them fails the test."""
@@ -110,6 +101,7 @@ def test_a_run_is_seen_live_and_cancelled(server: Server, tab: OpenTab) -> None:
     page.get_by_role("button", name="Cancel batch").click()
     page.get_by_role("dialog").get_by_role("button", name="Cancel batch").click()
     page.get_by_text("results are kept").wait_for()
+    page.locator("p.figures", has_text="requests have results").wait_for()
     assert server.ended(batch.id).status == "cancelled"
     assert page.get_by_role("button", name="Cancel batch").count() == 0
 
@@ -176,6 +168,7 @@ def test_axe_finds_no_serious_fault(server: Server, tab: OpenTab, look: str) -> 
 
 
 def test_a_key_is_asked_for_and_kept_in_the_tab(keyed: Server, tab: OpenTab) -> None:
+    keyed.as_key("page-one").submit([b"{no"])
     opened = tab(keyed)
     page = opened.go()
     field = page.get_by_label("Key")
@@ -185,14 +178,14 @@ def test_a_key_is_asked_for_and_kept_in_the_tab(keyed: Server, tab: OpenTab) -> 
     field.fill("three")
     field.press("Enter")
     page.get_by_text("Incorrect API key").wait_for()
-    page.get_by_label("Key").fill("one")
+    page.get_by_label("Key").fill("page-one")
     page.get_by_label("Key").press("Enter")
     page.get_by_role("link", name="in.jsonl").wait_for()
     page.reload()
     page.get_by_role("link", name="in.jsonl").wait_for()
     assert page.evaluate("localStorage.length") == 0
     page.get_by_role("button", name="Forget key").click()
-    page.get_by_label("Key").fill("two")
+    page.get_by_label("Key").fill("page-two")
     page.get_by_label("Key").press("Enter")
     opened.heading("No batches yet")
     assert page.get_by_role("link", name="in.jsonl").count() == 0, "it is the other key's"

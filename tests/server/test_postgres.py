@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.server.long_batches import begun, long_lines, one_record_per_line
 from tests.server.server_process import Server, chats, serving
-from tests.server.test_ends import begun, long_lines, one_record_per_line
 
 INSTALLED = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 

@@ -11,7 +11,7 @@ from shoal.config import Order, Sharing
 from shoal.costs import Machine
 from shoal.planner import Plan, make_plan
 from shoal.planner.rearrange import restricted
-from shoal.simulate import PartSeconds, cuts, lower_bound, part_seconds
+from shoal.simulate import PartSeconds, Stretches, lower_bound, part_seconds
 from tests.helpers.planner_jobs import Job, jobs
 from tests.simulate.test_simulated_run import COSTS
 
@@ -38,7 +38,7 @@ def test_cuts_count_what_both_parts_need(job: Job, sharing: Sharing, data: st.Da
     plan, seconds = planned(job, sharing)
     first = data.draw(st.integers(0, plan.num_sequences - 1))
     last = data.draw(st.integers(first + 1, plan.num_sequences))
-    found = cuts(plan, seconds, first, last)
+    found = Stretches(plan, seconds).cuts(first, last)
     heads = [p for p in range(first + 1, last) if plan.sequence_choice[p] == 0]
     assert found.sequence.tolist() == heads
     whole = seconds_of(plan, seconds, first, last)
@@ -50,12 +50,31 @@ def test_cuts_count_what_both_parts_need(job: Job, sharing: Sharing, data: st.Da
         assert before + after == pytest.approx(whole + again)
 
 
+@settings(deadline=None, max_examples=100)
+@given(jobs(max_runs=7), st.sampled_from(Sharing), st.data())
+def test_cuts_near_are_those_of_all_within(job: Job, sharing: Sharing, data: st.DataObject) -> None:
+    plan, seconds = planned(job, sharing)
+    first = data.draw(st.integers(0, plan.num_sequences - 1))
+    last = data.draw(st.integers(first + 1, plan.num_sequences))
+    stretches = Stretches(plan, seconds)
+    every = stretches.cuts(first, last)
+    after = data.draw(st.floats(0, float(seconds.sequence.sum())))
+    within = data.draw(st.floats(0, after))
+    near = stretches.cuts_near(first, last, after, within)
+    wanted = set(every.sequence[np.abs(every.after - after) < within - 1e-12].tolist())
+    assert wanted <= set(near.sequence.tolist()) <= set(every.sequence.tolist())
+    assert len(near.sequence) or not len(every.sequence)
+    at = np.searchsorted(every.sequence, near.sequence)
+    for name in ("before", "after", "again"):
+        assert getattr(near, name) == pytest.approx(getattr(every, name)[at])
+
+
 @settings(deadline=None, max_examples=60)
 @given(jobs(max_runs=7), st.data())
 def test_a_run_under_way_has_its_segments_already(job: Job, data: st.DataObject) -> None:
     plan, seconds = planned(job)
     begun = data.draw(st.integers(0, plan.num_sequences - 1))
-    found = cuts(plan, seconds, begun, plan.num_sequences, under_way=True)
+    found = Stretches(plan, seconds).cuts(begun, plan.num_sequences, under_way=True)
     assert (0 in found.sequence - begun) == (plan.sequence_choice[begun] == 0)
     known = [s for s in range(plan.num_segments) if plan.segment_first[s] < begun]
     for sequence, before, after in zip(

@@ -3,6 +3,7 @@
 from shoal.model.fusion.fuse import Fusion, layer_ops, pack_linears, traced_modules
 from shoal.model.fusion.int8 import quantize
 from shoal.model.fusion.layer import FusedLayer, fused_layers, narrow, widen
+from shoal.model.fusion.linear import name_linears
 from shoal.model.fusion.precision import product_dtype
 from shoal.model.fusion.proof import TOLERANCE, models_agree
 from shoal.model.fusion.trial import Trial
@@ -15,6 +16,7 @@ __all__ = [
     "fused_layers",
     "layer_ops",
     "models_agree",
+    "name_linears",
     "narrow",
     "pack_linears",
     "product_dtype",

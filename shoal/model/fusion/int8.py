@@ -16,7 +16,7 @@ from torch import nn
 
 from shoal.kernels import Kernels
 from shoal.kernels.ops import ZERO_POINT, QuantizeOp
-from shoal.model.fusion.linear import Product, is_plain
+from shoal.model.fusion.linear import Part, Product, is_plain, parts_of
 from shoal.model.fusion.proof import agree, norm_input
 
 TOLERANCE = 0.1
@@ -39,6 +39,8 @@ class Int8Product(nn.Module):
 
     held = torch.float32
     """Format of what comes out of the products."""
+    parts: tuple[Part, ...] = ()
+    """See `parts_of`."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, kernels: Kernels) -> None:
         """weight: [out, in]; bias: [out] or None."""
@@ -103,6 +105,7 @@ def quantize(module: nn.Module, head: nn.Module | None, kernels: Kernels) -> Qua
             found = Int8Product(child.weight, child.bias, kernels)
             x = norm_input(child.in_features, child.weight)
             if agree(found(x), child(x), TOLERANCE):
+                found.parts = parts_of(child)
                 setattr(owner, name, found)
                 done.append(child.weight.numel())
             else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeGuard
+from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import nn
@@ -10,6 +10,33 @@ from torch.nn import functional
 
 from shoal.kernels import Kernels
 from shoal.model.fusion.packed import PackedWeight, pack_weight
+
+
+class Part(NamedTuple):
+    """A linear layer within a product.
+
+    Attributes:
+        name: in the model's class, see `name_linears`; None where it was not named.
+    """
+
+    name: str | None
+    outputs: int
+
+
+def name_linears(module: nn.Module) -> None:
+    """Have the linear layers of a model know their names, before anything is fused."""
+    for name, layer in module.named_modules():
+        if type(layer) is nn.Linear:
+            layer.name_in_model = name
+
+
+def parts_of(module: nn.Module) -> tuple[Part, ...]:
+    """The linear layers whose outputs a product has, side by side; none of another module."""
+    if type(module) is nn.Linear:
+        return (Part(getattr(module, "name_in_model", None), module.out_features),)
+    parts: tuple[Part, ...] = getattr(module, "parts", ())
+    return parts
+
 
 BLOCK_OUTPUTS = 8192
 """Outputs of a block of a `BlockedProduct`: 8 MiB of float32 results at 256 rows."""
@@ -38,6 +65,7 @@ class Product(nn.Module):
             pack: False: weights stay as they are until `pack` is called, and products are slow.
         """
         super().__init__()
+        self.parts = tuple(part for layer in layers for part in parts_of(layer))
         weights = [layer.weight.detach() for layer in layers]
         self.held = weights[0].dtype if held is None else held
         # Not a parameter: a packed weight is opaque, and of a shared one this is only a view.
@@ -83,6 +111,7 @@ class BlockedProduct(nn.Module):
     def __init__(self, layer: nn.Linear, held: torch.dtype, kernels: Kernels | None) -> None:
         """`kernels`: ask for huge pages for what is returned; None: nobody does."""
         super().__init__()
+        self.parts = parts_of(layer)
         self._held, self._out_features, self._kernels = held, layer.out_features, kernels
         self.blocks = nn.ModuleList(
             Product(_outputs(layer, first, first + BLOCK_OUTPUTS), held=held)

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from shoal.kernels.ops import Activation, LayerOps, RowOp
 from shoal.model.fusion.linear import Product, linear_children
+from shoal.model.fusion.row_block import row_block
 
 BLOCK_BYTES = 16 << 20
 """Of the gates and ups of a block of rows. glibc gives memory back to the system when more than 32
@@ -38,8 +39,12 @@ class FusedMLP(nn.Module):
         if blocks <= 1:
             return self._block(x, add)
         adds = [None] * blocks if add is None else add.tensor_split(blocks, dim=-2)
-        parts = zip(x.tensor_split(blocks, dim=-2), adds, strict=True)
-        return torch.cat([self._block(*part) for part in parts], dim=-2)
+        done, first = [], 0
+        for some, added in zip(x.tensor_split(blocks, dim=-2), adds, strict=True):
+            with row_block(first, x.shape[-2]):
+                done.append(self._block(some, added))
+            first += some.shape[-2]
+        return torch.cat(done, dim=-2)
 
     def _block(self, x: torch.Tensor, add: torch.Tensor | None) -> torch.Tensor:
         # Between the products numbers keep the format the products are in.

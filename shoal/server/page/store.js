@@ -2,7 +2,7 @@
 
 import { events, json } from "./api.js";
 import { announce } from "./dom.js";
-import { isOver, progressText, status, title } from "./text.js";
+import { endedEarly, isOver, progressText, status, title } from "./text.js";
 
 const MOST_POINTS = 480;
 const SILENCE = 40_000; // more than two of the server's heartbeats
@@ -49,7 +49,7 @@ export const runs = (batch) => Boolean(state.engine?.batches.includes(batch.id))
 /** How far a batch is, 0 to 1: by its requests, or by the work of its run where that is further. */
 export function part(batch, running) {
   const { total, completed, failed } = batch.request_counts;
-  const done = total ? (completed + failed) / total : 0;
+  const done = total ? (endedEarly(batch) ? completed : completed + failed) / total : 0;
   return running ? Math.max(done, state.engine?.part ?? 0) : done;
 }
 

@@ -76,14 +76,18 @@ export const status = (batch, runs) =>
 export function tone(batch, runs) {
   if (batch.status === "failed") return "bad";
   if (batch.status === "completed") return "good";
-  if (batch.status === "expired" || batch.status === "cancelled") return "ended";
+  if (endedEarly(batch)) return "ended";
   return runs ? "live" : "waits";
 }
+
+/** Whether some of its failed requests were never run. */
+export const endedEarly = (batch) => batch.status === "expired" || batch.status === "cancelled";
 
 /** What stands beside a progress bar. */
 export function progressText(batch) {
   const { total, completed, failed } = batch.request_counts;
   if (!total) return batch.status === "validating" ? "Counting requests" : "No requests";
+  if (endedEarly(batch)) return `${number(completed)} of ${number(total)} requests have results`;
   const bad = failed ? `, ${number(failed)} failed` : "";
   return `${number(completed + failed)} of ${number(total)} requests${bad}`;
 }
