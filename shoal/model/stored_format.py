@@ -112,8 +112,8 @@ def check_stored(
         return
     if adapters:
         raise OptionError(
-            f"lora: the weights of {source!r} are quantised ({stored.method}), and adapters are not "
-            "applied to such models yet. Give the unquantised model."
+            f"lora: the weights of {source!r} are quantised ({stored.method}), and adapters are "
+            "not applied to such models yet. Give the unquantised model."
         )
     if parts > 1:
         raise OptionError(
