@@ -105,6 +105,7 @@ def _plan_report(job: PlannedJob) -> PlanReport:
             machine=job.machine,
             kv_peak_bytes=max((run.kv_peak_bytes for run in job.runs), default=0),
             kv_capacity_source=job.kv_capacity.source,
+            weights=str(job.description.stored or ""),
             orders=job.orders,
             device_seconds=tuple(share.seconds for share in job.shares),
             device_kv_peak_bytes=tuple(run.kv_peak_bytes for run in job.runs),

@@ -84,6 +84,7 @@ def cache_path(description: ModelDescription, threads: int | None = None) -> Pat
         str(threads or torch.get_num_threads()),
         torch.__version__,
         *_accelerator(description.device),
+        *([] if description.stored is None else [str(description.stored)]),
     )
     return cache_file("calibration", facts)
 

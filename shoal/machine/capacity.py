@@ -15,7 +15,7 @@ from shoal.errors import OptionError
 from shoal.machine.calibration_cache import device_threads, remembered, token_budget_of
 from shoal.machine.device_memory import CudaMemory, DeviceMemory, MemoryReading, held_by_others
 from shoal.machine.memory_groups import memory_groups
-from shoal.machine.model_costs import machine_of
+from shoal.machine.model_costs import layer_bytes, machine_of
 from shoal.machine.weight_counts import count_weights
 from shoal.model.description import ModelDescription
 from shoal.scheduler import BLOCK_SIZE
@@ -98,7 +98,8 @@ def estimate(description: ModelDescription, options: EngineOptions, memory: Devi
     The most demanding batch has the logits of all its rows, and a copy of most of them
     (`shoal.machine.largest_batch`); in models of common shapes its layers take less than that.
     """
-    numbers = count_weights(description.config).all / description.tensor_parallel
+    counts, dtype = count_weights(description.config), description.dtype
+    weights = layer_bytes(description, counts) + (counts.all - counts.layers) * dtype.itemsize
     budget = options.token_budget or token_budget_of(
         remembered(description, device_threads(options.devices))
     )
@@ -106,7 +107,7 @@ def estimate(description: ModelDescription, options: EngineOptions, memory: Devi
     reading = MemoryReading(
         total=memory.total(),
         other=held_by_others(memory),
-        weights=int(numbers * description.dtype.itemsize) + options.lora_bytes,
+        weights=weights // description.tensor_parallel + options.lora_bytes,
         activations=2 * logits * description.dtype.itemsize,
     )
     return max(0, reading.left(options.memory_fraction))

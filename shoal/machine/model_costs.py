@@ -12,7 +12,7 @@ from shoal.config import Quantization
 from shoal.costs import BLOCK_SIZE, Costs, Machine, MemoryGroup, Rates, RatesSource, StateLayers
 from shoal.machine.calibration_cache import Calibration
 from shoal.machine.layer_kinds import attention_costs
-from shoal.machine.weight_counts import count_weights
+from shoal.machine.weight_counts import WeightCounts, count_weights
 from shoal.model.description import ModelDescription
 from shoal.model.layer_sizes import layer_sizes
 from shoal.work import Window
@@ -107,17 +107,25 @@ def model_costs(
     """
     weights = count_weights(description.config)
     dtype = description.dtype
-    layers = torch.int8 if description.quantization is Quantization.int8 else dtype
     return Costs(
         flops_per_token=2.0 * weights.active,
         head_flops=2.0 * weights.head,
         attention_flops=_attention_flops(description.config),
-        weight_bytes=float(weights.layers * layers.itemsize + weights.head * dtype.itemsize),
+        weight_bytes=float(layer_bytes(description, weights) + weights.head * dtype.itemsize),
         kv_bytes=float(description.kv_bytes_per_token),
         state_bytes=float(description.state_bytes),
         kinds=attention_costs(description, windows),
         **asdict(rates),
     )
+
+
+def layer_bytes(description: ModelDescription, weights: WeightCounts) -> int:
+    """What the weights of the layers take in memory: as stored, where the format is kept."""
+    stored = description.stored
+    if stored is not None and not stored.widened and stored.weights is not None:
+        return stored.weights.layer_bytes
+    int8 = description.quantization is Quantization.int8
+    return weights.layers * (torch.int8 if int8 else description.dtype).itemsize
 
 
 def _attention_flops(config: PreTrainedConfig) -> float:

@@ -56,32 +56,36 @@ def kept_report() -> Iterator[LoadReport]:
         logger.removeFilter(report)
 
 
-def check_files(source: str) -> None:
+def check_files(source: str, *, quantized: bool = False) -> None:
     """Read the headers of the safetensors files of a folder or Hub id.
+
+    Args:
+        quantized: its config says in which format its weights are quantised.
 
     Raises:
         ModelLoadError: a file is missing, cut short or no safetensors file.
-        UnsupportedModelError: its weights are quantised.
+        UnsupportedModelError: its weights are quantised, and no config says how.
     """
-    quantized: dict[str, str] = {}
+    unsaid: dict[str, str] = {}
     for path in _weight_files(source):
         try:
             with safe_open(path, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118 (it has no __iter__)
                     stored = str(file.get_slice(name).get_dtype())
-                    if name.endswith(".weight") and stored not in _NUMBERS:
-                        quantized[name] = stored
+                    if not quantized and name.endswith(".weight") and stored not in _NUMBERS:
+                        unsaid[name] = stored
         except (SafetensorError, OSError, ValueError) as error:
             raise ModelLoadError(
                 f"{path.name} of {source!r} is damaged or cut short: {reason(error)}. Copy the "
                 "file again."
             ) from error
-    if quantized:
-        formats = ", ".join(sorted(set(quantized.values())))
+    if unsaid:
+        formats = ", ".join(sorted(set(unsaid.values())))
         raise UnsupportedModelError(
             "quantised checkpoint",
-            f"weights of {source!r} are stored as {formats} ({_some(sorted(quantized))}), so they "
-            "are quantised, which Shoal does not read yet. Use the unquantised model.",
+            f"weights of {source!r} are stored as {formats} ({_some(sorted(unsaid))}), so they "
+            "are quantised, and config.json has no quantization_config that says how. Copy it "
+            "again.",
         )
 
 

@@ -25,7 +25,7 @@ from shoal.config import (
 from shoal.errors import ModelLoadError, OptionError, UnsupportedModelError
 from shoal.model.activations import check_activations_by_name
 from shoal.model.device_choice import check_device_count, chosen_device, chosen_dtype
-from shoal.model.features import refuse_quantized_checkpoint, refuse_unsupported
+from shoal.model.features import refuse_unsupported
 from shoal.model.generation import read_generation, token_ids
 from shoal.model.layer_sizes import stated, stored_numbers
 from shoal.model.legacy_template import add_legacy_template
@@ -42,6 +42,7 @@ from shoal.model.quantization import check_quantization
 from shoal.model.rotary import length_switch, refuse_mixed_switch, scaled_limit
 from shoal.model.shards import kv_shards, refuse_unsplittable
 from shoal.model.state_shapes import state_shapes
+from shoal.model.stored_format import StoredFormat, check_stored, stored_format
 from shoal.recurrence import StateShape
 from shoal.scheduler import BLOCK_SIZE
 from shoal.types import Adapter, LengthSwitch
@@ -87,6 +88,7 @@ class ModelDescription:
         states: the shape of each recurrent layer's state, by layer index.
         tensor_parallel: over how many devices, each with a process of its own, it is split.
         quantization: of the products of its layers.
+        stored: the format of a quantised checkpoint; None: its weights are plain numbers.
         fingerprint: digest per file; it changes when the model does.
         trust_remote_code: whether Python files of the model's folder may run.
         pooling: what it gives of a prompt instead of an answer; None: it generates.
@@ -110,6 +112,7 @@ class ModelDescription:
     fingerprint: dict[str, str] = field(default_factory=dict)
     tensor_parallel: int = 1
     quantization: Quantization = Quantization.none
+    stored: StoredFormat | None = None
     trust_remote_code: bool = False
     pooling: Pooling | None = None
     tool_call_parser: ToolCallParser = ToolCallParser.auto
@@ -136,8 +139,8 @@ class ModelDescription:
             ModelLoadError: a file is missing, unreadable or holds wrong values, or the folder
                 holds an adapter, or needs code of its own that is not trusted.
             UnsupportedModelError: the config or the generation config asks for something we do
-                not honour, or the weights are quantised, or the model cannot be split, or has
-                parts that adapters are not applied to.
+                not honour, or the weights are quantised in a format that cannot be read here, or
+                the model cannot be split, or has parts that adapters are not applied to.
             OptionError: CUDA is asked for and absent, max_model_len exceeds the model's, or
                 tensor_parallel does not fit the model or the machine, or there are fewer CUDA
                 devices than asked for, or the quantization cannot be had here.
@@ -156,6 +159,8 @@ class ModelDescription:
         device = chosen_device(options, parts)
         check_device_count(device, options)
         check_quantization(options.quantization, device, dtype, parts)
+        stored = _stored_format(whole, config, source, device)
+        check_stored(stored, source, options.quantization, parts, bool(options.lora))
         pooling = None if asked is None else pooling_of(source, config, tokenizer, asked)
         if pooling is not None and parts > 1:
             raise OptionError(
@@ -186,6 +191,7 @@ class ModelDescription:
             fingerprint=fingerprint(source),
             tensor_parallel=parts,
             quantization=options.quantization,
+            stored=stored,
             trust_remote_code=trusted,
             pooling=pooling,
             tool_call_parser=options.tool_call_parser,
@@ -262,11 +268,9 @@ def _read_config(source: str, trusted: bool) -> PreTrainedConfig:
 
 def _text_config(config: PreTrainedConfig, source: str) -> PreTrainedConfig:
     """The config of the part that reads text, which a composite one holds among others."""
-    refuse_quantized_checkpoint(config, source)
     if config.is_encoder_decoder:
         refuse_unsupported(config)
     text: PreTrainedConfig = config.get_text_config()
-    refuse_quantized_checkpoint(text, source)
     refuse_unsupported(text)
     if text is not config:
         # What a composite says once, of all its parts.
@@ -355,6 +359,15 @@ def _max_model_len(config: PreTrainedConfig, wanted: int | None) -> int:
     if wanted is not None and wanted > limit:
         raise OptionError(f"max_model_len {wanted} exceeds the model's own limit of {limit} tokens")
     return int(wanted or limit)
+
+
+def _stored_format(
+    whole: PreTrainedConfig, text: PreTrainedConfig, source: str, device: torch.device
+) -> StoredFormat | None:
+    """As transformers looks for it: in the checkpoint's config, then in that of its text part."""
+    size = int(text.vocab_size)
+    found = stored_format(whole, source, device.type, size)
+    return found or stored_format(text, source, device.type, size)
 
 
 def _states(config: PreTrainedConfig, parts: int) -> dict[int, StateShape]:

@@ -44,21 +44,6 @@ _HARMLESS_KEYWORDS = {
 }
 
 
-def refuse_quantized_checkpoint(config: PreTrainedConfig, source: str) -> None:
-    """Raise `UnsupportedModelError` if the config says that the weights are stored quantised."""
-    for name in ("quantization_config", "compression_config"):
-        stated = getattr(config, name, None)
-        if stated is None:
-            continue
-        method = stated.get("quant_method", "?") if isinstance(stated, dict) else "?"
-        raise UnsupportedModelError(
-            "quantised checkpoint",
-            f"the weights of {source!r} are quantised ({name}: {method}), which Shoal does not "
-            "read yet. Use the unquantised model; on the CPU --quantization int8 "
-            "makes its products faster.",
-        )
-
-
 def refuse_unsupported(config: PreTrainedConfig) -> None:
     """Raise `UnsupportedModelError`, naming the feature, if the config asks for one we lack."""
     kind = config.model_type

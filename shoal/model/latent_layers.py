@@ -20,6 +20,7 @@ from transformers import PreTrainedConfig
 from shoal.attention.latent import Expansion, LatentAttention, LatentHeads
 from shoal.errors import UnsupportedModelError
 from shoal.model.description import ModelDescription
+from shoal.model.fusion.linear import is_plain
 from shoal.model.fusion.proof import agree, hidden_input
 from shoal.model.fusion.trial import Trial
 from shoal.model.hook import keeps_latents
@@ -71,7 +72,7 @@ def keep_latents(
     found = {
         int(part.layer_idx): part  # type: ignore[arg-type]
         for part in parts
-        if isinstance(getattr(part, "kv_b_proj", None), nn.Linear) and hasattr(part, "expand_kv")
+        if is_plain(getattr(part, "kv_b_proj", None)) and hasattr(part, "expand_kv")
     }
     attending = [layer for layer, (heads, _, _) in enumerate(shapes) if heads]
     if sorted(found) != attending:

@@ -45,7 +45,13 @@ from shoal.model.memory import enough_memory, out_of_memory
 from shoal.model.packed_cache import packed_keywords
 from shoal.model.pieces import Pieces
 from shoal.model.probe import check_kv_bytes, own_attention_error, probe_attention
+from shoal.model.prove_rows import prove_rows
 from shoal.model.prove_states import prove_states
+from shoal.model.quantized_modules import (
+    quantizer_keywords,
+    quiet_quantizers,
+    settle_quantized,
+)
 from shoal.model.recurrent import adapt_states
 from shoal.model.rotary import go_by_length, plain_positions
 from shoal.model.text_part import refuse_unknown_class, text_part_class
@@ -169,10 +175,11 @@ def fused_model(make: Callable[[], torch.nn.Module], description: ModelDescripti
 def _read_weights(description: ModelDescription) -> torch.nn.Module:
     parts = description.tensor_parallel
     split = {"distributed_config": DistributedConfig(tp_size=parts)} if parts > 1 else {}
-    check_files(description.source)
+    stored = description.stored
+    check_files(description.source, quantized=stored is not None)
     refuse_unknown_class(description.checkpoint_config)
     text_part = text_part_class(description.checkpoint_config)
-    with quiet_transformers(), kept_report() as report:
+    with quiet_transformers(), quiet_quantizers(stored), kept_report() as report:
         try:
             loaded: Any = (text_part or auto_class(description.pooling)).from_pretrained(
                 description.source,
@@ -182,7 +189,8 @@ def _read_weights(description: ModelDescription) -> torch.nn.Module:
                 # Misshaped tensors are refused below, by name.
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
-                **(split or loading_keywords(description.device)),
+                **(split or loading_keywords(description.device))
+                | quantizer_keywords(stored, description.device),
             )
         except Exception as error:  # what is broken shows as any exception of several libraries
             if out_of_memory(error):
@@ -199,6 +207,7 @@ def _read_weights(description: ModelDescription) -> torch.nn.Module:
     module: torch.nn.Module
     module, info = loaded
     check_loaded(module, info, description.id, without_towers=description.whole_config is not None)
+    settle_quantized(module, stored)
     return headed(module, description.pooling, description.config)
 
 
@@ -222,7 +231,8 @@ def prepare_model(module: torch.nn.Module, description: ModelDescription) -> Loa
     Raises:
         UnsupportedModelError: see `load_model`.
     """
-    module = module.to(description.device).eval()
+    # transformers puts quantised weights where they belong; not all of them can be moved.
+    module = (module if description.stored else module.to(description.device)).eval()
     name_linears(module)
     adapt_states(module, description.model_type)
     go_by_length(module, description.length_switch, description.model_type)
@@ -233,6 +243,7 @@ def prepare_model(module: torch.nn.Module, description: ModelDescription) -> Loa
         module, probe.shapes, model.selects_logits, owners=probe.owners, windows=probe.windows
     )
     kind = description.model_type
+    prove_rows(module, kind)
     prove_positions(module, model.layers, Pieces.of(description), kind)
     prove_states(module, description.states, kind)
     layers = keep_latents(module, model.layers, model.logits, description)
@@ -261,7 +272,8 @@ def _fuse(model: LoadedModel, description: ModelDescription) -> LoadedModel | No
     try:
         _replace_modules(fusion, description)
         found = trial.run(model.logits)
-        if models_agree(found, expected):
+        rounds_inputs = description.stored is not None and description.stored.rounds_inputs
+        if models_agree(found, expected, rounds_inputs=rounds_inputs):
             fusion.report()
             fused = replace(model, fused=dict(fusion.done))
             if description.device.type == "cpu":

@@ -88,6 +88,7 @@ class PlanReport:
             "order": facts.figures.order,
             "orders": {order.value: seconds for order, seconds in facts.orders.items()},
             **({"devices": devices} if facts.device_seconds else {}),
+            **({"weights": facts.weights} if facts.weights else {}),
             **({} if facts.adapters is None else {"adapters": asdict(facts.adapters)}),
             "explanation": self.explanation,
             "diagnoses": [item.summary() for item in self.advice],

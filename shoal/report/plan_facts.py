@@ -27,6 +27,7 @@ class PlanFacts:
         machine: what it is made for, each of several devices.
         kv_peak_bytes: expected at most, on one device.
         kv_capacity_source: how that is known: "stated", "default", or "estimated" without weights.
+        weights: how those of a quantised checkpoint are stored; empty for plain ones.
         orders: seconds predicted for each order that was compared.
         read_seconds, plan_seconds, diagnose_seconds: what each step took.
         device_seconds: predicted of each of several devices; empty for one.
@@ -45,6 +46,7 @@ class PlanFacts:
     plan_seconds: float
     diagnose_seconds: float
     kv_capacity_source: str = "stated"
+    weights: str = ""
     device_seconds: tuple[float, ...] = ()
     device_kv_peak_bytes: tuple[int, ...] = ()
     adapters: AdapterUse | None = None
@@ -86,6 +88,8 @@ def fact_rows(plan: Plan, facts: PlanFacts) -> Iterator[tuple[str, str]]:
     yield "Expected KV peak", f"{size} ({peak_tokens:,} tokens){fills}"
     size, source = readable_bytes(kv_tokens * kv_bytes), _SOURCES[facts.kv_capacity_source]
     yield "KV pool", f"{size} ({kv_tokens:,} tokens), {source}"
+    if facts.weights:
+        yield "Weights", facts.weights
     if facts.machine.states is not None:
         state = readable_bytes(int(facts.machine.costs.state_bytes))
         yield "State", f"{state} for each running sequence and each shared segment in use"

@@ -19,7 +19,7 @@ from shoal.model.fusion.angles import table_width
 from shoal.model.fusion.attention_extras import AttentionExtras
 from shoal.model.fusion.fused_attention import AttentionLayer, attention_candidates
 from shoal.model.fusion.layer import layer_candidates
-from shoal.model.fusion.linear import can_pack, product_of
+from shoal.model.fusion.linear import can_pack, is_plain, product_of
 from shoal.model.fusion.mlp import FusedMLP, mlp_candidates
 from shoal.model.fusion.norm import norm_candidates
 from shoal.model.fusion.proof import (
@@ -109,7 +109,7 @@ class Fusion:
     def _mlps(self, ops: LayerOps) -> None:
         for child in _children(self.module):
             down = getattr(child.module, "down_proj", None)
-            if isinstance(down, nn.Linear):
+            if is_plain(down):
                 x = norm_input(down.out_features, down.weight)
                 self._replace(
                     child,
@@ -212,7 +212,7 @@ def pack_linears(module: nn.Module, held: torch.dtype, kernels: Kernels | None) 
     packed = 0
     for child in _children(module):
         linear = child.module
-        if type(linear) is nn.Linear and can_pack(linear.weight.dtype, held):
+        if is_plain(linear) and can_pack(linear.weight.dtype, held):
             x = norm_input(linear.in_features, linear.weight)
             product = product_of(linear, held, kernels)
             if agree(product(x), linear(x)):

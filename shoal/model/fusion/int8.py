@@ -16,7 +16,7 @@ from torch import nn
 
 from shoal.kernels import Kernels
 from shoal.kernels.ops import ZERO_POINT, QuantizeOp
-from shoal.model.fusion.linear import Part, Product, parts_of
+from shoal.model.fusion.linear import Part, Product, is_plain, parts_of
 from shoal.model.fusion.proof import agree, norm_input
 
 TOLERANCE = 0.1
@@ -121,7 +121,7 @@ def _multiplies(module: nn.Module) -> bool:
     """Whether it is a product of a layer, ours or the model's own."""
     if isinstance(module, Product):
         return True
-    return type(module) is nn.Linear and module.out_features >= _FEW_OUTPUTS
+    return is_plain(module) and module.out_features >= _FEW_OUTPUTS
 
 
 def _weights_left(module: nn.Module, head: nn.Module | None) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import nn
@@ -156,8 +156,22 @@ def _joined_bias(layers: tuple[nn.Linear, ...]) -> torch.Tensor | None:
     return torch.cat(parts)
 
 
+def is_plain(module: object) -> TypeGuard[nn.Linear]:
+    """Whether it is a linear layer whose product is that of its weight alone.
+
+    Quantizers keep torch's class, and put a weight of their own into it, or a forward that rounds
+    what comes in.
+    """
+    return (
+        type(module) is nn.Linear
+        and type(module.weight.data) is torch.Tensor
+        and module.weight.is_floating_point()
+        and "forward" not in vars(module)
+    )
+
+
 def linear_children(module: nn.Module, *names: str) -> list[nn.Linear] | None:
     """The children of these names; None unless all are plain linear layers."""
     found = [getattr(module, name, None) for name in names]
-    layers = [child for child in found if type(child) is nn.Linear]
+    layers = [child for child in found if is_plain(child)]
     return layers if len(layers) == len(names) else None

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from shoal.kernels import Isa, Kernels
+from shoal.model.fusion.linear import is_plain
 
 MEMORY_SHARE = 0.5
 """Of the memory available, what wider weights may take."""
@@ -49,4 +50,4 @@ def available_bytes() -> int:
 
 
 def _linear_bytes(module: nn.Module) -> int:
-    return sum(layer.weight.nbytes for layer in module.modules() if type(layer) is nn.Linear)
+    return sum(layer.weight.nbytes for layer in module.modules() if is_plain(layer))

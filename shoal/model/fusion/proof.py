@@ -39,14 +39,26 @@ def agree_in_most_rows(found: object, expected: object) -> bool:
     return _median_row_agrees(found, expected, TOLERANCE)
 
 
-def models_agree(found: torch.Tensor, expected: torch.Tensor) -> bool:
+ROUNDED_TOLERANCE = 0.1
+"""The same where layers round what comes in to 8 bits: a last bit may turn a step of 1/127."""
+
+
+def models_agree(
+    found: torch.Tensor, expected: torch.Tensor, *, rounds_inputs: bool = False
+) -> bool:
     """Whether logits [T, vocabulary] are those of the same model.
 
     The median row is compared, loosely in 16 bits: rounding grows through the layers, and where it
     turns a router's choice for one row, the rows after it change too. What this finds is parts
     that do not fit together.
+
+    Args:
+        rounds_inputs: whether layers round what they are given.
     """
-    return _median_row_agrees(found, expected, MODEL_TOLERANCE)
+    tolerance = MODEL_TOLERANCE[expected.dtype]
+    if rounds_inputs:
+        tolerance = max(tolerance, ROUNDED_TOLERANCE)
+    return _median_row_agrees(found, expected, {expected.dtype: tolerance})
 
 
 def _median_row_agrees(
