@@ -168,7 +168,7 @@ FORMATS: dict[str, Maker] = {
         format_="float-quantized",
     ),
     "torchao int8": partial(_torchao, config="Int8WeightOnlyConfig"),
-    "torchao int4": partial(_torchao, config="IntxWeightOnlyConfig"),
+    "torchao intx in 8 bits": partial(_torchao, config="IntxWeightOnlyConfig"),
     "torchao int8 dynamic": partial(_torchao, config="Int8DynamicActivationInt8WeightConfig"),
     "torchao float8": partial(_torchao, config="Float8WeightOnlyConfig"),
     "bitsandbytes 8 bits": partial(_bitsandbytes, load_in_8bit=True),
