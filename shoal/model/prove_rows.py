@@ -49,7 +49,7 @@ def _try(name: str, layer: nn.Linear, dtype: torch.dtype, kind: str) -> None:
     drawn[_ROWS:] *= _LARGE
     x = drawn.to(layer.weight.device, dtype)[None]
     together = layer(x[:, :_ROWS]).float()
-    alone = torch.cat([layer(row).float() for row in x[:, :_ROWS].split(1, dim=1)], dim=1)
+    alone = torch.cat([layer(x[:, row : row + 1]).float() for row in range(_ROWS)], dim=1)
     beside = layer(x).float()[:, :_ROWS]
     for found, when in ((alone, "alone"), (beside, "beside larger ones")):
         distance = (found - together).norm(dim=-1)

@@ -41,8 +41,8 @@ def quiet_quantizers(stored: StoredFormat | None) -> Iterator[None]:
     if stored is None:
         yield
         return
-    # transformers leaves these functions without types.
-    before = transformers_logging.get_verbosity()  # type: ignore[no-untyped-call]
+    before = transformers_logging.get_verbosity()
+    # transformers leaves this function without types.
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         with warnings.catch_warnings():
@@ -50,7 +50,7 @@ def quiet_quantizers(stored: StoredFormat | None) -> Iterator[None]:
             warnings.filterwarnings("ignore", "You passed `quantization_config`")
             yield
     finally:
-        transformers_logging.set_verbosity(before)  # type: ignore[no-untyped-call]
+        transformers_logging.set_verbosity(before)
 
 
 def settle_quantized(module: Any, stored: StoredFormat | None) -> None:

@@ -176,8 +176,8 @@ def _histogram(name: str, help: str, bounds: Sequence[int], tally: Tally) -> Met
     keys = [*(f"{bound:.1f}" for bound in bounds), "+Inf"]
     below = [float(value) for value in accumulate(counts)]
     buckets = tuple(("_bucket", {"le": key}, value) for key, value in zip(keys, below, strict=True))
-    sums = (("_sum", {}, float(tally.total)), ("_count", {}, below[-1]))
-    return Metric(name, "histogram", help, (*buckets, *sums))
+    total = ("_sum", dict[str, str](), float(tally.total))
+    return Metric(name, "histogram", help, (*buckets, total, ("_count", {}, below[-1])))
 
 
 def _number(value: float) -> str:
