@@ -243,7 +243,8 @@ def prepare_model(module: torch.nn.Module, description: ModelDescription) -> Loa
         module, probe.shapes, model.selects_logits, owners=probe.owners, windows=probe.windows
     )
     kind = description.model_type
-    prove_rows(module, kind)
+    if description.stored:
+        prove_rows(module, kind)
     prove_positions(module, model.layers, Pieces.of(description), kind)
     prove_states(module, description.states, kind)
     layers = keep_latents(module, model.layers, model.logits, description)

@@ -35,12 +35,17 @@ def prove_rows(module: nn.Module, kind: str) -> None:
     tried = set()
     dtype = next(part for part in module.parameters() if part.is_floating_point()).dtype
     for name, part in module.named_modules():
-        if not isinstance(part, nn.Linear) or is_plain(part):
+        # A model's own kinds of linear layers, such as routers, are proved with the whole model.
+        if not isinstance(part, nn.Linear) or is_plain(part) or _is_the_models(part):
             continue
         shape = type(part), type(part.weight.data), part.in_features, part.out_features
         if shape not in tried:
             tried.add(shape)
             _try(name, part, dtype, kind)
+
+
+def _is_the_models(part: nn.Module) -> bool:
+    return type(part).__module__.startswith("transformers.models.")
 
 
 def _try(name: str, layer: nn.Linear, dtype: torch.dtype, kind: str) -> None:
