@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -22,6 +23,7 @@ from shoal.server.routes_page import POLICY
 from shoal.server.telemeter import Telemeter
 from shoal.server.telemetry import ITERATION_BUCKETS, Telemetry, TracePoint
 from shoal.types import PlanFigures
+from tests.helpers.planner_jobs import Job
 from tests.server.long_batches import another_running, checked
 from tests.server.server_process import Server, chat, chats
 
@@ -239,15 +241,17 @@ class Run:
 def test_what_is_told_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Telemetry] = []
     telemeter, run = Telemeter(told.append), Run()
+    now = [0.0]
     monkeypatch.setattr("shoal.server.telemeter.TELL_SECONDS", 0.02)
-    telemeter.began(run)  # type: ignore[arg-type]
+    monkeypatch.setattr("shoal.server.telemeter.time", SimpleNamespace(monotonic=lambda: now[0]))
+    telemeter.began(run, Job([[1, 2]]).table)  # type: ignore[arg-type]
     state = ProgressState(done=0, total=9, tokens=1, remaining_tokens=3, seconds=1, kv_bytes=99)
     for iteration in range(60):
         run.iterate(iteration, 3, 400 if iteration % 2 else 0)
         telemeter.update(state)
-        time.sleep(0.002)
+        now[0] += 0.002
     telemeter.ended()
-    assert 3 < len(told) < 40, "not every iteration"
+    assert 5 < len(told) < 10, "not every iteration"
     live = Live()
     live.begin(("batch_a",))
     for each in told:
