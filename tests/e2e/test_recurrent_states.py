@@ -65,7 +65,9 @@ def test_jobs(family: str, shoal: Shoal, tmp_path: Path) -> None:
 
     code = shoal("run", "in.jsonl", "-o", "tp.jsonl", *plenty, "--tensor-parallel", 2)
     assert code == 1
-    assert "have recurrent layers, which are not split over devices" in shoal.text("stderr")
+    # For some families transformers has no plan at all, and that is said first.
+    reasons = "have recurrent layers, which are not split over devices", "no tensor parallel plan"
+    assert any(reason in shoal.text("stderr") for reason in reasons)
 
 
 def text_of(model: Path, ids: list[int]) -> str:
