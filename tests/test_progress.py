@@ -8,7 +8,7 @@ from rich.console import Console
 
 from shoal import progress
 from shoal.engine.engine import RunStats
-from shoal.jobs.collect import Collector
+from shoal.jobs.collect import Collector, remaining_tokens
 from shoal.progress import LineReporter, ProgressState, make_reporter
 from shoal.types import Choice, Completion, RequestParams, RequestTable
 
@@ -84,7 +84,7 @@ def completion(request: int) -> Completion:
 
 
 def test_a_line_is_complete_with_its_last_prompt() -> None:
-    collector = Collector(table([4, 7, 7, 9]), planned_prompt_tokens=4)
+    collector = Collector(table([4, 7, 7, 9]))
     assert list(collector.take([completion(2)])) == []
     lines = list(collector.take([completion(0), completion(1)]))
     assert [(line, [c.request_index for c in parts]) for line, parts in lines] == [
@@ -95,9 +95,9 @@ def test_a_line_is_complete_with_its_last_prompt() -> None:
 
 
 def test_work_left() -> None:
-    collector = Collector(table([0, 1]), planned_prompt_tokens=100)
-    assert collector.remaining_tokens(RunStats()) == 140
+    collector = Collector(table([0, 1]))
+    assert remaining_tokens(RunStats(), 100, [collector]) == 140
     running = RunStats(prompt_tokens_computed=60, generated_tokens=5)
-    assert collector.remaining_tokens(running) == 75
+    assert remaining_tokens(running, 100, [collector]) == 75
     list(collector.take([completion(0)]))
-    assert collector.remaining_tokens(running) == 40 + 20 - 2
+    assert remaining_tokens(running, 100, [collector]) == 40 + 20 - 2

@@ -118,7 +118,8 @@ def test_layers_of_all_kinds_are_measured_by_what_they_see(
     assert costs == engine.machine.costs == default_costs(description)
     attention = prefill_flops(costs, 512) - 512 * costs.flops_per_token
     whole = 512 * 513 / 2 * costs.attention_flops
-    assert 0 < attention < whole
+    assert 0 < attention <= whole
+    assert (attention < whole) == (family in ("gemma4", "gpt_oss")), "only windows see less"
     assert measure_rates(bench, 512, 1.0).flops_per_second == prefill_flops(costs, 512)
 
 
