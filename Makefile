@@ -9,7 +9,7 @@ PEER_PYTHON ?= python3.11
 WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install kernels sanitize demo test test-fast test-kernels test-slow wheel test-package bench bench-windows bench-attention bench-int8 bench-recurrence bench-structured bench-pooling bench-gpu bench-planner bench-peers lint format types docs check clean
+.PHONY: help install kernels sanitize demo test test-fast test-kernels test-torchao test-slow wheel test-package bench bench-windows bench-attention bench-int8 bench-recurrence bench-structured bench-pooling bench-gpu bench-planner bench-peers lint format types docs check clean
 
 help:  ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -59,6 +59,10 @@ test-fast: install  ## Run the tests that are quick; one that takes over 30 seco
 test-kernels: install  ## Run the Triton kernels without a GPU: interpreted, and compiled for Hopper
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest $$(find tests -name 'test_*_interpreted.py')
 	$(BIN)/python -m pytest -m slow --override-ini addopts='-q --strict-markers' tests/attention/triton tests/kernels tests/sampling/test_draw_compiles.py
+
+test-torchao: install  ## Run the tests of quantised checkpoints with torchao, which transformers imports at each start
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps --upgrade --target build/torchao torchao
+	PYTHONPATH=build/torchao $(BIN)/python -m pytest tests/model/test_quantized.py
 
 test-slow: install  ## Run the tests that take long or need gigabytes
 	$(BIN)/python -m pytest -m slow --override-ini addopts='-q --strict-markers'
