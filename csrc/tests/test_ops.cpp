@@ -5,55 +5,28 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <random>
 #include <vector>
 
+#include "numbers.h"
 #include "shoal_kernels.h"
 
 namespace {
 
-std::mt19937 rng;
-
-int pick(std::initializer_list<int> of) { return of.begin()[rng() % of.size()]; }
-
-float as_float(float x) { return x; }
-float as_float(uint16_t x) {
-  uint32_t bits = uint32_t(x) << 16;
-  float out;
-  memcpy(&out, &bits, 4);
-  return out;
-}
-void set(float& to, double x) { to = float(x); }
-void set(uint16_t& to, double x) {
-  float narrow = float(x);
-  uint32_t bits;
-  memcpy(&bits, &narrow, 4);
-  to = uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-
-template <class T>
-std::vector<T> random_numbers(int64_t n) {
-  std::normal_distribution<double> normal;
-  std::vector<T> out(n);
-  for (T& x : out) set(x, normal(rng));
-  return out;
-}
-
 template <class T>
 bool near(T found, double expected, const char* what) {
   double unit = sizeof(T) == 2 ? 1.0 / 128 : 1e-5;
-  if (std::abs(as_float(found) - expected) <= unit * (std::abs(expected) + 0.05)) return true;
-  printf("%s: %g instead of %g\n", what, as_float(found), expected);
+  if (std::abs(as_double(found) - expected) <= unit * (std::abs(expected) + 0.05)) return true;
+  printf("%s: %g instead of %g\n", what, as_double(found), expected);
   return false;
 }
 
 template <class T>
 std::vector<double> normed(const T* x, int64_t n, const T* weight, double offset, double eps) {
   double squares = 0;
-  for (int64_t i = 0; i < n; i++) squares += double(as_float(x[i])) * as_float(x[i]);
+  for (int64_t i = 0; i < n; i++) squares += double(as_double(x[i])) * as_double(x[i]);
   std::vector<double> out(n);
   for (int64_t i = 0; i < n; i++)
-    out[i] = as_float(x[i]) / std::sqrt(squares / n + eps) * (offset + as_float(weight[i]));
+    out[i] = as_double(x[i]) / std::sqrt(squares / n + eps) * (offset + as_double(weight[i]));
   return out;
 }
 
@@ -83,7 +56,7 @@ int test_gated(int32_t dtype, int32_t isa, int32_t threads) {
   int wrong = 0;
   for (int64_t r = 0; r < rows; r++)
     for (int64_t i = 0; i < width; i++) {
-      double gate = as_float(in[r * stride + i]), up = as_float(in[r * stride + width + i]);
+      double gate = as_double(in[r * stride + i]), up = as_double(in[r * stride + width + i]);
       double inner = 0.7978845608028654 * (gate + 0.044715 * gate * gate * gate);
       double active = activation == SHOAL_SILU ? gate / (1 + std::exp(-gate))
                                                : gate / 2 * (1 + std::tanh(inner));
@@ -103,10 +76,10 @@ int test_quantize(int32_t dtype, int32_t isa, int32_t threads) {
   int wrong = 0;
   for (int64_t r = 0; r < rows; r++) {
     double top = 0;
-    for (int64_t i = 0; i < width; i++) top = std::max<double>(top, std::abs(as_float(x[r * stride + i])));
+    for (int64_t i = 0; i < width; i++) top = std::max<double>(top, std::abs(as_double(x[r * stride + i])));
     wrong += !near(scales[r], top / 127, "scale");
     for (int64_t i = 0; i < width; i++) {
-      double error = (out[r * width + i] - 128.0) * scales[r] - as_float(x[r * stride + i]);
+      double error = (out[r * width + i] - 128.0) * scales[r] - as_double(x[r * stride + i]);
       if (std::abs(error) <= 0.50001 * scales[r]) continue;
       printf("quantize: off by %g steps\n", error / scales[r]);
       wrong++;
@@ -128,7 +101,7 @@ int test_rotary(int32_t dtype, int32_t isa, int32_t threads) {
   auto cos = random_numbers<T>(c.rows * c.rotary_dim), sin = random_numbers<T>(c.rows * c.rotary_dim);
   auto query_norm = random_numbers<T>(c.key_dim), key_norm = random_numbers<T>(c.key_dim);
   std::vector<float> wide(before.size());
-  for (size_t i = 0; i < wide.size(); i++) wide[i] = as_float(before[i]);
+  for (size_t i = 0; i < wide.size(); i++) wide[i] = as_double(before[i]);
   if (pick({0, 1})) {
     c.wide = wide.data();
     std::fill(qkv.begin(), qkv.end(), T(1));
@@ -157,22 +130,22 @@ int test_rotary(int32_t dtype, int32_t isa, int32_t threads) {
       int64_t at = r * row + h * c.key_dim;
       std::vector<double> x(c.key_dim);
       if (norms) x = normed(&before[at], c.key_dim, (h < c.heads ? query_norm : key_norm).data(), 0, 1e-5);
-      else for (int32_t d = 0; d < c.key_dim; d++) x[d] = as_float(before[at + d]);
+      else for (int32_t d = 0; d < c.key_dim; d++) x[d] = as_double(before[at + d]);
       auto y = x;
       for (int32_t i = 0; i < c.rotary_dim / 2; i++) {
         int32_t p = c.neighbours ? 2 * i : i, q = c.neighbours ? 2 * i + 1 : i + c.rotary_dim / 2;
         const T *cs = &cos[r * c.rotary_dim], *sn = &sin[r * c.rotary_dim];
-        y[p] = x[p] * as_float(cs[p]) - x[q] * as_float(sn[p]);
-        y[q] = x[q] * as_float(cs[q]) + x[p] * as_float(sn[q]);
+        y[p] = x[p] * as_double(cs[p]) - x[q] * as_double(sn[p]);
+        y[q] = x[q] * as_double(cs[q]) + x[p] * as_double(sn[q]);
       }
       for (int32_t d = 0; d < c.key_dim; d++) {
         // A normed head is rounded before it is rotated.
         double slack = norms && sizeof(T) == 2 ? 0.02 * (std::abs(x[d]) + 3) : 0;
-        if (std::abs(as_float(qkv[at + d]) - y[d]) > slack) wrong += !near(qkv[at + d], y[d], "rotary");
+        if (std::abs(as_double(qkv[at + d]) - y[d]) > slack) wrong += !near(qkv[at + d], y[d], "rotary");
         if (!stores || h < c.heads) continue;
         int64_t stored = (h - c.heads) * c.keys_head + block * SHOAL_BLOCK * c.key_dim +
                          d / pack * SHOAL_BLOCK * pack + in_block * pack + d % pack;
-        wrong += as_float(keys[stored]) != as_float(qkv[at + d]);
+        wrong += as_double(keys[stored]) != as_double(qkv[at + d]);
       }
     }
     for (int32_t h = 0; stores && h < c.kv_heads; h++)
@@ -180,7 +153,7 @@ int test_rotary(int32_t dtype, int32_t isa, int32_t threads) {
         int64_t stored = h * c.values_head + block * SHOAL_BLOCK * c.value_dim +
                          in_block / pack * c.value_dim * pack + d * pack + in_block % pack;
         int64_t from = r * row + (c.heads + c.kv_heads) * c.key_dim + h * c.value_dim + d;
-        wrong += as_float(values[stored]) != as_float(before[from]);
+        wrong += as_double(values[stored]) != as_double(before[from]);
       }
   }
   return wrong;

@@ -7,36 +7,11 @@
 #include <random>
 #include <vector>
 
+#include "numbers.h"
 #include "shoal_kernels.h"
 
 namespace {
 
-std::mt19937 rng;
-
-int pick(std::initializer_list<int> of) { return of.begin()[rng() % of.size()]; }
-
-double as_double(float x) { return x; }
-double as_double(uint16_t x) {
-  uint32_t bits = uint32_t(x) << 16;
-  float out;
-  memcpy(&out, &bits, 4);
-  return out;
-}
-void set(float& to, double x) { to = float(x); }
-void set(uint16_t& to, double x) {
-  float narrow = float(x);
-  uint32_t bits;
-  memcpy(&bits, &narrow, 4);
-  to = uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-
-template <class T>
-std::vector<T> random_numbers(int64_t n) {
-  std::normal_distribution<double> normal;
-  std::vector<T> out(n);
-  for (T& x : out) set(x, normal(rng));
-  return out;
-}
 std::vector<float> fractions(int64_t n) {
   std::uniform_real_distribution<float> uniform(0.2f, 1.0f);
   std::vector<float> out(n);

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load
 
 from shoal.errors import ModelLoadError
@@ -62,16 +61,10 @@ class AdapterFile:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of every tensor, by its name in the file."""
         try:
-            (length,) = struct.unpack("<Q", self._weights[:8])
-            header = json.loads(self._weights[8 : 8 + length])
-            found = {
-                tensor: tuple(int(size) for size in said["shape"])
-                for tensor, said in header.items()
-                if tensor != "__metadata__"
-            }
-        except (struct.error, ValueError, KeyError, TypeError, AttributeError):
+            with safe_open(Path(self.path) / WEIGHTS_FILE, framework="pt") as file:
+                return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError):
             raise self._broken() from None
-        return found
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Every tensor, by its name in the file."""
