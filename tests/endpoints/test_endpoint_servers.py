@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import subprocess
 import sys
@@ -10,13 +11,17 @@ import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from shoal.endpoints import EndpointOptions, endpoint_run
+from shoal.endpoints.endpoint_answers import TryAgain
 from shoal.endpoints.endpoint_run import EndpointRun
+from shoal.endpoints.endpoint_server import EndpointServer
 from shoal.errors import EndpointError
 from shoal.jobs import JobSpec, run_job
+from shoal.types import ServerAnswer
 from tests.endpoints.conftest import FaultServer
 from tests.helpers.job_files import chat, read_records, write_lines
 from tests.helpers.kills import run_with_kills
@@ -127,13 +132,30 @@ def test_a_server_that_is_silent_gives_its_lines_back(
     lines = families(8, 20)
     write_lines(tmp_path / "in.jsonl", lines)
     under_way: list[int] = []
-    leave = EndpointRun._leave
+    waiting: set[str] = set()
+    leave, post = EndpointRun._leave, EndpointServer.post
 
     def left(run: EndpointRun, number: int) -> None:
         under_way.append(len(run._servers[number].under_way))
         leave(run, number)
 
+    async def never_in_time(
+        server: EndpointServer, url: str, body: dict[str, Any]
+    ) -> ServerAnswer | TryAgain:
+        """One line of each server is still waited for when the others' time is over."""
+        one = server.url not in waiting
+        waiting.add(server.url)
+        try:
+            outcome = await post(server, url, body)
+            if one and isinstance(outcome, TryAgain):
+                await asyncio.sleep(600)
+            return outcome
+        finally:
+            if one:
+                waiting.discard(server.url)
+
     monkeypatch.setattr(EndpointRun, "_leave", left)
+    monkeypatch.setattr(EndpointServer, "post", never_in_time)
     pauser = threading.Thread(target=lambda: after(5, servers[1], servers[1].pause))
     pauser.start()
     result = run_job(spec(tmp_path, model, *servers, patience=0.2, timeout=3.0))

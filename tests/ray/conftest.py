@@ -1,4 +1,7 @@
-"""A Ray of this machine's own, for all tests of the folder."""
+"""A Ray of this machine's own, for the tests of one file.
+
+Its end comes with the file's: the tests of other folders, in the same process, connect to others.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import pytest
 STORE_BYTES = 200_000_000
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ray_data() -> Iterator[Any]:
     """The module ray.data, on a local Ray of four CPUs by name."""
     ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'shoal[ray]'")
