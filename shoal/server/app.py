@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 from fastapi import APIRouter, Depends, FastAPI
 
+from shoal.server.api_errors import not_found
 from shoal.server.batches import Batches
 from shoal.server.body_limit import BodyLimit
 from shoal.server.broadcast import Broadcast
 from shoal.server.files import Files
-from shoal.server.http_errors import install_handlers, not_found
+from shoal.server.http_errors import install_handlers
 from shoal.server.keys import Keys
 from shoal.server.known_hosts import KnownHosts
-from shoal.server.live import Live
+from shoal.server.live import EngineFigures, Live
 from shoal.server.objects import ERRORS, ModelList, ModelObject
 from shoal.server.operations import operations
 from shoal.server.rate_limit import RateLimit
@@ -22,7 +23,6 @@ from shoal.server.routes_batches import batch_routes
 from shoal.server.routes_files import UPLOAD_PATH, file_routes
 from shoal.server.routes_live import live_routes
 from shoal.server.routes_page import page_routes
-from shoal.server.runner import EngineFigures
 from shoal.server.same_origin import SameOrigin
 from shoal.server.wall_clock import now
 from shoal.server.who import owner

@@ -11,10 +11,10 @@ from sqlalchemy import Boolean, bindparam, case, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from shoal.server import states
+from shoal.server.api_errors import DO_NOT_RETRY, ApiError, not_found
 from shoal.server.database import Database, StoredBatch, StoredFile
 from shoal.server.engine_messages import BatchProgress, BatchTask
 from shoal.server.files import BATCHES_FOLDER, kept_seconds, seen_by
-from shoal.server.http_errors import DO_NOT_RETRY, ApiError, not_found
 from shoal.server.objects import CreateBatch
 from shoal.server.wall_clock import now
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shoal.server.http_errors import too_large
+from shoal.server.api_errors import too_large
 
 MOST_BYTES = 256 * 1024
 

@@ -10,11 +10,10 @@ from typing import Any
 import orjson
 from starlette.concurrency import run_in_threadpool
 
+from shoal.server.api_errors import ApiError
 from shoal.server.database import Database
 from shoal.server.followed import FollowedBatches
-from shoal.server.http_errors import ApiError
-from shoal.server.live import Live, LiveRun
-from shoal.server.runner import EngineFigures
+from shoal.server.live import EngineFigures, Live, LiveRun
 from shoal.server.setbacks import Setbacks
 
 TICK_SECONDS = 0.5

@@ -9,8 +9,8 @@ from pathlib import Path
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
+from shoal.server.api_errors import not_found
 from shoal.server.database import Database, StoredBatch, StoredFile
-from shoal.server.http_errors import not_found
 from shoal.server.objects import MOST_KEPT_SECONDS
 from shoal.server.pictures import drop_pictures
 from shoal.server.states import UNFINISHED

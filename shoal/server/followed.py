@@ -8,8 +8,8 @@ import orjson
 from sqlalchemy import select
 
 from shoal.server import states
+from shoal.server.api_errors import not_found
 from shoal.server.database import Database, StoredBatch, StoredFile
-from shoal.server.http_errors import not_found
 from shoal.server.objects import BatchObject
 
 SHOWN = 50

@@ -6,8 +6,8 @@ import hashlib
 import hmac
 import secrets
 
+from shoal.server.api_errors import ApiError
 from shoal.server.database import Database, Setting
-from shoal.server.http_errors import ApiError
 
 NOBODY = ""
 """The owner of everything where no key is asked for."""

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from shoal.server.http_errors import ApiError
+from shoal.server.api_errors import ApiError
 
 
 def is_loopback(host: str) -> bool:

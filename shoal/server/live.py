@@ -12,6 +12,17 @@ MOST_POINTS = 240
 """Of a run's curve; when there are more, neighbours are joined: it always shows the whole run."""
 
 
+@dataclass
+class EngineFigures:
+    """What the engine is doing; `state` is `loading` or `ready`."""
+
+    state: str = "loading"
+    restarts: int = 0
+    tokens_per_second: float = 0.0
+    kv_bytes: int = 0
+    kv_pool_bytes: int = 0
+
+
 @dataclass(frozen=True)
 class LiveRun:
     """The run under way, or the last one.

@@ -14,8 +14,7 @@ from shoal.server.finished_requests import (
     FinishedRequests,
     Tally,
 )
-from shoal.server.live import Live, LiveTotals
-from shoal.server.runner import EngineFigures
+from shoal.server.live import EngineFigures, Live, LiveTotals
 from shoal.server.telemetry import ITERATION_BUCKETS
 
 Counts = Mapping[str, tuple[int, int, int, int]]

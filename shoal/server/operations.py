@@ -6,9 +6,8 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from shoal.server.batches import Batches
-from shoal.server.live import Live
+from shoal.server.live import EngineFigures, Live
 from shoal.server.metrics import metrics_text
-from shoal.server.runner import EngineFigures
 
 
 def operations(

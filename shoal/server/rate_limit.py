@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from time import monotonic
 
-from shoal.server.http_errors import ApiError
+from shoal.server.api_errors import ApiError
 
 BURST_SECONDS = 5
 """A key that was quiet so long may make all the requests of that time at once."""

@@ -7,10 +7,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
+from shoal.server.api_errors import ApiError, wrong
 from shoal.server.batches import Batches
 from shoal.server.database import StoredFile
 from shoal.server.files import Files
-from shoal.server.http_errors import ApiError, wrong
 from shoal.server.objects import BatchList, BatchObject, CreateBatch, window_seconds
 from shoal.server.who import Who
 from shoal.types import ENDPOINTS

@@ -9,9 +9,9 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse
 from starlette.concurrency import run_in_threadpool
 
+from shoal.server.api_errors import ApiError, too_large, wrong
 from shoal.server.database import StoredFile
 from shoal.server.files import Files
-from shoal.server.http_errors import ApiError, too_large, wrong
 from shoal.server.objects import (
     LEAST_KEPT_SECONDS,
     MOST_KEPT_SECONDS,

@@ -7,12 +7,12 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import Response, StreamingResponse
 
+from shoal.server.api_errors import not_found
 from shoal.server.batches import Batches
 from shoal.server.broadcast import Broadcast
 from shoal.server.engine_messages import FOREST_FILE
 from shoal.server.files import Files
 from shoal.server.followed import newest_batches, one_batch
-from shoal.server.http_errors import not_found
 from shoal.server.who import Who
 from shoal.types import ENDPOINTS
 

@@ -10,7 +10,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header
 from fastapi.responses import Response
 
-from shoal.server.http_errors import not_found
+from shoal.server.api_errors import not_found
 
 POLICY = "; ".join(
     (

@@ -7,7 +7,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from shoal.processes import Exited, WorkerProcesses
 from shoal.server import children
@@ -26,7 +25,7 @@ from shoal.server.engine_messages import (
     Stopped,
 )
 from shoal.server.gathering import Gathering
-from shoal.server.live import Live
+from shoal.server.live import EngineFigures, Live
 from shoal.server.server_options import Served
 from shoal.server.setbacks import Setbacks
 from shoal.server.telemetry import Telemetry
@@ -40,17 +39,6 @@ _ENGINE = 0
 _ITSELF = "the runner"
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass
-class EngineFigures:
-    """What the engine is doing; `state` is `loading` or `ready`."""
-
-    state: str = "loading"
-    restarts: int = 0
-    tokens_per_second: float = 0.0
-    kv_bytes: int = 0
-    kv_pool_bytes: int = 0
 
 
 class Runner:

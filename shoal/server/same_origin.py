@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shoal.server.http_errors import ApiError
+from shoal.server.api_errors import ApiError
 
 _READS = ("GET", "HEAD", "OPTIONS")
 

@@ -11,8 +11,8 @@ from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser
 from starlette.concurrency import run_in_threadpool
 
+from shoal.server.api_errors import ApiError, too_large, wrong
 from shoal.server.files import Files, NewUpload
-from shoal.server.http_errors import ApiError, too_large, wrong
 
 _GROUP_BYTES = 1024**2
 """So much is collected before it is written."""

@@ -8,7 +8,7 @@ import httpx2
 import openai
 import pytest
 
-from shoal.server.http_errors import ApiError
+from shoal.server.api_errors import ApiError
 from shoal.server.rate_limit import BURST_SECONDS, RateLimit
 from tests.server.conftest import KEYS
 from tests.server.server_process import CHAT_URL, Server, chat, serving
