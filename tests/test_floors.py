@@ -60,6 +60,19 @@ FLOORS = {
     "cli": 14,
     "__main__": 15,
 }
+SERVER_FLOORS = {
+    "packages": 0,
+    "server_options": 0,
+    "logs": 1,
+    "messages": 1,
+    "store": 2,
+    "workers": 2,
+    "live": 3,
+    "http": 4,
+    "dispatch": 4,
+    "serve": 5,
+}
+"""The server is a house of its own: its rooms, and the modules beside them."""
 WITHIN_FLOOR_0 = {
     ("types", "errors"),
     ("arrow", "errors"),
@@ -74,12 +87,12 @@ WITHIN_FLOOR_0 = {
 """Floor 0 is small rooms; these are the arrows between them."""
 
 
-def room_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def room_of(path: Path, house: Path = PACKAGE) -> str:
+    return path.relative_to(house).parts[0].removesuffix(".py")
 
 
-def imports(source: str) -> set[str]:
-    """Rooms a module imports, wherever in it the import stands."""
+def imports(source: str, house: str = "shoal") -> set[str]:
+    """What a module imports directly below a package, wherever in it the import stands."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and node.module:
@@ -88,15 +101,15 @@ def imports(source: str) -> set[str]:
             names = [alias.name for alias in node.names]
         else:
             continue
-        parts = [name.split(".") for name in names]
-        found |= {part[1] for part in parts if part[0] == "shoal" and len(part) > 1}
-    return found & FLOORS.keys()
+        inner = [name.removeprefix(f"{house}.") for name in names if name.startswith(f"{house}.")]
+        found |= {name.split(".")[0] for name in inner}
+    return found
 
 
 def violations(room: str, source: str) -> list[str]:
     return [
         f"{room} (floor {FLOORS[room]}) imports {other} (floor {FLOORS[other]})"
-        for other in sorted(imports(source))
+        for other in sorted(imports(source) & FLOORS.keys())
         if other != room and FLOORS[other] >= FLOORS[room] and (room, other) not in WITHIN_FLOOR_0
     ]
 
@@ -128,6 +141,21 @@ def test_arrows_point_downwards(room: str) -> None:
 )
 def test_an_arrow_upwards_is_seen(room: str, source: str, count: int) -> None:
     assert len(violations(room, source)) == count
+
+
+@pytest.mark.parametrize("room", SERVER_FLOORS)
+def test_arrows_of_the_server_point_downwards(room: str) -> None:
+    house = PACKAGE / "server"
+    paths = [path for path in house.rglob("*.py") if path != house / "__init__.py"]
+    assert {room_of(path, house) for path in paths} == set(SERVER_FLOORS)
+    wrong = {
+        (path.name, other)
+        for path in paths
+        if room_of(path, house) == room
+        for other in imports(path.read_text(), "shoal.server") - {room}
+        if SERVER_FLOORS[other] >= SERVER_FLOORS[room]
+    }
+    assert wrong == set()
 
 
 @pytest.mark.parametrize("room", ["planner", "scheduler", "simulate", "planning"])

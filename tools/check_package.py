@@ -49,7 +49,7 @@ def check_files(sdist: Path, wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as zipped:
         missing = expected - set(zipped.namelist())
     assert not missing, f"{wheel.name} lacks {sorted(missing)}"
-    pages = sum(name.startswith("shoal/server/page/") for name in expected)
+    pages = sum(name.startswith("shoal/server/http/page/") for name in expected)
     print(f"both hold all {len(expected)} files of the package, {pages} of them the server's page")
 
 
@@ -60,7 +60,10 @@ def check(environment: Path, folder: Path, name: str) -> None:
     lines = (ROOT / "examples" / "tickets.jsonl").read_text().splitlines(keepends=True)
     job.write_text("".join(lines[:LINES]))
     run([python, "-c", "from shoal.kernels import missing_note; assert not missing_note()"], folder)
-    run([python, "-c", "from shoal.server.routes_page import page_routes; page_routes()"], folder)
+    run(
+        [python, "-c", "from shoal.server.http.routes_page import page_routes; page_routes()"],
+        folder,
+    )
     plan = run([shoal, "plan", job, "--json"], folder)
     assert json.loads(plan)["requests"] == LINES, plan
     run([shoal, "run", job, "-o", results, "--quiet", "--restart"], folder)

@@ -13,18 +13,11 @@ import uvicorn
 from shoal.config import model_names
 from shoal.errors import ModelError, OptionError
 from shoal.model.lora.adapter_folders import adapter_folders
-from shoal.server.app import Parts, make_app
-from shoal.server.batches import Batches
-from shoal.server.clerk import Clerk
-from shoal.server.database import Database
-from shoal.server.files import Files
-from shoal.server.gathering import Gathering
-from shoal.server.keys import Keys
-from shoal.server.known_hosts import is_loopback
-from shoal.server.lock import data_directory
+from shoal.server.dispatch import Clerk, Gathering, Runner
+from shoal.server.http import Parts, is_loopback, make_app
 from shoal.server.logs import set_up_log
-from shoal.server.runner import Runner
 from shoal.server.server_options import Served, ServerOptions
+from shoal.server.store import Batches, Database, Files, Keys, data_directory
 
 BACKLOG = 2048
 GRACE_SECONDS = 5

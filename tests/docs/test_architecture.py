@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_floors import FLOORS
+from tests.test_floors import FLOORS, SERVER_FLOORS
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "architecture.md"
@@ -20,10 +20,12 @@ PLACES = [
 """A class, a function or a method, and the file it is in."""
 
 
-def test_rooms_and_floors() -> None:
+@pytest.mark.parametrize(("house", "floors"), [("", FLOORS), ("server.", SERVER_FLOORS)])
+def test_rooms_and_floors(house: str, floors: dict[str, int]) -> None:
     rows = re.findall(r"^\| (\d+) \| ([^|]+) \|", PAGE.read_text(), re.M)
-    listed = {room: int(floor) for floor, names in rows for room in re.findall(r"`(\w+)`", names)}
-    assert listed == {room: floor for room, floor in FLOORS.items() if room != "__main__"}
+    room = re.compile(rf"`{re.escape(house)}(\w+)`")
+    listed = {name: int(floor) for floor, names in rows for name in room.findall(names)}
+    assert listed == {name: floor for name, floor in floors.items() if name != "__main__"}
 
 
 @pytest.mark.parametrize(("name", "file"), PLACES, ids=[name for name, _ in PLACES])

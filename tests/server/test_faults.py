@@ -17,10 +17,10 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from shoal.server.broadcast import Broadcast
-from shoal.server.database import Database
-from shoal.server.live import EngineFigures, Live
-from shoal.server.setbacks import CALM_SECONDS, Setbacks
+from shoal.server.live.broadcast import Broadcast
+from shoal.server.live.live import EngineFigures, Live
+from shoal.server.store.database import Database
+from shoal.server.store.setbacks import CALM_SECONDS, Setbacks
 from tests.server.long_batches import begun, long_lines, one_record_per_line
 from tests.server.server_process import CHAT_URL, Server, chats, serving
 

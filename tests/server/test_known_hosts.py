@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shoal.server.known_hosts import KnownHosts, is_loopback
+from shoal.server.http.known_hosts import KnownHosts, is_loopback
 from tests.server.server_process import Server
 
 HERE = ["127.0.0.1", "localhost", "LOCALHOST:8000", "127.1.2.3:80", "[::1]:8000", "localhost."]

@@ -8,8 +8,8 @@ import httpx2
 import openai
 import pytest
 
-from shoal.server.api_errors import ApiError
-from shoal.server.rate_limit import BURST_SECONDS, RateLimit
+from shoal.server.http.rate_limit import BURST_SECONDS, RateLimit
+from shoal.server.store.api_errors import ApiError
 from tests.server.conftest import KEYS
 from tests.server.server_process import CHAT_URL, Server, chat, serving
 

@@ -18,10 +18,10 @@ import pytest
 from shoal.engine.engine import RunStats
 from shoal.engine.trace import IterationTrace
 from shoal.progress import ProgressState
-from shoal.server.live import Live, thinned
-from shoal.server.routes_page import POLICY
-from shoal.server.telemeter import Telemeter
-from shoal.server.telemetry import ITERATION_BUCKETS, Telemetry, TracePoint
+from shoal.server.http.routes_page import POLICY
+from shoal.server.live.live import Live, thinned
+from shoal.server.messages.telemetry import ITERATION_BUCKETS, Telemetry, TracePoint
+from shoal.server.workers.telemeter import Telemeter
 from shoal.types import PlanFigures
 from tests.helpers.planner_jobs import Job
 from tests.server.long_batches import another_running, checked
@@ -173,7 +173,7 @@ def test_the_page_needs_nothing_from_elsewhere(server: Server) -> None:
     assert "unsafe" not in POLICY
     assert "*" not in POLICY
     assert server.raw("GET", "/", headers={"if-none-match": headers["etag"]})[0] == 304
-    folder = Path(__file__).parents[2] / "shoal" / "server" / "page"
+    folder = Path(__file__).parents[2] / "shoal" / "server" / "http" / "page"
     for path in folder.iterdir():
         status, text, headers = server.raw("GET", f"/page/{path.name}")
         assert (status, text) == (200, path.read_text())
@@ -242,8 +242,10 @@ def test_what_is_told_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Telemetry] = []
     telemeter, run = Telemeter(told.append), Run()
     now = [0.0]
-    monkeypatch.setattr("shoal.server.telemeter.TELL_SECONDS", 0.02)
-    monkeypatch.setattr("shoal.server.telemeter.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("shoal.server.workers.telemeter.TELL_SECONDS", 0.02)
+    monkeypatch.setattr(
+        "shoal.server.workers.telemeter.time", SimpleNamespace(monotonic=lambda: now[0])
+    )
     telemeter.began(run, Job([[1, 2]]).table)  # type: ignore[arg-type]
     state = ProgressState(done=0, total=9, tokens=1, remaining_tokens=3, seconds=1, kv_bytes=99)
     for iteration in range(60):

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from shoal.errors import OptionError
-from shoal.server.database import StoredBatch
-from shoal.server.gathering import MOST_BATCHES, MOST_REQUESTS, Gathering
+from shoal.server.dispatch.gathering import MOST_BATCHES, MOST_REQUESTS, Gathering
 from shoal.server.server_options import ServerOptions
+from shoal.server.store.database import StoredBatch
 from shoal.types import CHAT_URL, EMBEDDINGS_URL
 from tests.server.long_batches import another_running, begun, checked
 from tests.server.server_process import Server, chat

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from shoal.server import states
-from shoal.server.batches import Batches
-from shoal.server.database import Database, StoredBatch, StoredFile
-from shoal.server.engine_messages import BatchProgress
-from shoal.server.gathering import MOST_BATCHES
-from shoal.server.objects import CreateBatch
+from shoal.server.dispatch.gathering import MOST_BATCHES
+from shoal.server.messages.engine_messages import BatchProgress
+from shoal.server.store import states
+from shoal.server.store.batches import Batches
+from shoal.server.store.database import Database, StoredBatch, StoredFile
+from shoal.server.store.objects import CreateBatch
 from tests.server.server_process import CHAT_URL
 
 FILE = StoredFile(id="file-1", path="files/file-1")

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from shoal.server.batches import Batches
-from shoal.server.database import Database, StoredBatch
-from shoal.server.engine_messages import FOREST_FILE
-from shoal.server.files import Files
-from shoal.server.objects import CreateBatch
-from shoal.server.pictures import put_picture
+from shoal.server.messages.engine_messages import FOREST_FILE
+from shoal.server.messages.pictures import put_picture
+from shoal.server.store.batches import Batches
+from shoal.server.store.database import Database, StoredBatch
+from shoal.server.store.files import Files
+from shoal.server.store.objects import CreateBatch
 from tests.server.server_process import CHAT_URL, Server, chats
 
 
