@@ -126,4 +126,9 @@ def test_a_model_that_gives_vectors_alone(tmp_path: Path) -> None:
         batch = server.ended(server.submit([chat]).id)
         assert batch.status == "failed"
         assert batch.errors is not None
-        assert [error.code for error in batch.errors.data or []] == ["batch_not_runnable"]
+        (error,) = batch.errors.data or []
+        assert (error.code, error.param) == ("unsupported_endpoint", "endpoint")
+        again = server.submit(
+            [line("a", "/v1/embeddings", model, LINES["/v1/embeddings"])], "/v1/embeddings"
+        )
+        assert server.ended(again.id).status == "completed", "the engine is made again"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -13,6 +14,7 @@ from shoal.server.store.batches import Batches
 from shoal.server.store.database import Database, StoredBatch
 from shoal.server.store.files import Files
 from shoal.server.store.objects import CreateBatch
+from shoal.server.workers.forest_file import ForestFiles
 from tests.server.server_process import CHAT_URL, Server, chats
 
 
@@ -107,3 +109,17 @@ def test_a_server_shows_a_picture_until_the_file_is_deleted(server: Server) -> N
     assert any("Ticket" in text for *_, text in picture["segments"])
     server.client.files.delete(batch.input_file_id)
     assert server.raw("GET", url)[0] == 204
+
+
+def test_a_picture_that_cannot_be_made_is_said_once_for_each_batch(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pictures, broken = ForestFiles(), cast(Any, None)
+    a, b = tmp_path / "batch_a", tmp_path / "batch_b"
+    for folders in ([a], [a], [a, b], [b, a]):
+        pictures.write(folders, broken, broken, None)
+    said = [record.getMessage() for record in caplog.records]
+    assert [line.partition(": ")[0] for line in said] == [
+        "no picture of the plan could be made for batch_a",
+        "no picture of the plan could be made for batch_b",
+    ]

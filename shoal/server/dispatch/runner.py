@@ -177,9 +177,9 @@ class Runner:
             case NotNow(_, reason):
                 self._setbacks.waits(_named(id), reason, batch=id)
                 self._not_before = time.monotonic() + RETRY_SECONDS
-            case BatchRefused(_, reason):
+            case BatchRefused(_, error, reason):
                 _log.error("batch %s fails: %s", id, reason, extra={"batch": id})
-                self._batches.fail(id, [_refused()])
+                self._batches.fail(id, [error])
         if not isinstance(message, NotNow):
             self._setbacks.forget(_named(id))
         with self._lock:
@@ -215,8 +215,3 @@ class Runner:
 
 def _named(batch: str) -> str:
     return f"batch {batch}"
-
-
-def _refused() -> dict[str, object]:
-    message = "The batch cannot be run; the server's log says why."
-    return {"code": "batch_not_runnable", "line": None, "message": message, "param": None}

@@ -5,6 +5,7 @@ second, with `finished_requests` in it. `pictures` are files that the engine's p
 the server takes away.
 """
 
+from shoal.server.messages.batch_errors import batch_error, not_runnable, unsupported_endpoint
 from shoal.server.messages.clerk_messages import (
     CannotEnd,
     CheckFile,
@@ -68,6 +69,9 @@ __all__ = [
     "Telemetry",
     "ToClerk",
     "TracePoint",
+    "batch_error",
     "drop_pictures",
+    "not_runnable",
     "put_picture",
+    "unsupported_endpoint",
 ]

@@ -104,9 +104,10 @@ class NotNow:
 
 @dataclass(frozen=True)
 class BatchRefused:
-    """A batch cannot be run at all; `message` is for the log."""
+    """A batch cannot be run at all; `error` is what it lists, `message` is for the log."""
 
     batch: str
+    error: dict[str, Any]
     message: str
 
 

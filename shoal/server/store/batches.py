@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Boolean, bindparam, case, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from shoal.server.messages import BatchProgress, BatchTask
+from shoal.server.messages import BatchProgress, BatchTask, batch_error
 from shoal.server.store import states
 from shoal.server.store.api_errors import DO_NOT_RETRY, ApiError, not_found
 from shoal.server.store.database import Database, StoredBatch, StoredFile
@@ -83,7 +83,7 @@ class Batches:
         )
         if file is None:
             message = f"The file {asked.input_file_id!r} does not exist."
-            batch.errors = [_error("invalid_request", message, "file_id")]
+            batch.errors = [batch_error("invalid_request", message, "file_id")]
             batch.status, batch.failed_at = states.FAILED, created
         with self._database.transaction() as session:
             unfinished = select(func.count()).where(
@@ -321,7 +321,3 @@ def _of(session: Session, owner: str, id: str) -> StoredBatch:
     if batch is None:
         raise not_found("Batch object", id)
     return batch
-
-
-def _error(code: str, message: str, param: str | None) -> dict[str, Any]:
-    return {"code": code, "line": None, "message": message, "param": param}

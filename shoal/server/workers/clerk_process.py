@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import asdict
+from typing import Any
 
 from shoal.errors import (
     JobError,
@@ -33,6 +34,8 @@ from shoal.server.messages import (
     GiveUp,
     LoadFailed,
     NotNow,
+    batch_error,
+    unsupported_endpoint,
 )
 from shoal.server.server_options import Served
 from shoal.server.workers.engine_process import NICENESS, job_spec
@@ -65,19 +68,18 @@ def _check(asked: CheckFile, served: Served, descriptions: Descriptions) -> From
         description = descriptions(asked_at(asked.url, served.options.pooling_type))
     except (ModelError, OptionError) as error:
         _log.warning("batch %s: %s", asked.batch, error, extra={"batch": asked.batch})
-        message = f"The model that is served cannot do what {asked.url} asks for."
-        return _failed(asked, "unsupported_endpoint", message, "endpoint")
+        return _failed(asked, unsupported_endpoint())
     try:
         check = check_file(asked.path, asked.url, description, served.names, asked.most_requests)
     except JobError as error:
         _log.error("batch %s: %s", asked.batch, error, extra={"batch": asked.batch})
-        return _failed(asked, "invalid_request", "The input file cannot be read.", "file_id")
+        unread = batch_error("invalid_request", "The input file cannot be read.", "file_id")
+        return _failed(asked, unread)
     errors = [asdict(error) for error in check.errors]
     return FileChecked(asked.batch, check.requests, check.model, errors)
 
 
-def _failed(asked: CheckFile, code: str, message: str, param: str) -> FileChecked:
-    error = {"code": code, "line": None, "message": message, "param": param}
+def _failed(asked: CheckFile, error: dict[str, Any]) -> FileChecked:
     return FileChecked(asked.batch, 0, None, [error])
 
 

@@ -11,9 +11,11 @@ from shoal.devices import SharedRun
 from shoal.errors import (
     DeviceLostError,
     Interrupted,
+    ModelLoadError,
     OutputLockedError,
     OutputWriteError,
     ShoalError,
+    UnsupportedModelError,
 )
 from shoal.jobs import JobOfSeveral, JobResult, JobSpec, Outcome, run_together
 from shoal.processes import Parent
@@ -34,9 +36,11 @@ from shoal.server.messages import (
     RunEnded,
     Stop,
     Stopped,
+    not_runnable,
+    unsupported_endpoint,
 )
 from shoal.server.server_options import Served
-from shoal.server.workers.forest_file import write_forest
+from shoal.server.workers.forest_file import ForestFiles
 from shoal.server.workers.kept_model import Descriptions, KeptEngine
 from shoal.server.workers.telemeter import Telemeter
 from shoal.server.workers.usage import usage_of
@@ -60,10 +64,11 @@ def main(parent: Parent, served: Served) -> int:
         parent.send(LoadFailed(str(error)))
         return 0
     parent.send(EngineReady(kept.kv_bytes))
+    pictures = ForestFiles()
     while True:
         message = parent.receive()  # a `Stop` may come after the batch's end
         if isinstance(message, RunBatches):
-            _run(message, served, descriptions, kept, parent)
+            _run(message, served, descriptions, kept, pictures, parent)
 
 
 class _Teller:
@@ -104,6 +109,7 @@ def _run(
     served: Served,
     descriptions: Descriptions,
     kept: KeptEngine,
+    pictures: ForestFiles,
     parent: Parent,
 ) -> None:
     tasks, stopped = message.tasks, set[str]()
@@ -124,7 +130,7 @@ def _run(
     def planned(table: RequestTable, run: SharedRun) -> SharedRun:
         folders = [task.output.parent for task in tasks]
         decode = decoder(descriptions.usual.tokenizer) if message.texts_shown else None
-        write_forest(folders, table, run, decode)
+        pictures.write(folders, table, run, decode)
         return telemeter.began(run, table)
 
     kept.on_run = planned
@@ -162,5 +168,7 @@ def _told(task: BatchTask, outcome: Outcome) -> FromEngine:
             return Stopped(task.batch)
         case OutputLockedError() | OutputWriteError() | OSError():
             return NotNow(task.batch, str(outcome))
+        case ModelLoadError() | UnsupportedModelError():  # it is loaded, but for another kind
+            return BatchRefused(task.batch, unsupported_endpoint(), str(outcome))
         case _:
-            return BatchRefused(task.batch, str(outcome))
+            return BatchRefused(task.batch, not_runnable(), str(outcome))

@@ -20,21 +20,34 @@ MOST_SEGMENTS = 600
 _log = logging.getLogger(__name__)
 
 
-def write_forest(
-    folders: Sequence[Path], table: RequestTable, run: RunProtocol, decode: Decode | None
-) -> None:
-    """Write a run's picture into the folder of each of its batches; none fails for want of it.
+class ForestFiles:
+    """Writes the pictures of one run after another."""
 
-    Args:
-        decode: text of token ids; None: the picture shows none of the prompts' texts.
+    def __init__(self) -> None:
+        self._without = set[str]()
+        """Folders of batches of which it was said: they may be tried again every few seconds."""
 
-    An earlier picture is replaced: it is always that of the last run.
-    """
-    try:
-        data = forest_data(table, run, len(folders), decode)
-        put_picture(folders, data, with_texts=decode is not None)
-    except Exception as error:
-        _log.warning("no picture of the plan could be made: %s", error)
+    def write(
+        self, folders: Sequence[Path], table: RequestTable, run: RunProtocol, decode: Decode | None
+    ) -> None:
+        """Write a run's picture into the folder of each of its batches; none fails for want of it.
+
+        Args:
+            decode: text of token ids; None: the picture shows none of the prompts' texts.
+
+        An earlier picture is replaced: it is always that of the last run.
+        """
+        names = {folder.name for folder in folders}
+        try:
+            data = forest_data(table, run, len(folders), decode)
+            put_picture(folders, data, with_texts=decode is not None)
+            self._without -= names
+        except Exception as error:
+            new = sorted(names - self._without)
+            self._without |= names
+            if new:
+                why = "no picture of the plan could be made"
+                _log.warning("%s for %s: %s", why, ", ".join(new), error)
 
 
 def forest_data(
