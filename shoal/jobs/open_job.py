@@ -22,6 +22,7 @@ from shoal.jobs.paths import JobPaths
 from shoal.jobs.sources import KeptTable
 from shoal.model.description import ModelDescription
 from shoal.progress import Reporter
+from shoal.prompts.render import Renderer
 from shoal.requests.pooled_bodies import PooledBodies
 from shoal.requests.reader import JobInput, read_job
 from shoal.requests.scored_choices import AskedChoices
@@ -88,11 +89,17 @@ class OpenJob:
             raise InternalError("the job was not read")
         return self._collector
 
-    def read(self, capacity_tokens: int, further_names: Collection[str] = ()) -> None:
+    def read(
+        self,
+        capacity_tokens: int,
+        further_names: Collection[str] = (),
+        renderer: Renderer | None = None,
+    ) -> None:
         """Read the input; lines that cannot run get their records.
 
         Args:
             further_names: for `body.model`, beside `names`.
+            renderer: as `read_job` has it.
         """
         if self.journal.counts.total:
             self.reporter.message(
@@ -110,6 +117,7 @@ class OpenJob:
             **({"note": self._survey.note} if is_parquet(self.paths.output) else {}),
             progress=self._reading,
             job_seed=self.header.job_seed,
+            renderer=renderer,
         )
         if job.digest.hexdigest != self.header.input_digest:
             raise JobChangedError(

@@ -1,6 +1,7 @@
 """Several jobs in one run of the engine: planned together, each with its own journal and files.
 
-What one shares with another is computed once. Each ends for itself, as soon as it can.
+What one shares with another is computed once. Each ends for itself, as soon as it can. While the
+engine computes, a thread beside it journals what it gave: the disk of a hundred jobs takes long.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import time
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,6 +28,7 @@ from shoal.jobs.journal import GROUP_SECONDS
 from shoal.jobs.open_job import OpenJob
 from shoal.jobs.spec import JobSpec
 from shoal.progress import Reporter
+from shoal.prompts.render import Renderer
 from shoal.types import Completion, RunSummary, joined
 
 if TYPE_CHECKING:
@@ -90,10 +93,12 @@ class _Member:
 
     Attributes:
         first: of its requests, in the table of all.
+        work: what the thread beside the engine does for it; None: nothing.
     """
 
     def __init__(self, number: int, start: JobStart) -> None:
         self.number, self._start = number, start
+        self.work: Future[JobResult | None] | None = None
         self._stack = ExitStack()
         self.first = 0
         self.opened = self._stack.enter_context(start.opened())
@@ -150,7 +155,8 @@ class _Together:
         try:
             self.summary.seconds.load = time.perf_counter() - began
             stated = kv_capacity_tokens(first.description, options)
-            self._read(engine.machine.kv_tokens if stated is None else stated)
+            renderer = Renderer(first.description.tokenizer)  # what one job finds out, all know
+            self._read(engine.machine.kv_tokens if stated is None else stated, renderer)
             if self._open:
                 planning = time.perf_counter()
                 tables = [member.job.requests for member in self._members]
@@ -178,32 +184,53 @@ class _Together:
         waits = max(1.0, len(self._jobs) / _SYNCED_AT_A_TIME)
         member.job.journal.group_seconds = waits * GROUP_SECONDS
 
-    def _read(self, capacity_tokens: int) -> None:
+    def _read(self, capacity_tokens: int, renderer: Renderer) -> None:
         first = 0
         for member in self._members:
-            self._attempt(member, partial(_read, member, capacity_tokens))
+            self._attempt(member, partial(_read, member, capacity_tokens, renderer))
             if member.number in self._open:
                 member.first = first
                 first += len(member.job.requests)
 
     def _drive(self, run: RunProtocol) -> None:
-        """Every iteration of the run, also when all jobs have ended: their requests end with it."""
+        """Every iteration of the run, also when all jobs have ended: their requests end with it.
+
+        What an iteration gave is journaled while the next one is computed, and looked at after it.
+        """
         began, members = time.perf_counter(), self._members
         firsts = [member.first for member in members]
         planned = run.planned.computed_prompt_tokens
-        for completions in run:
-            parts = _parts(completions, firsts)
-            collectors = [member.job.collector for member in self._members]
-            left = remaining_tokens(run.stats, planned, collectors)
-            for at, member in enumerate(members):
-                if member.number in self._open:
-                    seconds = time.perf_counter() - began
-                    step = partial(_step, member, parts.get(at, ()), run, left, seconds)
-                    self._attempt(member, step)
+        with ThreadPoolExecutor(1, thread_name_prefix="journals") as beside:
+
+            def look() -> None:
+                self._settle()
+                collectors = [member.job.collector for member in self._members]
+                left = remaining_tokens(run.stats, planned, collectors)
+                seconds = time.perf_counter() - began
+                for member in self._members:
+                    look_at = partial(_look, member, run, left, seconds, beside)
+                    self._attempt(member, look_at)
+
+            for completions in run:
+                look()
+                parts = _parts(completions, firsts)
+                for at, member in enumerate(members):
+                    if member.number in self._open and member.work is None:
+                        take = partial(_take, member, parts.get(at, ()))
+                        member.work = beside.submit(take)
+            look()
+            self._settle()
         self.summary.seconds.run = time.perf_counter() - began
         run.stats.summarise(run.planned, self.summary)
         if self._open:
             raise InternalError(f"the engine ended with {len(self._open)} jobs unfinished")
+
+    def _settle(self) -> None:
+        """Wait for the thread beside the engine."""
+        for member in self._members:
+            if (work := member.work) is not None:
+                member.work = None
+                self._attempt(member, work.result)
 
     def _attempt(self, member: _Member, action: Callable[[], JobResult | None]) -> None:
         """Do something for one job. If it fails, or was the last there is, that job ends alone."""
@@ -228,8 +255,9 @@ class _Together:
         self._ended(member.number, outcome)
 
     def end_all(self, error: ShoalError) -> None:
-        """The run cannot go on."""
+        """The run cannot go on; what was done for jobs beside it counts."""
         self._run = None
+        self._settle()
         for member in self._members:
             self._end(member, error)
 
@@ -239,29 +267,28 @@ class _Together:
             member.close()
 
 
-def _read(member: _Member, capacity_tokens: int) -> JobResult | None:
+def _read(member: _Member, capacity_tokens: int, renderer: Renderer) -> JobResult | None:
     """Read a job; one of which nothing is left to run is finished."""
-    member.job.read(capacity_tokens)
+    member.job.read(capacity_tokens, renderer=renderer)
     return None if len(member.job.requests) else member.finish()
 
 
-def _step(
-    member: _Member,
-    completions: Sequence[Completion],
-    run: RunProtocol,
-    remaining: int,
-    seconds: float,
-) -> JobResult | None:
-    """What an iteration means for one job."""
+def _take(member: _Member, completions: Sequence[Completion]) -> None:
+    """Journal what an iteration gave."""
+    member.job.take(completions)
+
+
+def _look(
+    member: _Member, run: RunProtocol, remaining: int, seconds: float, beside: ThreadPoolExecutor
+) -> None:
+    """Say how far a job is, while nothing is done for it; its files are put in place at its end."""
     job = member.job
-    job.take(completions)
     job.reporter.update(progress(job, run, remaining, seconds))
     if not job.collector.unfinished:
-        return member.finish()
-    if job.interruption.requested:
+        member.work = beside.submit(member.finish)
+    elif job.interruption.requested:
         job.journal.flush()
         job.interruption.check()
-    return None
 
 
 def _parts(completions: Sequence[Completion], firsts: Sequence[int]) -> dict[int, list[Completion]]:

@@ -132,6 +132,7 @@ def read_job(
     note: Note = lambda line, content: None,
     progress: Progress = lambda lines: None,
     job_seed: int = 0,
+    renderer: Renderer | None = None,
 ) -> JobInput:
     """Read a batch file.
 
@@ -148,15 +149,16 @@ def read_job(
         note: called for each line that is right so far, those that are skipped among them.
         progress: called between batches.
         job_seed: goes into the table.
+        renderer: of this model, if another file was read with it already.
 
     Raises:
         JobError: the file cannot be read.
     """
     index = LineIndex(path)
     try:
-        reader = _Reader(
-            index, description, capacity_tokens, names, schema, choices, reject, skip, note
-        )
+        checks = validator(description, names, schema, choices)
+        renderer = renderer or Renderer(description.tokenizer)
+        reader = _Reader(index, description, capacity_tokens, checks, renderer, reject, skip, note)
         with open_input(path) as file:
             lines = LineReader(file)
             reader.read(lines, progress)
@@ -196,16 +198,14 @@ class _Reader:
         index: LineIndex,
         description: ModelDescription,
         capacity_tokens: int,
-        names: Collection[str],
-        schema: Structure | None,
-        choices: AskedChoices | None,
+        checks: Validator,
+        renderer: Renderer,
         reject: Reject,
         skip: Callable[[int], bool],
         note: Note,
     ) -> None:
-        self._validator = validator(description, names, schema, choices)
-        self._renderer = Renderer(description.tokenizer)
-        self._choices = ChoiceTokenizer(self._renderer)
+        self._validator, self._renderer = checks, renderer
+        self._choices = ChoiceTokenizer(renderer)
         self._scored_keys: dict[RequestParams, bytes] = {}
         self._rules = LengthRules(
             description.max_model_len, capacity_tokens, description.length_switch

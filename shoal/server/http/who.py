@@ -10,8 +10,11 @@ from shoal.server.http.rate_limit import RateLimit
 from shoal.server.store import Keys
 
 
-def owner(request: Request, authorization: Annotated[str | None, Header()] = None) -> str:
-    """The owner whose key came with the request; raises `ApiError` 401, or 429 for too many."""
+async def owner(request: Request, authorization: Annotated[str | None, Header()] = None) -> str:
+    """The owner whose key came with the request; raises `ApiError` 401, or 429 for too many.
+
+    It waits for nothing: a thread for it would take longer than it does.
+    """
     keys: Keys = request.app.state.keys
     rate: RateLimit = request.app.state.rate
     found = keys.owner(authorization)
