@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from shoal import progress
-from shoal.engine.engine import RunStats
+from shoal.engine.run_stats import RunStats
 from shoal.jobs.collect import Collector, remaining_tokens
 from shoal.progress import LineReporter, ProgressState, make_reporter
 from shoal.types import Choice, Completion, RequestParams, RequestTable

@@ -27,8 +27,8 @@ from shoal.devices.messages import (
     ToWorker,
     Update,
 )
-from shoal.engine.engine import RunStats
 from shoal.engine.release import release_from
+from shoal.engine.run_stats import RunStats
 from shoal.engine.trace import TRACE_COLUMNS
 from shoal.planner import make_plan, spread
 from shoal.simulate import part_seconds

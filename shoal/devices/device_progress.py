@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from shoal.devices.merged import one_after_another
 from shoal.devices.suspects import Group
-from shoal.engine.engine import RunStats
+from shoal.engine.run_stats import RunStats
 from shoal.types import Int64Array, PlanFigures
 
 

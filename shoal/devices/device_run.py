@@ -28,7 +28,8 @@ from shoal.devices.messages import (
 )
 from shoal.devices.protocols import Transport
 from shoal.devices.suspects import Group, Suspects
-from shoal.engine.engine import CANCELLED, RunStats
+from shoal.engine.engine import CANCELLED
+from shoal.engine.run_stats import RunStats
 from shoal.engine.trace import TRACE_COLUMNS, IterationTrace
 from shoal.errors import DeviceLostError, InternalError, InvalidRequestError, ShoalError
 from shoal.planner import Plan

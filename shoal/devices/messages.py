@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from shoal.config import EngineOptions
 from shoal.costs import Machine
-from shoal.engine.engine import RunStats
+from shoal.engine.run_stats import RunStats
 from shoal.model.description import ModelDescription
 from shoal.types import Completion, Int64Array, PlanFigures, RequestTable
 

@@ -12,7 +12,7 @@ from typing import Protocol
 from shoal.config import EngineOptions
 from shoal.costs import Machine
 from shoal.devices.messages import FromWorker, ToWorker
-from shoal.engine.engine import RunStats
+from shoal.engine.run_stats import RunStats
 from shoal.engine.trace import IterationTrace
 from shoal.planner import Plan
 from shoal.types import Completion, Int64Array, PlanFigures, RequestTable

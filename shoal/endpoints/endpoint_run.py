@@ -15,7 +15,7 @@ from shoal.endpoints.endpoint_server import EndpointServer, key_refused
 from shoal.endpoints.line_dealer import LineDealer, PlannedLine
 from shoal.endpoints.line_plan import LinePlan
 from shoal.endpoints.line_source import ReadLine
-from shoal.engine.engine import RunStats
+from shoal.engine.run_stats import RunStats
 from shoal.engine.trace import IterationTrace
 from shoal.errors import EndpointError, InvalidRequestError, ShoalError
 from shoal.planner import Plan

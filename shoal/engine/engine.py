@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from shoal.engine.outputs import OutputProcessor
 from shoal.engine.pipeline import Collected, Pipeline, RequestFailed
 from shoal.engine.prompt_scores import ScoreStore
 from shoal.engine.release import release_from
+from shoal.engine.run_stats import RunStats
 from shoal.engine.trace import IterationTrace
 from shoal.engine.vector_outputs import VectorOutputs
 from shoal.errors import InternalError, InvalidRequestError, ModelFailedError
@@ -50,53 +50,11 @@ from shoal.types import (
     Completion,
     Int32Array,
     Int64Array,
-    LengthCounts,
-    PlanFigures,
     RequestTable,
-    RunSummary,
-    TokenCounts,
 )
 
 MOST_FAILURES_IN_A_ROW = 1000
 """Requests that may fail one after another before the run gives up: the device is gone then."""
-
-
-@dataclass
-class RunStats:
-    """Live counts of a run."""
-
-    iterations: int = 0
-    tokens: int = 0
-    prompt_tokens_computed: int = 0
-    prompt_tokens_recomputed: int = 0
-    """Those of them beyond the plan; see `TokenCounts`."""
-    generated_tokens: int = 0
-    running_sequences: int = 0
-    kv_bytes_in_use: int = 0
-    peak_kv_bytes: int = 0
-    preemptions: int = 0
-    lengths: LengthCounts = field(default_factory=LengthCounts)
-    device_seconds: list[float] = field(default_factory=list)
-    """How long each of several devices had requests to run; empty for one."""
-
-    def summarise(self, planned: PlanFigures, summary: RunSummary) -> None:
-        """Fill in what the run did. `summary.seconds` must be set; requests are the caller's."""
-        summary.plan = planned
-        summary.tokens = TokenCounts(
-            prompt=planned.prompt_tokens,
-            prompt_computed=planned.computed_prompt_tokens,
-            prompt_saved=planned.prompt_tokens - planned.computed_prompt_tokens,
-            generated=self.generated_tokens,
-            recomputed=self.prompt_tokens_recomputed,
-        )
-        summary.throughput = self.generated_tokens / max(summary.seconds.run, 1e-9)
-        summary.peak_kv_bytes = self.peak_kv_bytes
-        summary.kv_peak_bytes_forecast = planned.kv_peak_bytes
-        summary.iterations = self.iterations
-        summary.preemptions = self.preemptions
-        summary.lengths = self.lengths
-        summary.device_seconds = self.device_seconds
-        summary.mean_tokens_per_iteration = self.tokens / max(self.iterations, 1)
 
 
 CANCELLED = InvalidRequestError("the request was cancelled.", code="cancelled", status_code=499)

@@ -11,7 +11,7 @@ import numpy as np
 from shoal.types import Completion, RequestTable
 
 if TYPE_CHECKING:
-    from shoal.engine.engine import RunStats
+    from shoal.engine.run_stats import RunStats
 
 
 class Collector:

@@ -43,7 +43,6 @@ from shoal.prompts.render import Renderer
 from shoal.prompts.token_columns import TokenColumns
 from shoal.types import (
     Completion,
-    Int32Array,
     PhaseSeconds,
     RequestParams,
     RequestTable,
@@ -346,15 +345,7 @@ class LLM(PoolingCalls):
 
     def _answers(self, texts: Sequence[str | None], asked: Asked) -> MakeOutput[RequestOutput]:
         """Makes the outputs of a model that generates."""
-        first, shown = self._numbers(len(texts)), asked.detokenize
-
-        def make(index: int, tokens: Int32Array | None, completion: Completion) -> RequestOutput:
-            detokenize = shown[index if len(shown) > 1 else 0]
-            return self._outputs.output(
-                str(first + index), texts[index], tokens, completion, detokenize
-            )
-
-        return make
+        return self._outputs.numbered(self._numbers(len(texts)), texts, asked.detokenize)
 
     def _numbers(self, count: int) -> int:
         """The first of so many numbers that no other request has."""

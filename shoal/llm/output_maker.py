@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from shoal.answers.detokenize import Detokenizer
 from shoal.llm.request_output import CompletionOutput, Logprob, Logprobs, RequestOutput
@@ -14,6 +14,23 @@ class OutputMaker:
 
     def __init__(self, detokenizer: Detokenizer) -> None:
         self._detokenizer = detokenizer
+
+    def numbered(
+        self, first: int, prompts: Sequence[str | None], detokenize: Sequence[bool]
+    ) -> Callable[[int, Int32Array | None, Completion], RequestOutput]:
+        """Makes the output of a prompt by its place, its tokens and its completion.
+
+        Args:
+            first: number of the first; requests are called by their numbers.
+            prompts: texts, None where a prompt is token ids.
+            detokenize: whether outputs have texts, one for all or one for each.
+        """
+
+        def make(index: int, tokens: Int32Array | None, completion: Completion) -> RequestOutput:
+            shown = detokenize[index if len(detokenize) > 1 else 0]
+            return self.output(str(first + index), prompts[index], tokens, completion, shown)
+
+        return make
 
     def output(
         self,

@@ -13,7 +13,7 @@ from shoal.cuda.lost import raise_if_lost
 from shoal.devices.local_processes import visible_devices
 from shoal.devices.merged import added, merged, one_after_another
 from shoal.devices.worker import _portable
-from shoal.engine.engine import RunStats
+from shoal.engine.run_stats import RunStats
 from shoal.engine.trace import IterationTrace
 from shoal.errors import DeviceLostError, InternalError, OptionError, UnsupportedModelError
 from shoal.model.description import ModelDescription

@@ -26,8 +26,8 @@ from shoal.devices.messages import (
     Update,
     WorkerDied,
 )
-from shoal.engine.engine import RunStats
 from shoal.engine.release import release_from
+from shoal.engine.run_stats import RunStats
 from shoal.planning import plan_run
 from shoal.scheduler import BlockPool, Scheduler
 from shoal.simulate import batch_time, part_seconds

@@ -24,7 +24,7 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 from shoal.answers.detokenize import Detokenizer
 from shoal.config import EngineOptions
 from shoal.costs import Machine
-from shoal.engine.engine import RunStats
+from shoal.engine.run_stats import RunStats
 from shoal.errors import InvalidRequestError
 from shoal.machine.model_costs import default_costs
 from shoal.model.description import ModelDescription

@@ -15,7 +15,7 @@ import httpx2
 import numpy as np
 import pytest
 
-from shoal.engine.engine import RunStats
+from shoal.engine.run_stats import RunStats
 from shoal.engine.trace import IterationTrace
 from shoal.progress import ProgressState
 from shoal.server.http.routes_page import POLICY

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from shoal.costs import Machine
 from shoal.devices import SharedRun
-from shoal.engine.engine import RunStats
+from shoal.engine.run_stats import RunStats
 from shoal.engine.trace import IterationTrace
 from shoal.planner import Plan
 from shoal.types import Completion, Int64Array, PlanFigures
