@@ -273,9 +273,10 @@ def _read(member: _Member, capacity_tokens: int, renderer: Renderer) -> JobResul
     return None if len(member.job.requests) else member.finish()
 
 
-def _take(member: _Member, completions: Sequence[Completion]) -> None:
-    """Journal what an iteration gave."""
+def _take(member: _Member, completions: Sequence[Completion]) -> JobResult | None:
+    """Journal what an iteration gave; whether it was the last is looked at afterwards."""
     member.job.take(completions)
+    return None
 
 
 def _look(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -13,12 +14,15 @@ import pytest
 
 from shoal.config import EngineOptions
 from shoal.devices import SharedEngine
+from shoal.engine.pipeline import Pipeline
 from shoal.errors import Interrupted, JobChangedError, OutputWriteError, ShoalError
 from shoal.fleet.engines import make_engine
 from shoal.jobs import JobOfSeveral, JobResult, JobSpec, run_job, run_together
+from shoal.jobs.open_job import OpenJob
 from shoal.model.description import ModelDescription
 from shoal.model.pooling import AskedPooling
 from shoal.progress import ProgressState, QuietReporter
+from shoal.prompts.render import Renderer
 from shoal.types import RunSummary
 from tests.helpers.ahead import run_ahead
 from tests.helpers.e2e_jobs import chat, completion
@@ -115,6 +119,35 @@ def test_texts_are_those_of_the_jobs_alone_and_less_is_computed(
     assert summary.requests.total == 54
     assert summary.tokens.prompt == sum(result.summary.tokens.prompt for result in alone)
     assert together(*jobs)[1].keys() == {0, 1}  # again: they are finished already
+
+
+def test_the_engine_waits_for_no_journal_and_the_tokenizer_is_proved_once(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, went_on, renderers = 0, threading.Event(), list[Renderer]()
+    compute, take, prepare = Pipeline.next, OpenJob.take, Renderer.__init__
+
+    def counted(pipeline: Pipeline) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            went_on.set()
+        return compute(pipeline)
+
+    def late(job: OpenJob, completions: Any) -> None:
+        assert went_on.wait(20), "the engine waits for what its first iteration gave"
+        take(job, completions)
+
+    def noticed(renderer: Renderer, tokenizer: Any) -> None:
+        renderers.append(renderer)
+        prepare(renderer, tokenizer)
+
+    monkeypatch.setattr(Pipeline, "next", counted)
+    monkeypatch.setattr(OpenJob, "take", late)
+    monkeypatch.setattr(Renderer, "__init__", noticed)
+    ends = together(*(quiet(spec_of(folders[0], job)) for job in range(2)))[1]
+    assert [ends[job].summary.requests.total for job in range(2)] == [27, 27]
+    assert len(renderers) == 1
 
 
 @pytest.mark.parametrize("ahead", [False, True], ids=["in step", "ahead"])

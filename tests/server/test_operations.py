@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -187,11 +186,11 @@ def test_readiness_follows_the_engine_and_a_stop_waits_for_no_page(talker: Serve
     server.wait(lambda: server.raw("GET", "/readyz")[0] == 200)
     with events(server) as stream:
         next(stream)
-        began = time.monotonic()
         assert server.stop() == 0
-        assert time.monotonic() - began < 4
+        for _ in stream:  # it was brought to its end, not cut off
+            pass
     log = server.log.read_text()
-    assert "Cancel" not in log
+    assert "Cancel" not in log, "what uvicorn says of streams that it cuts off after a while"
     lines = [json.loads(line) for line in log.splitlines()]
     assert any("SIGKILL" in line["message"] and line["level"] == "error" for line in lines)
 
