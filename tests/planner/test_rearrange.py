@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -58,6 +59,7 @@ def test_some_requests_first(job: Job, sharing: Sharing, data: st.DataObject) ->
             assert moved == plan
 
 
+@pytest.mark.long
 @settings(max_examples=200)
 @given(jobs(), st.data())
 def test_groups_in_another_order(job: Job, data: st.DataObject) -> None:
@@ -90,6 +92,7 @@ def test_what_both_parts_share_is_computed_for_each() -> None:
     assert replace(alone, order=plan.order) == alone
 
 
+@pytest.mark.long
 @settings(max_examples=200)
 @given(jobs(), st.sampled_from(Sharing))
 def test_a_spread_plan_is_the_same_but_for_the_order(job: Job, sharing: Sharing) -> None:
