@@ -44,6 +44,7 @@ def check(job: Job, plan: Plan) -> None:
     assert plan.prompt_tokens == job.table.lengths[plan.sequence_request].sum()
 
 
+@pytest.mark.long
 @settings(max_examples=200)
 @given(jobs(), st.sampled_from([Sharing.forest, Sharing.single, Sharing.none]), st.data())
 def test_some_requests_first(job: Job, sharing: Sharing, data: st.DataObject) -> None:

@@ -256,6 +256,7 @@ def test_a_full_disk(job: Job, room: int, capfd: pytest.CaptureFixture[str]) -> 
     assert len(job.engines) == 0, "all had their results"
 
 
+@pytest.mark.long
 def test_a_table_that_is_given_up_writes_nothing_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
