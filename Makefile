@@ -53,6 +53,7 @@ demo: install  ## Plan and run 320 support tickets on the bundled model, then ta
 test: install  ## Run the tests in three processes, since some wait; WORKERS=..
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
+test-fast: WORKERS = 2  # these seldom wait, and each process imports for seconds
 test-fast: install  ## Run the tests that are quick; one that takes over 30 seconds fails here
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --timeout 30 -m 'not slow and not long'
 
