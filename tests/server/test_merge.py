@@ -94,7 +94,7 @@ def test_batches_about_the_same_documents(server: Server) -> None:
 
 
 def test_one_of_two_is_cancelled(server: Server) -> None:
-    lines = [about_documents(name, 100, ignore_eos=True) for name in "ab"]
+    lines = [about_documents(name, 200, ignore_eos=True) for name in "ab"]
     for each in lines:
         for number, line in enumerate(each):
             line["body"]["max_tokens"] = 300 if number % 8 else 4
@@ -111,7 +111,7 @@ def test_one_of_two_is_cancelled(server: Server) -> None:
     done, failed = server.records(first.output_file_id), server.records(first.error_file_id)
     assert done
     assert {record["error"]["code"] for record in failed} == {"batch_cancelled"}
-    assert len(done) + len(failed) == 100
+    assert len(done) + len(failed) == 200
     second = server.ended(second.id)
     assert second.status == "completed"
-    assert len(server.records(second.output_file_id)) == 100
+    assert len(server.records(second.output_file_id)) == 200
