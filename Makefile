@@ -51,10 +51,11 @@ demo: install  ## Plan and run 320 support tickets on the bundled model, then ta
 	$(BIN)/python examples/show_labels.py $(OUT)/topics.parquet examples/answers.jsonl
 
 test: install  ## Run the tests in three processes, since some wait; WORKERS=..
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
+test-fast: WORKERS = 2  # these seldom wait, and each process imports for seconds
 test-fast: install  ## Run the tests that are quick; one that takes over 30 seconds fails here
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --timeout 30 -m 'not slow and not long'
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --timeout 30 -m 'not slow and not long'
 
 test-kernels: install  ## Run the Triton kernels without a GPU: interpreted, and compiled for Hopper
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest $$(find tests -name 'test_*_interpreted.py')

@@ -59,6 +59,7 @@ def test_tasks_of_asyncio_do(llm: LLM, alone: list[list[RequestOutput]]) -> None
     assert asyncio.run(together()) == alone
 
 
+@pytest.mark.long
 def test_models_of_their_own_do(alone: list[list[RequestOutput]], tmp_path: Path) -> None:
     """One is loaded in another number format while others run."""
     folder = save_model(tmp_path, "llama", dtype="bfloat16")

@@ -191,6 +191,7 @@ def test_logprobs_are_mappings(llm: LLM) -> None:
     assert output.finish_reason == "length"
 
 
+@pytest.mark.long
 def test_unseeded_draws_repeat_with_the_seed_of_the_model() -> None:
     def drawn(**options: Any) -> list[list[int]]:
         llm = LLM(max_num_batched_tokens=64, kv_memory="8MiB", **options)

@@ -91,6 +91,7 @@ def drawn(compiler: GrammarCompiler, grammar: str, size: int, seed: int) -> list
     return None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", TEMPLATES)
 def test_whatever_is_drawn_is_a_call_that_keeps_its_schema(family: str) -> None:
     tokenizer = tool_tokenizer(family)

@@ -99,6 +99,7 @@ def test_gives_zeros_to_a_row_without_keys(name: str) -> None:
     assert torch.equal(out, torch.zeros_like(out))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "dtype", "size", "causal"),
     together(

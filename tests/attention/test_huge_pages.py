@@ -41,6 +41,7 @@ def gives_huge_pages() -> bool:
     return found > SIZE // 2
 
 
+@pytest.mark.long
 def test_the_pool_is_in_huge_pages() -> None:
     kernels = load_kernels()
     if kernels is None or not gives_huge_pages():

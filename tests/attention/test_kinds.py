@@ -75,6 +75,7 @@ def test_equals_dense_attention(
     torch.testing.assert_close(out.double(), expected, atol=TOLERANCE[dtype], rtol=0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "dtype", "size", "window", "split"),
     together(

@@ -36,6 +36,7 @@ def latent_pool(backend: PartialAttention, case: Case, keys: torch.Tensor, rank:
     return layer
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("backend", BACKENDS, ids=range(len(BACKENDS)))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("heads", "rank", "rope"), [(16, 512, 64), (3, 40, 6), (130, 32, 2)])

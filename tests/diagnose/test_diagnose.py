@@ -30,6 +30,7 @@ def test_what_costs_little_of_the_job_is_not_told() -> None:
     assert diagnosed(as_job(few + [prose(rng, 60) for _ in range(300)])).prompts == []
 
 
+@pytest.mark.long
 def test_a_part_keeps_families_together() -> None:
     rng = np.random.default_rng(0)
     families, members = 1000, 20

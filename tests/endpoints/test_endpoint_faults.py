@@ -47,6 +47,7 @@ def records(folder: Path) -> dict[str, dict[str, Any]]:
     return by_id
 
 
+@pytest.mark.long
 def test_every_fault_ends_in_one_record(tmp_path: Path, model: Path, server: FaultServer) -> None:
     passing = ["busy", "broken", "html", "malformed", "list", "empty", "reset", "hang"]
     lines: list[Any] = [chat(name, f"please [{name} 1]") for name in passing]
@@ -92,6 +93,7 @@ def test_every_fault_ends_in_one_record(tmp_path: Path, model: Path, server: Fau
     assert sum("zzz" in text for text in attempts) == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", ["busy", "full", "later"])
 def test_retry_after_is_honoured(
     tmp_path: Path, model: Path, server: FaultServer, fault: str
@@ -113,6 +115,7 @@ def _from(log: list[dict[str, Any]], fault: str) -> list[dict[str, Any]]:
     return log[first:]
 
 
+@pytest.mark.long
 def test_garbage_is_no_answer(tmp_path: Path, model: Path, server: FaultServer) -> None:
     """Whatever comes with status 200: once it is tried again, always it is an error record."""
     names = [*GARBAGE, "cut", "packed"]
@@ -131,6 +134,7 @@ def test_garbage_is_no_answer(tmp_path: Path, model: Path, server: FaultServer) 
     assert result.summary.tokens.generated == 3 * len(names)
 
 
+@pytest.mark.long
 def test_a_server_that_takes_few_at_once_gets_them_all(
     tmp_path: Path, model: Path, start_server: Any
 ) -> None:

@@ -94,6 +94,7 @@ def test_a_family_goes_to_one_server(tmp_path: Path, model: Path, start_server: 
         assert changes < 4 * len(set(got))
 
 
+@pytest.mark.long
 def test_one_of_two_dies_and_comes_back(
     tmp_path: Path, model: Path, start_server: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,6 +125,7 @@ def test_one_of_two_dies_and_comes_back(
     assert logs[0] > 0
 
 
+@pytest.mark.long
 def test_a_server_that_is_silent_gives_its_lines_back(
     tmp_path: Path, model: Path, start_server: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,6 +168,7 @@ def test_a_server_that_is_silent_gives_its_lines_back(
     assert under_way[0] > 0
 
 
+@pytest.mark.long
 def test_the_only_server_dies_and_comes_back(
     tmp_path: Path, model: Path, start_server: Start
 ) -> None:
@@ -187,6 +190,7 @@ def test_the_only_server_dies_and_comes_back(
     assert len(server.log) <= len(lines) - 12, "what it had answered is not asked again"
 
 
+@pytest.mark.long
 def test_all_die_and_the_same_command_resumes(
     tmp_path: Path, model: Path, start_server: Start
 ) -> None:
@@ -212,6 +216,7 @@ def test_all_die_and_the_same_command_resumes(
     assert len(server.log) <= len(lines) - 30  # what had been answered was not asked again
 
 
+@pytest.mark.long
 def test_kill_9_of_the_client(tmp_path: Path, model: Path, start_server: Start) -> None:
     server = start_server(seconds=0.05)
     lines = families(4, 50)

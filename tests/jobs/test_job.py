@@ -128,6 +128,7 @@ def test_files_of_others_are_not_overwritten(job: Job) -> None:
     assert job.run(restart=True).exit_code == 0
 
 
+@pytest.mark.long
 def test_two_runs_on_one_output(job: Job) -> None:
     job.write(MIXED)
 

@@ -39,6 +39,7 @@ def test_a_finished_output_that_is_gone_is_made_again(job: Job) -> None:
     assert job.answers() == expected
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("iterations", [1, 4, 7])
 def test_an_interrupted_job_resumes_where_it_was(job: Job, iterations: int) -> None:
     job.write(MIXED).run()

@@ -126,6 +126,7 @@ def test_quantize_takes_a_view(isa: Isa) -> None:
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
+@pytest.mark.long
 @each_isa
 @each_dtype
 @pytest.mark.parametrize("neighbours", [False, True])

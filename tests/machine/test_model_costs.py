@@ -32,6 +32,7 @@ def test_counts_the_products_of_dense_models(name: str) -> None:
     assert counts.head == shape.vocabulary * shape.hidden
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_weight_is_counted_once(tmp_path: Path, architecture: str) -> None:
     """All parameters of the loaded model are products, the head, look-ups, or vectors."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +18,7 @@ from tests.helpers.planner_jobs import Job, jobs
 ADAPTERS = tuple(Adapter(str(number), "", "", 1) for number in range(3))
 
 
+@pytest.mark.long
 @settings(max_examples=100, deadline=None)
 @given(jobs(), st.data(), st.sampled_from(list(Order)), st.sampled_from(list(Sharing)))
 def test_neighbours_that_share_with_their_own(

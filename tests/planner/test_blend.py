@@ -179,6 +179,7 @@ def test_large_groups_stay_whole_where_cutting_costs_too_much() -> None:
     assert blended(job, 2000).saved_prompt_tokens == whole.saved_prompt_tokens
 
 
+@pytest.mark.long
 @settings(deadline=None)
 @given(jobs(max_runs=7), st.data())
 def test_pieces_in_any_order_are_a_plan(job: Job, data: st.DataObject) -> None:
@@ -219,6 +220,7 @@ def is_on_path(tree: Tree, segment: int, ancestor: int) -> bool:
     return segment >= 0
 
 
+@pytest.mark.long
 @settings(deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from([0, 0, 3, 5, 9]), st.integers(1, 9)), min_size=1),
@@ -241,6 +243,7 @@ def test_cuts_cost_no_more_than_allowed(
 # The same from a plan.
 
 
+@pytest.mark.long
 @settings(deadline=None)
 @given(jobs(), st.sampled_from(Sharing), st.sampled_from(Order), machines)
 def test_reordering_a_plan_is_planning_in_that_order(

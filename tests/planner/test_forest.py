@@ -41,6 +41,7 @@ def path_of(job: Job, forest: Forest, node: int) -> Path:
     return tuple(job.prompts[forest.request[node]][: forest.end[node]])
 
 
+@pytest.mark.long
 @settings(deadline=None)
 @given(jobs())
 def test_forest_is_the_naive_trie(job: Job) -> None:

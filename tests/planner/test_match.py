@@ -21,6 +21,7 @@ def _chunk_tokens(request: pytest.FixtureRequest) -> object:
         yield
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_chunk_tokens")
 @settings(deadline=None)
 @given(st.lists(st.sampled_from([1, 1, 1, 1, 2]), min_size=60, max_size=60), groups)

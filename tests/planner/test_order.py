@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -60,6 +61,7 @@ class Naive:
         return walked
 
 
+@pytest.mark.long
 @settings(deadline=None)
 @given(
     jobs(max_requests=20),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -39,6 +40,7 @@ def walk(job: Job, plan: Plan, token_budget: int) -> int:
     return peak
 
 
+@pytest.mark.long
 @settings(deadline=None)
 @given(jobs(), st.integers(1, 200))
 def test_peak_is_that_of_the_run_walked_through(job: Job, token_budget: int) -> None:

@@ -35,6 +35,7 @@ def prompt_by_plan(job: Job, plan: Plan, sequence: int) -> list[int]:
     return tokens + job.prompts[plan.sequence_request[sequence]][len(tokens) :]
 
 
+@pytest.mark.long
 @settings(deadline=None)
 @given(jobs(max_requests=20), modes, orders, machines)
 def test_plan_describes_the_job(
@@ -67,6 +68,7 @@ def test_groups_partition_the_sequences(
     assert plan.groups.tolist() == [*bounds, plan.num_sequences]
 
 
+@pytest.mark.long
 @settings(deadline=None)
 @given(jobs(max_requests=20), modes, machines, st.randoms(use_true_random=False))
 def test_plan_does_not_depend_on_the_input_order(
@@ -86,6 +88,7 @@ def test_plan_does_not_depend_on_the_input_order(
     ]
 
 
+@pytest.mark.long
 @settings(deadline=None)
 @given(jobs(), modes, orders)
 def test_plan_survives_a_file(job: Job, sharing: Sharing, order: Order) -> None:
@@ -123,6 +126,7 @@ def needed_blocks(job: Job, plan: Plan, sequence: int, block: int) -> int:
     return shared + -(-(own + job.max_new - 1) // block)
 
 
+@pytest.mark.long
 @settings(deadline=None)
 @given(jobs(), modes, st.integers(1, 40), st.integers(0, 3))
 def test_every_sequence_fits_the_pool(job: Job, sharing: Sharing, block: int, spare: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -43,6 +44,7 @@ def check(job: Job, plan: Plan) -> None:
     assert plan.prompt_tokens == job.table.lengths[plan.sequence_request].sum()
 
 
+@pytest.mark.long
 @settings(max_examples=200)
 @given(jobs(), st.sampled_from([Sharing.forest, Sharing.single, Sharing.none]), st.data())
 def test_some_requests_first(job: Job, sharing: Sharing, data: st.DataObject) -> None:
@@ -58,6 +60,7 @@ def test_some_requests_first(job: Job, sharing: Sharing, data: st.DataObject) ->
             assert moved == plan
 
 
+@pytest.mark.long
 @settings(max_examples=200)
 @given(jobs(), st.data())
 def test_groups_in_another_order(job: Job, data: st.DataObject) -> None:
@@ -90,6 +93,7 @@ def test_what_both_parts_share_is_computed_for_each() -> None:
     assert replace(alone, order=plan.order) == alone
 
 
+@pytest.mark.long
 @settings(max_examples=200)
 @given(jobs(), st.sampled_from(Sharing))
 def test_a_spread_plan_is_the_same_but_for_the_order(job: Job, sharing: Sharing) -> None:

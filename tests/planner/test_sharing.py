@@ -147,6 +147,7 @@ def test_no_segment_need_end_inside_an_edge(job: Job, cost: FoldCost) -> None:
     assert ours == pytest.approx(min(forest_cost(job, chosen, cost) for chosen in choices))
 
 
+@pytest.mark.long
 @settings(deadline=None)
 @given(jobs(max_requests=12), costs, st.randoms())
 def test_choice_does_not_depend_on_the_input_order(
@@ -161,6 +162,7 @@ def test_choice_does_not_depend_on_the_input_order(
     assert kept[0] == kept[1]
 
 
+@pytest.mark.long
 @settings(deadline=None)
 @given(jobs(max_requests=25), st.sampled_from(Sharing), costs)
 def test_segments_are_consistent(job: Job, sharing: Sharing, cost: FoldCost) -> None:
@@ -184,6 +186,7 @@ def test_segments_are_consistent(job: Job, sharing: Sharing, cost: FoldCost) -> 
         assert segments.level[s] == (segments.level[parent] + 1 if parent >= 0 else 0)
 
 
+@pytest.mark.long
 @settings(deadline=None)
 @given(jobs(max_requests=25), costs)
 def test_modes_are_ranked(job: Job, cost: FoldCost) -> None:
@@ -225,6 +228,7 @@ class Trie:
         return sum(c.tokens * (c.users - 1) for c in self.children if c.users >= 1)
 
 
+@pytest.mark.long
 @settings(deadline=None)
 @given(jobs(max_requests=25))
 def test_paper_follows_its_rule(job: Job) -> None:

@@ -32,6 +32,7 @@ def family(requests: int, prefix: int = 40, first: int = 0) -> list[list[int]]:
     return [[first] * prefix + [1000 + first, i] for i in range(requests)]
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=150)
 @given(jobs(max_requests=20, max_runs=7), st.sampled_from(Sharing), st.integers(1, 5))
 def test_every_request_is_in_one_share(job: Job, sharing: Sharing, devices: int) -> None:
@@ -85,6 +86,7 @@ def test_whole_groups_are_dealt_within_the_bound_of_lpt(lengths: list[int], devi
     assert best - 1e-9 <= max(seconds_each) <= (4 / 3 - 1 / (3 * devices)) * best + 1e-9
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=100)
 @given(jobs(max_requests=20, max_runs=7), st.integers(1, 5))
 def test_the_longest_share_is_within_the_bound_of_list_scheduling(job: Job, devices: int) -> None:

@@ -60,6 +60,7 @@ def test_one_that_is_killed_is_started_again(processes: WorkerProcesses) -> None
     assert heard(processes, 1) == [(0, ("again", "1", "1"))]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("arguments", "last"),
     [
@@ -77,6 +78,7 @@ def test_one_that_fails_says_why(
     assert last in exited.reason
 
 
+@pytest.mark.long
 def test_one_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes no message; and it does not end when it is let go."""
     monkeypatch.setattr(workers, "GRACE_SECONDS", 0.2)

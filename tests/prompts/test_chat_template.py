@@ -86,6 +86,7 @@ def conversation(roles: str) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("roles", ["u", "U", "uau", "UAU", "su", "SU", "suau", "sUaU", "du", "DU"])
 @pytest.mark.parametrize("name", ALL_STYLES)
 def test_every_text_arrives_once(name: str, roles: str) -> None:

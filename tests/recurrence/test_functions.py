@@ -130,6 +130,7 @@ def test_delta_rules(model: str, isa: Isa | None, dtype: torch.dtype) -> None:
     near(memory.recurrent, states, torch.float32)
 
 
+@pytest.mark.long
 @each_way
 @each_dtype
 @pytest.mark.parametrize("size", [8, 144])

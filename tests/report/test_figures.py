@@ -70,6 +70,7 @@ def test_levels_and_limits() -> None:
     )
 
 
+@pytest.mark.long
 def test_many_iterations_share_bars() -> None:
     ran = run(Job([[1, 2, 3]] * 2, max_new=1003))
     figure = batches(ran)

@@ -46,6 +46,7 @@ def test_nothing_overlaps_and_no_area_is_lost(job: Job, columns: int, max_segmen
     assert len(icicle.segment_ids) <= max_segments
 
 
+@pytest.mark.long
 @settings(deadline=None)
 @given(jobs())
 def test_with_room_every_sequence_is_drawn_as_it_is(job: Job) -> None:

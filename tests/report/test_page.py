@@ -91,6 +91,7 @@ def test_the_title_cannot_break_the_page(tmp_path: Path, ran: Ran) -> None:
     assert shown in "".join(page.texts["title"])
 
 
+@pytest.mark.long
 def test_an_older_report_is_replaced(tmp_path: Path, ran: Ran) -> None:
     write(tmp_path, ran, "old")
     write(tmp_path, ran, "new")

@@ -38,7 +38,7 @@ JSON = st.recursive(
         | st.dictionaries(st.text(max_size=4) | st.sampled_from(strange.KEYS), inner, max_size=4)
         | st.builds(
             strange.nested,
-            st.randoms(use_true_random=False),
+            st.randoms(use_true_random=True),
             inner,
             st.sampled_from(strange.DEPTHS),
         )

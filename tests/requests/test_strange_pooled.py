@@ -33,6 +33,7 @@ POOLINGS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", POOLINGS)
 def test_whatever_a_body_holds(name: str) -> None:
     rng = random.Random(5)

@@ -224,6 +224,7 @@ def test_a_kill_at_each_write(job: Job, torn: bool) -> None:
     assert number > 10
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("room", [0, 100, 10_000])
 def test_a_full_disk(job: Job, room: int, capfd: pytest.CaptureFixture[str]) -> None:
     """The disk takes nothing of the table, less than a row group, or several."""
@@ -255,6 +256,7 @@ def test_a_full_disk(job: Job, room: int, capfd: pytest.CaptureFixture[str]) -> 
     assert len(job.engines) == 0, "all had their results"
 
 
+@pytest.mark.long
 def test_a_table_that_is_given_up_writes_nothing_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

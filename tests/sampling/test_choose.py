@@ -32,6 +32,7 @@ def native(logits, settings, isa=None):
     return choose(LogitRows.whole(logits), settings, load_kernels(), isa)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("spread", [0.1, 2.0, 12.0])
 @pytest.mark.parametrize("vocab", [1, 7, 16, 33, 1024, 5003])
@@ -60,6 +61,7 @@ def test_every_instruction_set_and_dtype_and_company_gives_the_same(vocab):
     assert found.tolist() == [expected[3]]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("isa", available_isas())
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("vocab", [1, 7, 32, 33, 1024, 5003])

@@ -74,6 +74,7 @@ def on_device(
     return found, device.collect(plan, found, [part.numpy() for part in parts])
 
 
+@pytest.mark.long
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_the_tokens_are_those_of_the_other_way(data: st.DataObject) -> None:

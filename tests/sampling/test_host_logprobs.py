@@ -32,6 +32,7 @@ def order(logits: torch.Tensor) -> list[int]:
     return sorted(range(len(logits)), key=lambda token: (-float(logits[token]), token))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("vocab", [1, 17, 1000, 1024, 5003])

@@ -87,7 +87,10 @@ def table_of(prompts: list[list[int]]) -> RequestTable:
     )
 
 
-@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize(
+    "architecture",
+    ["llama", *(pytest.param(name, marks=pytest.mark.long) for name in ("qwen2", "qwen3"))],
+)
 def test_a_whole_run_is_launched_without_data(
     tmp_path: Path, architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

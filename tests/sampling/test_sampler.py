@@ -77,6 +77,7 @@ def reference(params, outputs=()):
     return p / p.sum()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(
     "chosen",

@@ -73,6 +73,7 @@ class Job:
                 yield int(self.plan.sequence_request[running.sequence[next(slots)]])
 
 
+@pytest.mark.long
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.integers(BASE_MODEL, len(SIZES) - 1), min_size=2, max_size=24),

@@ -120,6 +120,7 @@ def test_batches_that_fail_find_what_they_need_again(
     driver.check()
 
 
+@pytest.mark.long
 def test_a_long_prompt_takes_a_window_and_a_chunk() -> None:
     """Of 2,000 tokens no more than window and chunk are held at a time, of a segment its end."""
     from shoal.config import Order, Sharing
@@ -135,6 +136,7 @@ def test_a_long_prompt_takes_a_window_and_a_chunk() -> None:
     assert driver.pool.peak_blocks >= 2000 // 16
 
 
+@pytest.mark.long
 def test_the_forecast_admits_what_fits_a_window_and_no_more() -> None:
     """Prompts of 64 blocks whose windows are of 2: as many run as windows fit."""
     from shoal.config import Order, Sharing

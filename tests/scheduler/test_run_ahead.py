@@ -181,6 +181,7 @@ def test_a_budget_that_shrinks_below_the_decodes(job: Job, most: int, late: set[
     driver.check()
 
 
+@pytest.mark.long
 @settings(max_examples=40, deadline=None)
 @given(jobs(), st.data())
 def test_nothing_is_planned_over_sequential_samples(job: Job, data: st.DataObject) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -54,6 +55,7 @@ def measured(table: RequestTable, sharing: Sharing, budget: int) -> tuple[int, i
     return tokens, rows
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=150)
 @example(Job([[1, 2, 3, 4, 5, 6, 7, 8]]), 0, Sharing.forest, 64)
 @given(jobs(max_runs=7), st.integers(0, 10**6), st.sampled_from(Sharing), st.integers(1, 40))

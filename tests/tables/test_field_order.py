@@ -179,6 +179,7 @@ def test_greedy_is_between_nothing_and_exact(drawn: tuple[Rows, list[int]]) -> N
     assert chosen.saved == naive_saved(rows, chosen.orders, group)
 
 
+@pytest.mark.long
 @settings(deadline=None)
 @given(grouped(40, 5))
 def test_each_row_names_each_field_once(drawn: tuple[Rows, list[int]]) -> None:

@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("tool", ["make_python_docs.py", "make_fields_docs.py"])
 def test_the_tables_are_up_to_date(tool: str) -> None:
     command = [sys.executable, ROOT / "tools" / tool, "--check"]

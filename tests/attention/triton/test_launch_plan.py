@@ -68,6 +68,7 @@ def test_every_row_sees_its_keys_once(seed: int, geometry: Geometry) -> None:
     check_plan(work, geometry)
 
 
+@pytest.mark.long
 @settings(max_examples=20, deadline=None)
 @given(
     rows=st.integers(1, 80),
