@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,6 +19,14 @@ from shoal.model.lora.lora_config import CONFIG_FILE
 WEIGHTS_FILE = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _SUFFIXES = {".lora_A.weight": "A", ".lora_B.weight": "B"}
+_FORMATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+
+
+class StoredTensor(NamedTuple):
+    """A tensor in a file; `dtype`: None, where it is none that weights usually have."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype | None
 
 
 @dataclass(frozen=True)
@@ -58,13 +66,18 @@ class AdapterFile:
         digest.update(weights)
         return cls(name, path, config, digest.hexdigest(), weights)
 
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of every tensor, by its name in the file."""
+    def stored(self) -> dict[str, StoredTensor]:
+        """What every tensor is, by its name in the file; none of them is read."""
         try:
             with safe_open(Path(self.path) / WEIGHTS_FILE, framework="pt") as file:
-                return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+                names = file.keys()
+                slices = {name: file.get_slice(name) for name in names}
         except (SafetensorError, OSError):
             raise self._broken() from None
+        return {
+            name: StoredTensor(tuple(each.get_shape()), _FORMATS.get(each.get_dtype()))
+            for name, each in slices.items()
+        }
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Every tensor, by its name in the file."""

@@ -1,0 +1,6 @@
+// Chooses the instruction set's copy.
+#include "lora/lora.h"
+
+void shoal_lora(const ShoalLora* call) {
+  (call->isa >= SHOAL_AVX512 ? shoal::lora_avx512 : shoal::lora_avx2)(*call);
+}
