@@ -18,45 +18,49 @@ struct Task {
   int64_t first, rows;  // among those of the call
 };
 
+template <class X>
+struct Rows {
+  const X* x;
+  int64_t stride;
+};
+
+inline const ShoalLoraMatrices& matrices_of(const ShoalLora& c, const Task& task, int64_t linear) {
+  return c.matrices[task.adapter * c.adapter_stride + linear];
+}
+
 // What a thread needs besides, kept between calls.
 struct Scratch {
   std::vector<float> wide, low;
 };
 
-template <class X>
-const float* widened(const ShoalLora& c, const Task& task, std::vector<float>& wide, int64_t& row) {
-  const X* x = static_cast<const X*>(c.x) + task.first * c.x_row;
-  if constexpr (std::is_same_v<X, float>) {
-    row = c.x_row;
-    return x;
-  } else {
-    row = c.inputs;
-    wide.resize(task.rows * c.inputs);
-    for (int64_t r = 0; r < task.rows; r++) {
-      float* to = &wide[r * c.inputs];
+// The rows of a task, as float32.
+inline Rows<float> widened(const ShoalLora& c, const Task& task, Rows<uint16_t> rows, std::vector<float>& wide) {
+  wide.resize(task.rows * c.inputs);
+  for (int64_t r = 0; r < task.rows; r++) {
+    float* to = &wide[r * c.inputs];
+    const uint16_t* from = rows.x + r * rows.stride;
 #pragma omp simd
-      for (int64_t i = 0; i < c.inputs; i++) to[i] = get(x[r * c.x_row + i]);
-    }
-    return wide.data();
+    for (int64_t i = 0; i < c.inputs; i++) to[i] = get(from[i]);
   }
+  return {wide.data(), c.inputs};
 }
 
-// One linear layer of a product. W: format of its adapter's matrices; T: of the output.
-template <class W, class T>
-void add_linear(const ShoalLora& c, const Task& task, int64_t linear, const ShoalLoraMatrices& m, const float* x,
-                int64_t x_row, std::vector<float>& low) {
+// One linear layer of a product. X, W, T: formats of the rows, the adapter's matrices and the output.
+template <class T, class X, class W>
+void add_linear(const ShoalLora& c, const Task& task, int64_t linear, Rows<X> rows, const W* a, const W* b,
+                std::vector<float>& low) {
+  const ShoalLoraMatrices& m = matrices_of(c, task, linear);
   int64_t rank = m.rank, outputs = c.outputs[linear];
-  auto a = static_cast<const W*>(m.a);
   low.resize(task.rows * rank);
   each_row_tile(task.rows, [&](auto r, int64_t row) {
-    low_rows<decltype(r)::value>(x + row * x_row, x_row, a, c.inputs, rank, &low[row * rank]);
+    low_rows<decltype(r)::value>(rows.x + row * rows.stride, rows.stride, a, c.inputs, rank, &low[row * rank]);
   });
   T* out = static_cast<T*>(c.out) + task.first * c.out_row + c.columns[linear];
   for (int64_t at = 0; at < outputs; at += SHOAL_LORA_PANEL) {
     int64_t width = std::min<int64_t>(SHOAL_LORA_PANEL, outputs - at);
-    const W* b = static_cast<const W*>(m.b) + at * rank;
     each_row_tile(task.rows, [&](auto r, int64_t row) {
-      high_panel<decltype(r)::value>(&low[row * rank], rank, b, width, m.scale, out + row * c.out_row + at, c.out_row);
+      high_panel<decltype(r)::value>(&low[row * rank], rank, b + at * rank, width, m.scale,
+                                     out + row * c.out_row + at, c.out_row);
     });
   }
 }
@@ -64,13 +68,21 @@ void add_linear(const ShoalLora& c, const Task& task, int64_t linear, const Shoa
 template <class X, class T>
 void run_task(const ShoalLora& c, const Task& task) {
   thread_local Scratch scratch;
-  int64_t x_row;
-  const float* x = widened<X>(c, task, scratch.wide, x_row);
+  Rows<X> rows{static_cast<const X*>(c.x) + task.first * c.x_row, c.x_row};
+  Rows<float> wide{};
+  auto as_floats = [&] {
+    if constexpr (std::is_same_v<X, float>) return rows;
+    else return wide.x ? wide : wide = widened(c, task, rows, scratch.wide);
+  };
   for (int64_t linear = 0; linear < c.linears; linear++) {
-    const ShoalLoraMatrices& m = c.matrices[task.adapter * c.adapter_stride + linear];
+    const ShoalLoraMatrices& m = matrices_of(c, task, linear);
     if (m.rank == 0) continue;
-    auto add = m.dtype == SHOAL_FLOAT32 ? add_linear<float, T> : add_linear<uint16_t, T>;
-    add(c, task, linear, m, x, x_row, scratch.low);
+    auto add = [&](auto rows, auto* a) {
+      add_linear<T>(c, task, linear, rows, a, static_cast<decltype(a)>(m.b), scratch.low);
+    };
+    if (m.dtype == SHOAL_FLOAT32) add(as_floats(), static_cast<const float*>(m.a));
+    else if constexpr (kPairs && std::is_same_v<X, uint16_t>) add(rows, static_cast<const uint16_t*>(m.a));
+    else add(as_floats(), static_cast<const uint16_t*>(m.a));
   }
 }
 

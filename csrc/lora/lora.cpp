@@ -2,5 +2,6 @@
 #include "lora/lora.h"
 
 void shoal_lora(const ShoalLora* call) {
-  (call->isa >= SHOAL_AVX512 ? shoal::lora_avx512 : shoal::lora_avx2)(*call);
+  if (call->isa >= SHOAL_AVX512_BF16) return shoal::lora_avx512_bf16(*call);
+  (call->isa == SHOAL_AVX512 ? shoal::lora_avx512 : shoal::lora_avx2)(*call);
 }

@@ -6,6 +6,6 @@ namespace shoal {
 
 using LoraRun = void (*)(const ShoalLora&);
 
-extern const LoraRun lora_avx2, lora_avx512;
+extern const LoraRun lora_avx2, lora_avx512, lora_avx512_bf16;
 
 }  // namespace shoal

@@ -3,6 +3,7 @@
 #pragma once
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "ops/numbers.h"
 #include "vec.h"
@@ -42,10 +43,34 @@ void low_tile(const float* x, int64_t x_row, const W* a, int64_t inputs, float* 
     }
 }
 
+#if defined(__AVX512BF16__)
+constexpr bool kPairs = true;  // rows and matrices of bfloat16 are multiplied as they are
+
+template <int R, int K>
+void low_tile(const uint16_t* x, int64_t x_row, const uint16_t* a, int64_t inputs, float* low, int64_t low_row) {
+  vf sums[R][K];
+  for (int r = 0; r < R; r++)
+    for (int k = 0; k < K; k++) sums[r][k] = set1(0);
+  for (int64_t i = 0; i < inputs; i += 2 * VL) {
+    __mmask32 in = inputs - i < 2 * VL ? (__mmask32)((1u << (inputs - i)) - 1) : ~(__mmask32)0;
+    __m512i row[R];
+    for (int r = 0; r < R; r++) row[r] = _mm512_maskz_loadu_epi16(in, x + r * x_row + i);
+    for (int k = 0; k < K; k++) {
+      __m512i of_a = _mm512_maskz_loadu_epi16(in, a + k * inputs + i);
+      for (int r = 0; r < R; r++) sums[r][k] = _mm512_dpbf16_ps(sums[r][k], (__m512bh)row[r], (__m512bh)of_a);
+    }
+  }
+  for (int r = 0; r < R; r++)
+    for (int k = 0; k < K; k++) low[r * low_row + k] = sum(sums[r][k]);
+}
+#else
+constexpr bool kPairs = false;
+#endif
+
 // x [R rows, inputs] times A^T: low [R, rank]. For single rows more of A is read at once.
-template <int R, class W>
-void low_rows(const float* x, int64_t x_row, const W* a, int64_t inputs, int64_t rank, float* low) {
-  constexpr int K = R == 1 ? 4 * kRanks / 2 : kRanks;
+template <int R, class X, class W>
+void low_rows(const X* x, int64_t x_row, const W* a, int64_t inputs, int64_t rank, float* low) {
+  constexpr int K = R == 1 ? 2 * kRanks : kRanks;
   int64_t k = 0;
   for (; k + K <= rank; k += K) low_tile<R, K>(x, x_row, a + k * inputs, inputs, low + k, rank);
   for (; k < rank; k++) low_tile<R, 1>(x, x_row, a + k * inputs, inputs, low + k, rank);
