@@ -36,6 +36,7 @@ sanitize:  ## Run the C++ kernels under the address and undefined behaviour sani
 	build/sanitize/test_logprobs
 	build/sanitize/test_ops
 	build/sanitize/test_recurrence
+	build/sanitize/test_lora
 
 demo: install  ## Plan and run 320 support tickets on the bundled model, then tables of fields and labels
 	@mkdir -p $(OUT)

@@ -34,7 +34,7 @@ int32_t fastest(int32_t isa) {
 
 }  // namespace
 
-int32_t shoal_abi_version() { return 9; }
+int32_t shoal_abi_version() { return 10; }
 
 int32_t shoal_highest_isa() {
   static const int32_t isa = highest();

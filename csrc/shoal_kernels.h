@@ -202,6 +202,42 @@ struct ShoalRotary {
 // shoal_kv_store does.
 SHOAL_API void shoal_rotary(const ShoalRotary* call);
 
+// ---- LoRA adapters ---------------------------------------------------------------------------
+// A product's rows come in slices, each of one adapter; a product is that of one or several linear
+// layers side by side.
+
+// Outputs of a panel of B.
+constexpr int32_t SHOAL_LORA_PANEL = 64;
+
+// An adapter's part in one linear layer, in float32 or bfloat16.
+struct ShoalLoraMatrices {
+  const void* a;  // [rank, inputs]
+  const void* b;  // [outputs / panel][rank][panel], the last panel as wide as what is left
+  float scale;
+  int32_t rank;   // 0: it has no part
+  int32_t dtype;
+};
+
+struct ShoalLora {
+  int32_t dtype, out_dtype, isa, threads;
+  int64_t rows, inputs;
+  int64_t first_row;               // of the batch, that the first row here is
+  const void* x;                   // [rows, inputs]
+  int64_t x_row;                   // stride
+  void* out;                       // [rows, outputs of all]
+  int64_t out_row;                 // stride
+  int64_t slices;
+  const int64_t *begin, *end;      // [slices], rows of the batch; slices do not overlap
+  const int32_t* adapter;          // [slices]
+  int64_t linears;
+  const int64_t *columns, *outputs;  // [linears], where their outputs begin, and how many they are
+  const ShoalLoraMatrices* matrices; // [adapters][linears]
+  int64_t adapter_stride;
+};
+
+// out += scale * (x A^T) B^T, of each slice's rows and each linear layer, rounded once.
+SHOAL_API void shoal_lora(const ShoalLora* call);
+
 // ---- Layers with a recurrent state -----------------------------------------------------------
 // Sequences go on in chunks of rows that follow each other. A chunk starts from the state of one slot
 // and writes its last into another, or the same. States are float32, but for those of convolutions.

@@ -27,7 +27,6 @@ from shoal.machine.scored_rows import scored_rows
 from shoal.model.description import ModelDescription
 from shoal.model.load import LoadedModel
 from shoal.model.lora.adapted_products import AdaptedProducts
-from shoal.model.lora.adapter_reader import held_dtype
 from shoal.model.lora.run_adapters import RunAdapters
 from shoal.model.memory import enough_memory
 from shoal.planner import LengthModel, Pilot, Plan, divided, fixed_lengths
@@ -87,7 +86,7 @@ class Engine:
             placed = place(self._model, description, options)
         self._kv, self._graphs = placed.kv, placed.graphs
         self.machine = placed.machine
-        self._adapted = AdaptedProducts(self._model.module) if options.lora_bytes else None
+        self._adapted = self._adapted_products() if options.lora_bytes else None
         self._detokenizer = Detokenizer(description.tokenizer)
 
     def close(self) -> None:
@@ -112,14 +111,16 @@ class Engine:
             adapters=self._run_adapters(table),
         )
 
+    def _adapted_products(self) -> AdaptedProducts:
+        description = self.description
+        return AdaptedProducts(self._model.module, description.dtype, description.device)
+
     def _run_adapters(self, table: RequestTable) -> RunAdapters | None:
         if table.adapter is None:
             return None
         if self._adapted is None:
             raise InternalError("requests with adapters, for an engine without memory for them")
-        device = self.description.device
-        dtype = held_dtype(self.description.dtype, device)
-        return RunAdapters(self._adapted, table.adapters, dtype, device)
+        return RunAdapters(self._adapted, table.adapters)
 
     def _divide(self, blocks: list[int]) -> None:
         """Have so many KV blocks in each group of layers."""

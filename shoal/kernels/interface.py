@@ -214,6 +214,33 @@ class Rotary(ctypes.Structure):
     ]
 
 
+class Lora(ctypes.Structure):
+    """`ShoalLora`."""
+
+    _fields_ = [
+        ("dtype", c_int32),
+        ("out_dtype", c_int32),
+        ("isa", c_int32),
+        ("threads", c_int32),
+        ("rows", c_int64),
+        ("inputs", c_int64),
+        ("first_row", c_int64),
+        ("x", c_void_p),
+        ("x_row", c_int64),
+        ("out", c_void_p),
+        ("out_row", c_int64),
+        ("slices", c_int64),
+        ("begin", c_void_p),
+        ("end", c_void_p),
+        ("adapter", c_void_p),
+        ("linears", c_int64),
+        ("columns", c_void_p),
+        ("outputs", c_void_p),
+        ("matrices", c_void_p),
+        ("adapter_stride", c_int64),
+    ]
+
+
 class StateChunks(ctypes.Structure):
     """`ShoalChunks`."""
 
@@ -335,3 +362,5 @@ def declare(lib: ctypes.CDLL) -> None:
     lib.shoal_state_space.restype = None
     lib.shoal_convolution.argtypes = [POINTER(Convolution)]
     lib.shoal_convolution.restype = None
+    lib.shoal_lora.argtypes = [POINTER(Lora)]
+    lib.shoal_lora.restype = None

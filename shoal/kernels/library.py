@@ -16,7 +16,7 @@ import torch  # noqa: F401
 
 from shoal.kernels.interface import declare
 
-ABI_VERSION = 9
+ABI_VERSION = 10
 """Of csrc/shoal_kernels.h; a library built from other sources is not used."""
 
 

@@ -13,7 +13,8 @@ from shoal.errors import OptionError
 from shoal.llm.lora_request import LoRARequest
 from shoal.model.description import ModelDescription
 from shoal.model.lora.adapter_catalogue import check_budget
-from shoal.model.lora.adapter_reader import AdapterReader, held_dtype
+from shoal.model.lora.adapter_reader import AdapterReader
+from shoal.model.lora.held_format import HeldFormat
 from shoal.types import BASE_MODEL, Adapter, RequestTable
 
 Loras: TypeAlias = LoRARequest | Sequence[LoRARequest | None] | None
@@ -67,7 +68,7 @@ class AskedAdapters:
             self._reader = AdapterReader(
                 model.config,
                 model.id,
-                held_dtype(model.dtype, model.device),
+                HeldFormat.of(model.dtype, model.device),
                 trusted=model.trust_remote_code,
             )
         adapter = self._reader.read(request.lora_name, request.lora_path)

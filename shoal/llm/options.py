@@ -119,7 +119,8 @@ LLM_OPTIONS: dict[str, Fate] = {
         NoEffect("Adapters in use share lora_memory; their ranks are those of their files."),
     ),
     "lora_dtype": Refused(
-        "Adapters are held in float32 on the CPU, in the model's dtype on CUDA.", (None, "auto")
+        "On the CPU adapters are held as stored, or in float32; on CUDA as the model.",
+        (None, "auto"),
     ),
     **alike(
         "enable_tower_connector_lora mamba_cache_dtype"

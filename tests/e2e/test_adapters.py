@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.e2e.conftest import Shoal
+from tests.e2e.test_devices import begun, done
 from tests.helpers.e2e_jobs import completion
 from tests.helpers.lora import peft_greedy, save_adapter
 from tests.helpers.models import byte_tokenizer, forest_of_prompts, save_model
@@ -114,3 +117,33 @@ def test_a_changed_adapter_is_refused_on_resume(shoal: Shoal, folder: Path) -> N
     assert shoal("run", *given) == 1
     assert "the model's adapter 'sql' changed" in shoal.text("stderr")
     assert shoal("run", *given, "--restart") == 0
+
+
+@pytest.mark.long
+def test_killed_and_resumed(shoal: Shoal, folder: Path) -> None:
+    """What was left of each adapter's requests runs with it, and with no other."""
+    few = lines()
+    many = [
+        line | {"custom_id": f"{line['custom_id']}-{number}", "body": body}
+        for number in range(60)
+        for line in few
+        for body in [line["body"] | {"max_tokens": 16, "temperature": 1, "seed": number}]
+    ]
+    shoal.write("in.jsonl", many)
+    assert shoal("run", *command(folder, "-o", "calm.jsonl", "--quiet")) == 0
+    expected = {each["custom_id"]: each["response"]["body"] for each in shoal.read("calm.jsonl")}
+    run = ("run", *command(folder, "-o", "out.jsonl"))
+    killed = shoal.start(*run)
+    begun(shoal, killed)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.process.join()
+    saved = done(shoal)
+    assert 0 < saved < len(many)
+    assert not (shoal.folder / "out.jsonl").exists()
+    assert shoal(*run) == 0
+    assert "resuming:" in shoal.text("stderr")
+    found = {each["custom_id"]: each["response"]["body"] for each in shoal.read("out.jsonl")}
+    assert found.keys() == expected.keys()
+    for custom_id, body in found.items():
+        assert body["model"] == expected[custom_id]["model"]
+        assert body["choices"] == expected[custom_id]["choices"]

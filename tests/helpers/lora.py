@@ -8,15 +8,25 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 def save_adapter(
-    folder: Path, model: Path, seed: int, targets: Sequence[str] | str = "all-linear", **config: Any
+    folder: Path,
+    model: Path,
+    seed: int,
+    targets: Sequence[str] | str = "all-linear",
+    stored: torch.dtype = torch.float32,
+    **config: Any,
 ) -> Path:
-    """An adapter of random matrices, large enough to change what is generated."""
+    """An adapter of random matrices, large enough to change what is generated.
+
+    Args:
+        stored: number format of its file.
+    """
     base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     wanted = targets if isinstance(targets, str) else list(targets)
     asked = LoraConfig(task_type="CAUSAL_LM", target_modules=wanted, **config)
@@ -28,6 +38,8 @@ def save_adapter(
                 width = weight.shape[1]
                 weight.copy_(torch.randn(weight.shape, generator=generator) * width**-0.5)
     adapted.save_pretrained(folder)
+    file = folder / "adapter_model.safetensors"
+    save_file({name: weight.to(stored) for name, weight in load_file(file).items()}, file)
     return folder
 
 

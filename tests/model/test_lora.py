@@ -6,8 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoConfig
 
 from shoal import LLM, LoRARequest, SamplingParams
+from shoal.model.lora import held_format
+from shoal.model.lora.adapter_reader import AdapterReader
+from shoal.model.lora.held_format import HeldFormat
 from shoal.scheduler import BLOCK_SIZE
 from shoal.scheduler.forecast import PeakForecast
 from tests.helpers.lora import peft_greedy, save_adapter
@@ -23,7 +28,7 @@ SETTINGS: list[dict[str, Any]] = [
 ]
 ADAPTERS: dict[str, dict[str, Any]] = {
     "rank 8": {"r": 8, "lora_alpha": 16},
-    "rank 64": {"r": 64, "lora_alpha": 96, "use_rslora": True},
+    "rank 64": {"r": 64, "lora_alpha": 96, "use_rslora": True, "stored": torch.bfloat16},
     "some layers": {
         "r": 8,
         "lora_alpha": 8,
@@ -86,3 +91,22 @@ def test_preempted_and_within_a_small_budget(
     assert adapted.answers(llm) == adapted.expected
     assert llm.last_run is not None
     assert llm.last_run.preemptions > 0
+
+
+def test_slice_by_slice_equals_peft(adapted: Adapted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torch adds them, on CUDA and where there are no C++ kernels."""
+    monkeypatch.setattr(held_format, "load_kernels", lambda: None)
+    assert adapted.answers(adapted.llm()) == adapted.expected
+
+
+def test_held_as_stored(adapted: Adapted) -> None:
+    """A file in bfloat16 takes half the memory of one in float32."""
+    config = AutoConfig.from_pretrained(adapted.model)
+    held = HeldFormat.of(torch.float32, torch.device("cpu"))
+    reader = AdapterReader(config, "model", held)
+    taken = {
+        each.lora_name: reader.read(each.lora_name, each.lora_path).num_bytes
+        for each in adapted.requests
+        if each is not None
+    }
+    assert taken["rank 64"] == 64 // 8 * taken["rank 8"] // (2 if held.grouped else 1)

@@ -17,6 +17,7 @@ from shoal.config import EngineOptions
 from shoal.errors import ModelLoadError, OptionError, ShoalError, UnsupportedModelError
 from shoal.model.description import ModelDescription
 from shoal.model.lora.adapter_reader import AdapterReader
+from shoal.model.lora.held_format import HeldFormat
 from tests.helpers.lora import save_adapter
 from tests.helpers.models import save_model
 
@@ -35,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def reader(folder: Path) -> AdapterReader:
     config = AutoConfig.from_pretrained(folder / "base")
-    return AdapterReader(config, "base", torch.float32)
+    return AdapterReader(config, "base", HeldFormat(torch.float32, grouped=True))
 
 
 def changed(

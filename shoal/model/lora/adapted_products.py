@@ -2,90 +2,27 @@
 
 A hook behind each product sees its input rows and its output. Rows of one adapter are a slice of
 both, so its two small products read and write views. A fused product of several linear layers gets
-what each of them is given, at that layer's columns: the first products of all of them are one.
+what each of them is given, at that layer's columns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from shoal.errors import InternalError
+from shoal.kernels import load_kernels
+from shoal.kernels.lora import AdapterSlices
 from shoal.model.fusion.linear import parts_of
 from shoal.model.fusion.row_block import rows_under_way
-
-MANY_ROWS = 256
-"""Rows of one adapter from which on its products take all threads."""
-
-Slice = tuple[int, int, int]
-"""An adapter, and the rows it has from one up to another."""
-
-
-class Place(NamedTuple):
-    """Where a linear layer's output is: in which product, and from which column on."""
-
-    product: int
-    column: int
-
-
-class Addition(NamedTuple):
-    """What one linear layer's columns get: `low[:, first:last] @ matrix`."""
-
-    first: int
-    last: int
-    column: int
-    matrix: torch.Tensor
-
-
-@dataclass(frozen=True)
-class ProductAdapter:
-    """One adapter's part in one product.
-
-    Attributes:
-        low: [R, in], the A of all its linear layers, one after another.
-        additions: of each of them, with B^T * scale [rank, out].
-    """
-
-    low: torch.Tensor
-    additions: tuple[Addition, ...]
-
-    def add_to(self, out: torch.Tensor, x: torch.Tensor) -> None:
-        """out: [rows, out], changed in place; x: [rows, in].
-
-        A slice is converted by itself: a whole batch's sums in another format, to be added at
-        once, take longer to allocate than they save (docs/lab-notes.md).
-        """
-        low = functional.linear(x.to(self.low.dtype), self.low)
-        for first, last, column, matrix in self.additions:
-            into = out[:, column : column + matrix.shape[1]]
-            if into.dtype == low.dtype:
-                into.addmm_(low[:, first:last], matrix)
-            else:
-                into.add_(low[:, first:last] @ matrix)
-
-
-Weights = Mapping[int, ProductAdapter]
-"""An adapter in memory: what it adds, by product."""
-
-
-@contextmanager
-def threads_for(rows: int, device: torch.device) -> Iterator[None]:
-    """One thread within this block for few rows on the CPU: to wake others takes longer."""
-    before = torch.get_num_threads()
-    if device.type != "cpu" or rows >= MANY_ROWS or before == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+from shoal.model.lora.adapter_matrices import Additions, Place
+from shoal.model.lora.grouped_products import GroupedProducts
+from shoal.model.lora.held_format import HeldFormat
+from shoal.model.lora.slice_products import SliceProducts
 
 
 class AdaptedProducts:
@@ -93,62 +30,67 @@ class AdaptedProducts:
 
     Attributes:
         places: where each linear layer's output is, by its name in the model's class.
+        held: the number format of adapters.
+        additions: computes what they add.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
+        """`dtype`: of the model; `device`: that it is on."""
         self.places: dict[str, list[Place]] = {}
-        self._slices: dict[int, Sequence[Slice]] = {}
-        self._weights: Mapping[int, Weights] = {}
-        number = 0
+        self.held = HeldFormat.of(dtype, device)
+        self._slices: Mapping[int, AdapterSlices] = {}
+        product, numbered = 0, []
         for each in module.modules():
             named = [part for part in parts_of(each) if part.name is not None]
             if not named:
                 continue
-            each.register_forward_hook(self._hook(number))
+            each.register_forward_hook(self._hook(product))
             column = 0
             for part in parts_of(each):
                 if part.name is not None:
-                    self.places.setdefault(part.name, []).append(Place(number, column))
+                    place = Place(product, column, part.outputs, len(numbered))
+                    self.places.setdefault(part.name, []).append(place)
+                    numbered.append(place)
                 column += part.outputs
-            number += 1
+            product += 1
+        kernels = load_kernels() if self.held.grouped else None
+        self.additions: Additions = (
+            SliceProducts(device) if kernels is None else GroupedProducts(kernels, numbered)
+        )
 
     @contextmanager
-    def applied(
-        self, slices: Mapping[int, Sequence[Slice]], weights: Mapping[int, Weights]
-    ) -> Iterator[None]:
+    def applied(self, slices: Mapping[int, AdapterSlices], held: list[Any]) -> Iterator[None]:
         """Add within this block.
 
         Args:
             slices: which rows have which adapter, by how many rows there are: a batch's last layer
                 may compute fewer than the others.
-            weights: of all adapters in the slices.
+            held: the adapters that the slices count.
         """
-        self._slices, self._weights = dict(slices), weights
+        self._slices = slices
+        self.additions.use(held)
         try:
             yield
         finally:
-            self._slices, self._weights = {}, {}
+            self._slices = {}
+            self.additions.use([])
 
-    def _hook(self, number: int) -> Any:
+    def _hook(self, product: int) -> Any:
         def hook(module: nn.Module, given: tuple[Any, ...], out: torch.Tensor) -> None:
             if self._slices:
-                self._add(number, given[0], out)
+                self._add(product, given[0], out)
 
         return hook
 
-    def _add(self, number: int, x: torch.Tensor, out: torch.Tensor) -> None:
+    def _add(self, product: int, x: torch.Tensor, out: torch.Tensor) -> None:
+        if not self.additions.changes(product):
+            return
         x, out = x.reshape(-1, x.shape[-1]), out.view(-1, out.shape[-1])
         first, rows = rows_under_way(len(x))
-        if rows not in self._slices:
-            if not any(number in weights for weights in self._weights.values()):
-                return
+        slices = self._slices.get(rows)
+        if slices is None:
             raise InternalError(
                 f"a product of {rows} rows in a batch of {sorted(self._slices)}: an adapter does "
                 "not know which are its own"
             )
-        for adapter, begin, end in self._slices[rows]:
-            part = self._weights[adapter].get(number)
-            begin, end = max(begin - first, 0), min(end - first, len(x))
-            if part is not None and begin < end:
-                with threads_for(end - begin, x.device):
-                    part.add_to(out[begin:end], x[begin:end])
+        self.additions.add(product, x, out, slices, first)

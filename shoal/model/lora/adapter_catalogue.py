@@ -10,8 +10,9 @@ from transformers import PreTrainedConfig
 from shoal.config import EngineOptions
 from shoal.errors import OptionError
 from shoal.model.lora.adapter_folders import adapter_folders
-from shoal.model.lora.adapter_reader import AdapterReader, held_dtype
+from shoal.model.lora.adapter_reader import AdapterReader
 from shoal.model.lora.base_linears import refuse_model
+from shoal.model.lora.held_format import HeldFormat
 from shoal.types import Adapter
 
 
@@ -57,7 +58,7 @@ def job_adapters(
     if not paths:
         return ()
     model, trusted = next(iter(taken)), options.trust_remote_code
-    reader = AdapterReader(config, model, held_dtype(dtype, device), trusted=trusted)
+    reader = AdapterReader(config, model, HeldFormat.of(dtype, device), trusted=trusted)
     adapters = tuple(reader.read(name, str(path)) for name, path in paths.items())
     for adapter in adapters:
         check_budget(adapter, options.lora_bytes)

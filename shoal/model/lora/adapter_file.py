@@ -7,10 +7,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load
 
 from shoal.errors import ModelLoadError
@@ -19,6 +19,14 @@ from shoal.model.lora.lora_config import CONFIG_FILE
 WEIGHTS_FILE = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _SUFFIXES = {".lora_A.weight": "A", ".lora_B.weight": "B"}
+_FORMATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+
+
+class StoredTensor(NamedTuple):
+    """A tensor in a file; `dtype`: None, where it is none that weights usually have."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype | None
 
 
 @dataclass(frozen=True)
@@ -54,17 +62,30 @@ class AdapterFile:
                 f"{CONFIG_FILE} of adapter {name!r} in {path!r} is no JSON object. Copy it again."
             )
         weights = _content(name, folder, WEIGHTS_FILE)
-        digest = hashlib.blake2b(text, digest_size=16)
+        # Not BLAKE2, as elsewhere: processors have instructions for SHA-256.
+        digest = hashlib.sha256(text)
         digest.update(weights)
         return cls(name, path, config, digest.hexdigest(), weights)
 
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of every tensor, by its name in the file."""
+    def stored(self) -> dict[str, StoredTensor]:
+        """What every tensor is, by its name in the file; of the numbers only the end is looked for.
+
+        The format: https://huggingface.co/docs/safetensors, a length, so much JSON, the numbers.
+        """
+        start = 8 + int.from_bytes(self._weights[:8], "little")
         try:
-            with safe_open(Path(self.path) / WEIGHTS_FILE, framework="pt") as file:
-                return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError):
+            header = json.loads(self._weights[8:start])
+            header.pop("__metadata__", None)
+            stored = {
+                name: StoredTensor(tuple(map(int, each["shape"])), _FORMATS.get(each["dtype"]))
+                for name, each in header.items()
+            }
+            ends = [int(each["data_offsets"][1]) for each in header.values()]
+        except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
             raise self._broken() from None
+        if start + max(ends, default=0) != len(self._weights):
+            raise self._broken()
+        return stored
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Every tensor, by its name in the file."""

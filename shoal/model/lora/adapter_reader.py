@@ -6,25 +6,16 @@ import logging
 from collections.abc import Collection
 from pathlib import PurePath
 
-import torch
 from transformers import PreTrainedConfig
 
 from shoal.errors import ModelLoadError
 from shoal.model.lora.adapter_file import AdapterFile, matrix_of, tensor_name
 from shoal.model.lora.base_linears import Shape, base_linears
+from shoal.model.lora.held_format import HeldFormat
 from shoal.model.lora.lora_config import LoraConfig
 from shoal.types import Adapter
 
 _log = logging.getLogger(__name__)
-
-
-def held_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """The format adapters of a model have in memory.
-
-    On the CPU float32, in which peft computes them too: they are small, and processors without
-    units for 16 bits multiply those slower.
-    """
-    return torch.float32 if device.type == "cpu" else dtype
 
 
 class AdapterReader:
@@ -34,12 +25,12 @@ class AdapterReader:
         self,
         config: PreTrainedConfig,
         name: str,
-        dtype: torch.dtype,
+        held: HeldFormat,
         *,
         trusted: bool = False,
     ) -> None:
-        """`name`: of the model; `dtype`: see `held_dtype`."""
-        self._model, self._itemsize = name, dtype.itemsize
+        """`name`: of the model; `held`: how its adapters are."""
+        self._model, self._held = name, held
         self._linears = base_linears(config, trusted=trusted)
         self._kind = config.model_type
 
@@ -51,7 +42,8 @@ class AdapterReader:
                 fit the model.
         """
         file = AdapterFile.read(name, path)
-        config, shapes = LoraConfig.read(name, file.config), file.shapes()
+        config, stored = LoraConfig.read(name, file.config), file.stored()
+        shapes = {tensor: each.shape for tensor, each in stored.items()}
         matrices = {tensor: matrix_of(tensor) for tensor in shapes}
         other = [tensor for tensor, matrix in matrices.items() if matrix is None]
         if other:
@@ -65,7 +57,8 @@ class AdapterReader:
             self._check_shapes(config, module, shapes)
         self._note_base(config)
         numbers = sum(first * second for first, second in shapes.values())
-        return Adapter(name, path, file.digest, numbers * self._itemsize)
+        dtype = self._held.of_adapter([each.dtype for each in stored.values()])
+        return Adapter(name, path, file.digest, numbers * dtype.itemsize)
 
     def _check_modules(self, config: LoraConfig, modules: Collection[str]) -> None:
         unknown = sorted(set(modules) - self._linears.keys())
