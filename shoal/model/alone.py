@@ -5,8 +5,8 @@ itself, as transformers would go on with it: the cache says how many tokens came
 finds positions and makes masks itself, and its own function attends.
 
 What enters a layer is taken from the packed batch: so rounding does not grow, and no router turns.
-A layer ends where it has attended, before its larger products. Only the first runs to its end, and
-what it gives enters all others.
+A layer ends where it has attended for the last time, before its larger products. Only the first
+runs to its end, and what it gives enters all others.
 
 Every layer is tried by the piece that ends with the longest sequence there may be. By the other
 pieces one layer of each kind is (`shoal.model.alike`).
@@ -32,6 +32,7 @@ from shoal.errors import UnsupportedModelError
 from shoal.model.alike import unlike_layers
 from shoal.model.fusion.trial import Call
 from shoal.model.hook import AttentionCall, attention_step, masks_are_made
+from shoal.model.layer_list import layers_with_memories
 from shoal.model.packed_cache import packed_keywords
 from shoal.model.pieces import FIRST_TOKENS, Pieces
 from shoal.model.rotary import row_lengths
@@ -60,14 +61,15 @@ def prove_positions(
     Raises:
         UnsupportedModelError: the model does something else in a packed batch than alone.
     """
-    layers = _layers(module, len(shapes))
+    memories = layers_with_memories(module, (i for i, shape in enumerate(shapes) if shape[0]))
+    layers = list(memories)
     if not layers:
         raise _untried(kind, "its layers are not in one list")
     tried = unlike_layers(layers, module.config)  # type: ignore[arg-type]
     weight = next(module.parameters())
     ids, positions = pieces.token_ids.to(weight.device), pieces.positions.to(weight.device)
     try:
-        packed = _Packed(pieces, shapes, layers, weight.dtype, weight.device)
+        packed = _Packed(pieces, shapes, memories, weight.dtype, weight.device)
         with (
             attention_step(packed),
             _wrapped(layers, packed.enter),
@@ -101,9 +103,8 @@ def prove_positions(
     except Exception as error:
         _log.debug("proof by position failed", exc_info=True)
         raise _untried(kind, f"{type(error).__name__}: {error}") from error
-    attend = [layer for layer in layers if layer in packed.attends]
-    once = sum(layer in packed.attends for layer in tried)
-    if alone.calls != len(attend) + once * (len(pieces.work) - 1):
+    every, once = (sum(len(memories[layer]) for layer in some) for some in (layers, tried))
+    if alone.calls != every + once * (len(pieces.work) - 1):
         raise _untried(kind, "some of its layers attend to nothing")
     if alone.found:
         position, what = min(alone.found)
@@ -127,16 +128,16 @@ _Run = Callable[[torch.Tensor], Any]
 
 
 class _Attended(Exception):  # noqa: N818 - not an error
-    """Ends a layer, or the model with its last layer, when it has attended."""
+    """Ends a layer, or the model with its last layer, when it has attended for the last time."""
 
 
 class _Packed:
     """Runs the packed batch, and keeps what layers and attention are given.
 
     Attributes:
-        calls: of attention, by layer index.
+        memories: which each layer reads, by the index of what attends to it.
+        calls: of attention, by the same.
         entered: hidden states [1, T, hidden] that enter each layer.
-        attends: the layers that attend.
         recurrent: hidden states [1, T, hidden] that enter each recurrent module.
     """
 
@@ -144,12 +145,12 @@ class _Packed:
         self,
         pieces: Pieces,
         shapes: list[tuple[int, int, int]],
-        layers: list[nn.Module],
+        memories: dict[nn.Module, frozenset[int]],
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
         self._backend = ReferenceAttention()
-        # A layer stores its own anew before it is attended, so layers of one shape share memory.
+        # What attends stores its own anew before, so memories of one shape share their place.
         pools = {
             shape: self._backend.allocate(
                 KVShape(*shape, pieces.num_blocks, BLOCK_SIZE, dtype, device)
@@ -158,18 +159,20 @@ class _Packed:
             if shape[0]
         }
         self._pools = {layer: pools[shape] for layer, shape in enumerate(shapes) if shape[0]}
-        self._pieces, self._slots, self.layers = pieces, pieces.slots.to(device), layers
+        self._pieces, self._slots = pieces, pieces.slots.to(device)
+        self.memories, self.layers = memories, list(memories)
         self.calls: dict[int, AttentionCall] = {}
         self.entered: dict[nn.Module, torch.Tensor] = {}
-        self.attends = {layer for layer, shape in zip(layers, shapes, strict=True) if shape[0]}
         self.recurrent: dict[nn.Module, torch.Tensor] = {}
         self._to_its_end = False
+        self._unread: set[int] = set()
+        """Memories of the layer that runs which it has not read yet."""
         self._given: Any = None
         """What the first layer gives: hidden states, or a tuple that begins with them."""
 
     def enter(self, layer: nn.Module, hidden: torch.Tensor, run: _Run) -> Any:
         """A layer is entered; the first gives what it gives, the others what entered them."""
-        self.entered[layer] = hidden
+        self.entered[layer], self._unread = hidden, set(self.memories[layer])
         self._to_its_end = layer is not self.layers[-1] and layer is self.layers[0]
         if self._to_its_end:
             self._given = run(hidden)
@@ -187,7 +190,8 @@ class _Packed:
     def observe(self, call: AttentionCall) -> torch.Tensor:
         """See `AttentionObserver`."""
         self.calls[call.layer] = call
-        if self._to_its_end:
+        self._unread.discard(call.layer)
+        if self._to_its_end or self._unread:
             rows = slice(self._pieces.work.num_rows)
             return self._attend(call, rows, self._pieces.work)[None]
         raise _Attended
@@ -226,6 +230,7 @@ class _Alone:
         self._piece, self._rows, self._past = 0, slice(0), 0
         self._layers: list[nn.Module] = []
         self._known = True
+        self._unread: set[int] = set()
         self._masks: list[tuple[torch.Tensor, Window | None]] = []
         self.found: list[tuple[int, int]] = []
         self.calls = 0
@@ -242,6 +247,7 @@ class _Alone:
         if layer is self._packed.layers[0]:
             self._compare("embeddings", _by_row(hidden), _by_row(packed))
         if layer in self._layers:
+            self._unread = set(self._packed.memories[layer])
             with suppress(_Attended):
                 run(packed)
         return self._packed.left(layer, packed)
@@ -278,6 +284,9 @@ class _Alone:
         theirs = self._packed.attention(call.layer, self._piece)
         self._compare("attention", out[0].flatten(1), theirs.flatten(1))
         self.calls += 1
+        self._unread.discard(call.layer)
+        if self._unread:
+            return theirs[None]
         raise _Attended
 
     def _see(self, visible: torch.Tensor, window: Window | None) -> None:
@@ -381,16 +390,3 @@ def _entering(
         return enter(layer, call.hidden, lambda hidden: call.run(forward, hidden))
 
     return entering
-
-
-def _layers(module: nn.Module, count: int) -> list[nn.Module]:
-    """The layers of a model: so many modules in a list, one of them with an attention or a
-    recurrent module that has an index."""
-    for parts in module.modules():
-        if isinstance(parts, nn.ModuleList) and len(parts) == count and any(map(_attends, parts)):
-            return list(parts)
-    return []
-
-
-def _attends(layer: nn.Module) -> bool:
-    return any(hasattr(part, "layer_idx") for part in layer.modules())

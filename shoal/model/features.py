@@ -79,13 +79,6 @@ def _refuse_other_memory(config: PreTrainedConfig) -> None:
         raise _refusal(kind, f"{feature} ({', '.join(recurrent or other)})")
     if not any(attending(config, int(config.num_hidden_layers))):
         raise _refusal(kind, "recurrent layers alone, none that attends")
-    if kind == "longcat_flash":
-        raise UnsupportedModelError(
-            "two attentions in a layer",
-            f"models of type {kind!r} attend twice in each layer, to latents (MLA). Shoal's proof "
-            "that a model is right in packed batches knows layers that attend once. Use another "
-            "model.",
-        )
     if getattr(config, "cross_attention_layers", None):
         raise _refusal(kind, "cross-attention to images")
 

@@ -11,6 +11,7 @@ import transformers
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaDecoderLayer, LlamaModel
+from transformers.models.longcat_flash.modeling_longcat_flash import LongcatFlashMLA
 
 from shoal import LLM, SamplingParams
 from shoal.config import EngineOptions
@@ -79,14 +80,16 @@ def test_models_are_found_out(
     assert advice in str(caught.value)
 
 
-class ByRow(LlamaAttention):
+def doubled_late(hidden: torch.Tensor, past: Any) -> torch.Tensor:
     """Takes a token's place in the batch for its position, from a threshold on."""
+    rows = torch.arange(hidden.shape[1]) + (past.get_seq_length() if past else 0)
+    return hidden * (1 + (rows >= 200).float())[:, None]
 
+
+class ByRow(LlamaAttention):
     def forward(self, hidden_states: torch.Tensor, *args: Any, **keywords: Any) -> Any:
-        past = keywords.get("past_key_values")
-        rows = torch.arange(hidden_states.shape[1]) + (past.get_seq_length() if past else 0)
-        late = 1 + (rows >= 200).float()
-        return super().forward(hidden_states * late[:, None], *args, **keywords)
+        late = doubled_late(hidden_states, keywords.get("past_key_values"))
+        return super().forward(late, *args, **keywords)
 
 
 class Neighbours(LlamaAttention):
@@ -106,6 +109,26 @@ def test_rows_that_are_not_what_they_would_be_alone(tmp_path: Path, attention: A
     last.__class__ = attention
     with pytest.raises(UnsupportedModelError, match=r"positions other than those it is given"):
         prove(module, tmp_path)
+
+
+class LatentsByRow(LongcatFlashMLA):
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **keywords: Any) -> Any:
+        late = doubled_late(hidden_states, keywords.get("past_key_values"))
+        return super().forward(late, *args, **keywords)
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize("second", [0, 1])
+def test_each_attention_of_a_layer_is_tried(tmp_path: Path, layer: int, second: int) -> None:
+    """LongCat-Flash attends twice in a layer."""
+    folder = save_model(tmp_path, "longcat_flash")
+    module = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=ATTENTION_NAME)
+    shapes = [(4, 24, 12)] * 4
+    pieces = Pieces.of(description_of(folder))
+    prove_positions(module.eval(), shapes, pieces, "some")
+    module.model.layers[layer].self_attn[second].__class__ = LatentsByRow
+    with pytest.raises(UnsupportedModelError, match=r"positions other than those it is given"):
+        prove_positions(module, shapes, pieces, "some")
 
 
 class BySecond(ByRow):
