@@ -10,14 +10,17 @@ runs to its end, and what it gives enters all others.
 
 Every layer is tried by the piece that ends with the longest sequence there may be. By the other
 pieces one layer of each kind is (`shoal.model.alike`).
+
+A batch may have more rows than a sequence has tokens. So the packed batch runs once more, as if its
+rows came after as many others as the model can count: it has to be the same.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -30,9 +33,10 @@ from shoal.attention import KVShape
 from shoal.attention.reference import ReferenceAttention
 from shoal.errors import UnsupportedModelError
 from shoal.model.alike import unlike_layers
-from shoal.model.fusion.trial import Call
 from shoal.model.hook import AttentionCall, attention_step, masks_are_made
 from shoal.model.layer_list import layers_with_memories
+from shoal.model.layer_sizes import stated
+from shoal.model.layers_entered import Run, layers_entered
 from shoal.model.packed_cache import packed_keywords
 from shoal.model.pieces import FIRST_TOKENS, Pieces
 from shoal.model.rotary import row_lengths
@@ -69,19 +73,15 @@ def prove_positions(
     weight = next(module.parameters())
     ids, positions = pieces.token_ids.to(weight.device), pieces.positions.to(weight.device)
     try:
+        given = packed_keywords(module, positions)
         packed = _Packed(pieces, shapes, memories, weight.dtype, weight.device)
-        with (
-            attention_step(packed),
-            _wrapped(layers, packed.enter),
-            row_lengths(pieces.lengths.to(weight.device)),
-            suppress(_Attended),
-        ):
-            module(
-                input_ids=ids[None],
-                position_ids=positions[None],
-                use_cache=False,
-                **packed_keywords(module, positions),
-            )
+        packed.run(module, use_cache=False, **given)
+        later = packed
+        if not given:
+            later = _Packed(pieces, shapes, memories, weight.dtype, weight.device)
+            counted = int(stated(module.config.get_text_config(), "max_position_embeddings") or 0)
+            far = Cache([_Unseen(max(counted, len(pieces.positions))) for _ in shapes])
+            later.run(module, use_cache=True, past_key_values=far)
         alone = _Alone(packed, tried)
         # Some models with recurrent layers count positions from 0 unless they are told, as
         # `generate` tells them.
@@ -94,7 +94,7 @@ def prove_positions(
             cache = Cache([_Unseen(past) for _ in shapes])
             with (
                 attention_step(alone),
-                _wrapped(layers, alone.enter),
+                layers_entered(layers, alone.enter),
                 masks_are_made(),
                 suppress(_Attended),
             ):
@@ -106,8 +106,9 @@ def prove_positions(
     every, once = (sum(len(memories[layer]) for layer in some) for some in (layers, tried))
     if alone.calls != every + once * (len(pieces.work) - 1):
         raise _untried(kind, "some of its layers attend to nothing")
-    if alone.found:
-        position, what = min(alone.found)
+    found = alone.found if packed.agrees(later) else [*alone.found, (0, _ORDER.index("rows"))]
+    if found:
+        position, what = min(found)
         raise _refusal(kind, position, _ORDER[what])
 
 
@@ -121,10 +122,6 @@ class _Unseen(DynamicLayer):  # type: ignore[no-untyped-call]
 
     def get_seq_length(self) -> int:
         return self._past + int(super().get_seq_length())
-
-
-_Run = Callable[[torch.Tensor], Any]
-"""Runs a layer with other hidden states."""
 
 
 class _Attended(Exception):  # noqa: N818 - not an error
@@ -170,7 +167,33 @@ class _Packed:
         self._given: Any = None
         """What the first layer gives: hidden states, or a tuple that begins with them."""
 
-    def enter(self, layer: nn.Module, hidden: torch.Tensor, run: _Run) -> Any:
+    def run(self, module: nn.Module, **keywords: Any) -> None:
+        """Run the batch through the model, with some keywords besides."""
+        device = self._slots.device
+        with (
+            attention_step(self),
+            layers_entered(self.layers, self.enter),
+            row_lengths(self._pieces.lengths.to(device)),
+            suppress(_Attended),
+        ):
+            module(
+                input_ids=self._pieces.token_ids.to(device)[None],
+                position_ids=self._pieces.positions.to(device)[None],
+                **keywords,
+            )
+
+    def agrees(self, other: _Packed) -> bool:
+        """Whether the same was handed to layers, recurrent modules and attention in another run."""
+        pairs = [(self.entered[layer], other.entered[layer]) for layer in self.layers]
+        pairs += [(hidden, other.recurrent[part]) for part, hidden in self.recurrent.items()]
+        pairs = [(_by_row(mine), _by_row(theirs)) for mine, theirs in pairs]
+        for layer, mine in self.calls.items():
+            theirs = other.calls[layer]
+            some = (mine.query, theirs.query), (mine.key, theirs.key), (mine.value, theirs.value)
+            pairs += [(_rows_first(one), _rows_first(two)) for one, two in some]
+        return not any(bool(_differ(one, two).any()) for one, two in pairs)
+
+    def enter(self, layer: nn.Module, hidden: torch.Tensor, run: Run) -> Any:
         """A layer is entered; the first gives what it gives, the others what entered them."""
         self.entered[layer], self._unread = hidden, set(self.memories[layer])
         self._to_its_end = layer is not self.layers[-1] and layer is self.layers[0]
@@ -240,7 +263,7 @@ class _Alone:
         self._piece, self._rows, self._past = piece, rows, past
         self._masks, self._layers = [], layers
 
-    def enter(self, layer: nn.Module, hidden: torch.Tensor, run: _Run) -> Any:
+    def enter(self, layer: nn.Module, hidden: torch.Tensor, run: Run) -> Any:
         """A layer is entered: of the first the inputs count, the others get the packed ones."""
         packed = self._packed.entered[layer][..., self._rows, :]
         self._known = layer in self._everywhere
@@ -264,11 +287,7 @@ class _Alone:
         query, key, value = (x[:, :, rows] for x in (then.query, then.key, then.value))
         pairs = (call.query, query), (call.key, key), (call.value, value)
         for mine, theirs in pairs:
-            self._compare(
-                "positions",
-                mine[0].transpose(0, 1).flatten(1),
-                theirs[0].transpose(0, 1).flatten(1),
-            )
+            self._compare("positions", _rows_first(mine), _rows_first(theirs))
         mask, tokens, window = call.mask, query.shape[2], call.kind.sight
         if mask is None:
             self._see(torch.ones(tokens, tokens, dtype=torch.bool), window)
@@ -303,9 +322,7 @@ class _Alone:
 
     def _compare(self, what: str, mine: torch.Tensor, theirs: torch.Tensor) -> None:
         """mine, theirs: [k, numbers]."""
-        distance = (mine.float() - theirs.float()).norm(dim=1)
-        # Negated so that NaN is no agreement.
-        self._note(what, ~(distance <= TOLERANCE[theirs.dtype] * theirs.float().norm(dim=1)))
+        self._note(what, _differ(mine, theirs))
 
     def _note(self, what: str, wrong: torch.Tensor) -> None:
         """wrong: bool [k], rows of the piece."""
@@ -322,6 +339,7 @@ _WHAT = {
     "positions": "positions other than those it is given, in its attention",
     "attention": "attention that differs from the softmax it asks for",
     "state": "inputs of recurrent layers that depend on where a token stands in a batch",
+    "rows": "a token's place in its batch, whatever position it is given",
 }
 _ORDER = list(_WHAT)
 """Of what differs at a position, the first is told."""
@@ -352,6 +370,18 @@ def _by_row(hidden: torch.Tensor) -> torch.Tensor:
     return hidden.movedim(-2, 0).flatten(1)
 
 
+def _rows_first(heads: torch.Tensor) -> torch.Tensor:
+    """Queries, keys or values [1, heads, k, dim] as [k, numbers]."""
+    return heads[0].transpose(0, 1).flatten(1)
+
+
+def _differ(mine: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+    """Which rows of [k, numbers] do by more than rounding: bool [k]."""
+    distance = (mine.float() - theirs.float()).norm(dim=1)
+    # Negated so that NaN is no agreement.
+    return ~(distance <= TOLERANCE[theirs.dtype] * theirs.float().norm(dim=1))
+
+
 def _own_attention(module: nn.Module) -> Callable[..., Any]:
     """The function a module attends with if it is not given another."""
     for owner in type(module).__mro__:
@@ -360,33 +390,3 @@ def _own_attention(module: nn.Module) -> Callable[..., Any]:
             own: Callable[..., Any] = names["eager_attention_forward"]
             return own
     return sdpa_attention_forward
-
-
-@contextmanager
-def _wrapped(
-    layers: list[nn.Module], enter: Callable[[nn.Module, torch.Tensor, _Run], Any]
-) -> Iterator[None]:
-    """In this block `enter` runs the layers: it is given each, its hidden states, and what runs
-    the layer with some hidden states."""
-    before = [vars(layer).get("forward") for layer in layers]
-    for layer in layers:
-        layer.forward = _entering(layer, enter)
-    try:
-        yield
-    finally:
-        for layer, own in zip(layers, before, strict=True):
-            del layer.forward
-            if own is not None:
-                layer.forward = own
-
-
-def _entering(
-    layer: nn.Module, enter: Callable[[nn.Module, torch.Tensor, _Run], Any]
-) -> Callable[..., Any]:
-    forward = layer.forward
-
-    def entering(*args: Any, **keywords: Any) -> Any:
-        call = Call(args, keywords)
-        return enter(layer, call.hidden, lambda hidden: call.run(forward, hidden))
-
-    return entering
