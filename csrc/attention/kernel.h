@@ -10,7 +10,7 @@
 //   kPadRows    rows are read, and scratch results written, in multiples of this
 //   kOverlaps   products leave the vector units free, for the softmax of the rows before
 //   product     c[rows][width] = a x the columns [column, column + width) of some blocks
-//   score       product with one block of keys, while the blocks ahead are fetched (not if kOverlaps)
+//               (while the blocks ahead are fetched, unless kOverlaps)
 #pragma once
 #include <algorithm>
 #include <atomic>
@@ -36,13 +36,12 @@ template <class A>
 constexpr int64_t kWeightStride = kChunk + 64 / sizeof(A);
 constexpr float kLog2e = 1.4426950408889634f;
 
-// Blocks that will be needed soon.
+// Blocks that will be needed soon: each is fetched while the block of its number is multiplied.
+template <class B>
 struct Ahead {
-  const void* blocks[2];
-  int64_t bytes[2];  // of each
+  const B* const* blocks = nullptr;
   int num = 0;
-
-  void add(const void* block, int64_t size) { blocks[num] = block, bytes[num++] = size; }
+  int64_t bytes = 0;  // of each
 };
 
 template <class Unit>
@@ -179,8 +178,9 @@ class Kernel {
     finish(task, head, s);
   }
 
-  // Step after step. What a step works on stays in the first cache, and what comes next is fetched
-  // line by line: many at once would hold up the loads of the products.
+  // Step after step. What a step works on stays in the first cache. What comes next is fetched line
+  // by line, the values with the scores and the next keys with the values: memory is then never idle
+  // for long, and many lines at once would hold up the loads of the products.
   void in_turn(const Task& task, const B* keys, const B* values, Scratch& s) {
     Steps steps(*this, task);
     Step now, next;
@@ -188,14 +188,16 @@ class Kernel {
     for (; more; now = next, more = even_more) {
       even_more = steps.next(next);
       for (int k = 0; k < now.num_blocks; k++) {
-        Ahead ahead;
-        if (now.opens && values) ahead.add(block_at(values, now, k, value_dim_), block_bytes(value_dim_));
-        if (even_more && next.opens && k < next.num_blocks)
-          ahead.add(block_at(keys, next, k, key_dim_), block_bytes(key_dim_));
-        Unit::score(query_of(now, s), key_dim_, now.rows, block_at(keys, now, k, key_dim_),
-                    key_dim_ / Unit::pack, s.scores[0].get() + k * SHOAL_BLOCK, kScoreStride, ahead);
+        const B* block = values ? block_at(values, now, k, value_dim_) : nullptr;
+        Ahead<B> ahead;
+        if (now.opens && values) ahead = {&block, 1, block_bytes(value_dim_)};
+        score(now, k, keys, s, 0, ahead);
       }
-      soften_and_add(now, keys, values, s, 0, [](int) {});
+      const B* blocks[kChunkBlocks];
+      Ahead<B> ahead;
+      if (even_more && next.opens) ahead = {blocks, next.num_blocks, block_bytes(key_dim_)};
+      for (int k = 0; k < ahead.num; k++) blocks[k] = block_at(keys, next, k, key_dim_);
+      soften_and_add(now, keys, values, s, 0, [](int) {}, ahead);
     }
   }
 
@@ -224,7 +226,7 @@ class Kernel {
   // twice, with how often it was called.
   template <class Between>
   void soften_and_add(const Step& step, const B* keys, const B* values, Scratch& s, int buffer,
-                      Between between) {
+                      Between between, const Ahead<B>& ahead = {}) {
     alignas(64) float shrink[Unit::kSubRows + VL];
     float* scores = s.scores[buffer].get();
     A* weights = s.weights_of(buffer);
@@ -249,7 +251,7 @@ class Kernel {
       std::fill_n(row, hidden, A(0));
       total[r] = total[r] * shrink[r] + sum;
     }
-    add_values(step, keys, values, weights, shrink, s);
+    add_values(step, keys, values, weights, shrink, s, ahead);
   }
 
   void finish(const Task& task, int64_t head, Scratch& s) {
@@ -309,11 +311,11 @@ class Kernel {
   }
 
   // The scores of a step's rows and its k-th block of keys.
-  void score(const Step& step, int k, const B* keys, Scratch& s, int buffer) {
+  void score(const Step& step, int k, const B* keys, Scratch& s, int buffer, const Ahead<B>& ahead = {}) {
     const B* block = block_at(keys, step, k, key_dim_);
     Unit::product(query_of(step, s), key_dim_, step.rows, &block, 1, key_dim_ / Unit::pack,
                   SHOAL_BLOCK * Unit::pack, 0, SHOAL_BLOCK,
-                  s.scores[buffer].get() + k * SHOAL_BLOCK, kScoreStride);
+                  s.scores[buffer].get() + k * SHOAL_BLOCK, kScoreStride, ahead);
   }
 
   // Asks for a block of keys or values that will be needed soon.
@@ -323,7 +325,7 @@ class Kernel {
   }
 
   void add_values(const Step& step, const B* keys, const B* values, const A* weights,
-                  const float* shrink, Scratch& s) {
+                  const float* shrink, Scratch& s, const Ahead<B>& ahead) {
     const B* blocks[kChunkBlocks];
     for (int k = 0; k < step.num_blocks; k++) {
       if (values) {
@@ -338,7 +340,7 @@ class Kernel {
     float* product = s.product.get();
     Unit::product(weights, kWeightStride<A>, step.rows, blocks, step.num_blocks,
                   SHOAL_BLOCK / Unit::pack, int64_t(value_dim_) * Unit::pack, 0, value_dim_,
-                  product, out_stride_);
+                  product, out_stride_, ahead);
     for (int r = 0; r < step.rows; r++) {
       float* out = s.out.get() + (step.row + r) * out_stride_;
       vf factor = set1(shrink[r]);

@@ -29,7 +29,8 @@ struct AmxUnit {
 
   // As VectorUnit's; `steps` is a multiple of 16.
   static void product(const A* a, int64_t lda, int rows, const B* const* blocks, int num_blocks,
-                      int steps, int64_t ldb, int column, int width, float* c, int64_t ldc) {
+                      int steps, int64_t ldb, int column, int width, float* c, int64_t ldc,
+                      const Ahead<B>&) {
     int r = 0;
     for (; rows - r > 16; r += 32)
       for (int n = 0; n < width; n += 32)

@@ -102,31 +102,31 @@ struct SinglesByFma {  // float32 x float32
   }
 };
 
-// While a product is computed, fetches the lines of blocks that are needed next into the second cache: two
-// of each block per step, which is all of it unless it is larger than the block that is multiplied.
+// While a product is computed, fetches the lines of blocks that are needed next into the second cache,
+// two at a step: all of a block, unless it is larger than the block that is multiplied.
+template <class B>
 class Fetching {
  public:
-  Fetching(const Ahead& ahead, int steps) {
-    for (int i = 0; i < 2; i++) {
-      // One block alone is asked for twice: that costs no more than a second loop without it.
-      int block = i < ahead.num ? i : 0;
-      at_[i] = static_cast<const char*>(ahead.blocks[block]);
-      by_[i] = (ahead.bytes[block] + steps - 1) / steps;
-    }
+  // Of each block the `pass`-th of some shares, in so many steps.
+  Fetching(const Ahead<B>& ahead, int pass, int passes, int steps)
+      : ahead_(ahead), by_((ahead.bytes / passes + steps - 1) / steps), skip_(pass * by_ * steps) {}
+  SHOAL_INLINE void block(int k) {
+    // After the last it is asked for again: that costs no more than a second loop without it.
+    at_ = reinterpret_cast<const char*>(ahead_.blocks[std::min(k, ahead_.num - 1)]) + skip_;
   }
   SHOAL_INLINE void step() {
-    for (int i = 0; i < 2; i++) {
-      _mm_prefetch(at_[i], _MM_HINT_T1);
-      _mm_prefetch(at_[i] + 64, _MM_HINT_T1);
-      at_[i] += by_[i];
-    }
+    _mm_prefetch(at_, _MM_HINT_T1);
+    _mm_prefetch(at_ + 64, _MM_HINT_T1);
+    at_ += by_;
   }
 
  private:
-  const char* at_[2];
-  int64_t by_[2];
+  const Ahead<B> ahead_;
+  const int64_t by_, skip_;
+  const char* at_;
 };
 struct NoFetching {
+  SHOAL_INLINE void block(int) {}
   SHOAL_INLINE void step() {}
 };
 
@@ -145,21 +145,15 @@ struct VectorUnit {
 
   // c[rows][width] = sum over blocks of a[rows][steps * pack] x b[steps][width][pack].
   static void product(const A* a, int64_t lda, int rows, const B* const* blocks, int num_blocks,
-                      int steps, int64_t ldb, int column, int width, float* c, int64_t ldc) {
+                      int steps, int64_t ldb, int column, int width, float* c, int64_t ldc,
+                      const Ahead<B>& ahead) {
     Right right{blocks, num_blocks, steps, ldb, column};
-    for (; width > 0; width -= 2 * VL, right.column += 2 * VL, c += 2 * VL)
-      columns(a, lda, rows, right, width > VL, c, ldc, NoFetching());
-  }
-
-  // c[rows][SHOAL_BLOCK] = a[rows][steps * pack] x a block of keys, while others are fetched.
-  static void score(const A* a, int64_t lda, int rows, const B* block, int steps, float* c, int64_t ldc,
-                    const Ahead& ahead) {
-    Right right{&block, 1, steps, SHOAL_BLOCK * pack, 0};
-    for (int n = 0; n < SHOAL_BLOCK; n += 2 * VL, right.column += 2 * VL)
-      if (n == 0 && ahead.num > 0)
-        columns(a, lda, rows, right, true, c + n, ldc, Fetching(ahead, steps));
+    const int passes = (width + 2 * VL - 1) / (2 * VL);
+    for (int pass = 0; pass < passes; pass++, width -= 2 * VL, right.column += 2 * VL, c += 2 * VL)
+      if (ahead.num > 0)
+        columns(a, lda, rows, right, width > VL, c, ldc, Fetching<B>(ahead, pass, passes, steps));
       else
-        columns(a, lda, rows, right, true, c + n, ldc, NoFetching());
+        columns(a, lda, rows, right, width > VL, c, ldc, NoFetching());
   }
 
  private:
@@ -213,6 +207,7 @@ struct VectorUnit {
     LeftRows<A, sizeof...(Row)> left(a, lda);
     for (int k = 0; k < right.num_blocks; k++) {
       const B* b = right.blocks[k] + right.column * pack;
+      fetch.block(k);
       for (int s = 0; s < right.steps; s++, left.advance(pack), b += right.ldb) {
         typename Step::template Columns<NV> columns(b);
         fetch.step();
