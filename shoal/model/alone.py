@@ -79,8 +79,7 @@ def prove_positions(
         later = packed
         if not given:
             later = _Packed(pieces, shapes, memories, weight.dtype, weight.device)
-            counted = int(stated(module.config.get_text_config(), "max_position_embeddings") or 0)
-            far = Cache([_Unseen(max(counted, len(pieces.positions))) for _ in shapes])
+            far = Cache([_Unseen(max(_counted(module), len(pieces.positions))) for _ in shapes])
             later.run(module, use_cache=True, past_key_values=far)
         alone = _Alone(packed, tried)
         # Some models with recurrent layers count positions from 0 unless they are told, as
@@ -370,6 +369,12 @@ def _by_row(hidden: torch.Tensor) -> torch.Tensor:
     return hidden.movedim(-2, 0).flatten(1)
 
 
+def _counted(module: Any) -> int:
+    """The longest sequence its config knows; 0 if it names none."""
+    limit = stated(module.config.get_text_config(), "max_position_embeddings")
+    return limit if isinstance(limit, int) else 0
+
+
 def _rows_first(heads: torch.Tensor) -> torch.Tensor:
     """Queries, keys or values [1, heads, k, dim] as [k, numbers]."""
     return heads[0].transpose(0, 1).flatten(1)
@@ -379,7 +384,8 @@ def _differ(mine: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
     """Which rows of [k, numbers] do by more than rounding: bool [k]."""
     distance = (mine.float() - theirs.float()).norm(dim=1)
     # Negated so that NaN is no agreement.
-    return ~(distance <= TOLERANCE[theirs.dtype] * theirs.float().norm(dim=1))
+    same: torch.Tensor = distance <= TOLERANCE[theirs.dtype] * theirs.float().norm(dim=1)
+    return ~same
 
 
 def _own_attention(module: nn.Module) -> Callable[..., Any]:
