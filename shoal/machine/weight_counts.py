@@ -70,7 +70,7 @@ def _count(config: PreTrainedConfig) -> WeightCounts:
     head = model.get_output_embeddings() or nn.Linear(
         config.hidden_size, config.vocab_size, bias=False, device="meta"
     )
-    experts, per_token = _experts(config)
+    experts = _experts(config)
     aside = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     aside |= {id(p) for p in head.parameters()}
     layers, active = 0, 0.0
@@ -78,8 +78,7 @@ def _count(config: PreTrainedConfig) -> WeightCounts:
         if parameter.ndim < 2 or id(parameter) in aside:
             continue
         layers += parameter.numel()
-        share = per_token / experts if ".experts." in name else 1.0
-        active += parameter.numel() * share
+        active += parameter.numel() * (experts.share(parameter) if ".experts." in name else 1.0)
     everything = sum(parameter.numel() for parameter in model.parameters())
     if model.get_output_embeddings() is None and not config.tie_word_embeddings:
         everything += head.weight.numel()
@@ -87,6 +86,29 @@ def _count(config: PreTrainedConfig) -> WeightCounts:
 
 
 _EXPERTS_PER_TOKEN = "num_experts_per_tok", "top_k_experts"
+
+
+@dataclass(frozen=True)
+class _Experts:
+    """Of one layer.
+
+    Attributes:
+        count: those with weights.
+        idle: those that give what they are given, as LongCat-Flash has beside them.
+        per_token: how many of both a token is given to.
+    """
+
+    count: int
+    idle: int
+    per_token: int
+
+    def share(self, parameter: nn.Parameter) -> float:
+        """What one token is multiplied with, of the weights of one expert, or of all in a stack.
+
+        The idle are taken for as wanted as others; some stacks have room for them, too.
+        """
+        stacked = parameter.shape[0] if parameter.ndim > 2 else self.count
+        return self.per_token * self.count / (self.count + self.idle) / stacked
 
 
 def _built(config: PreTrainedConfig) -> Any:
@@ -104,11 +126,12 @@ def _built(config: PreTrainedConfig) -> Any:
         return built.from_config(config)
 
 
-def _experts(config: PreTrainedConfig) -> tuple[int, int]:
-    """Experts per layer, and how many of them a token is given to; (1, 1) without any."""
+def _experts(config: PreTrainedConfig) -> _Experts:
+    """Those of each layer; one that every token is given to without any."""
     for name in ("num_local_experts", "num_experts", "n_routed_experts"):
         experts = getattr(config, name, None)
         if experts:
             given = (getattr(config, each, None) for each in _EXPERTS_PER_TOKEN)
-            return int(experts), int(next(filter(None, given), experts))
-    return 1, 1
+            idle = int(getattr(config, "zero_expert_num", None) or 0)
+            return _Experts(int(experts), idle, int(next(filter(None, given), experts)))
+    return _Experts(1, 0, 1)

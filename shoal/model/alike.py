@@ -19,7 +19,8 @@ def unlike_layers(layers: Sequence[nn.Module], config: PreTrainedConfig) -> list
     """The first layer of each kind.
 
     Layers are alike if they are made of the same classes with the same settings, shapes and
-    buffers, and the config says the same of them. Weights may differ, and the layer's number.
+    buffers, and the config says the same of them and of what attends in them. Weights may differ,
+    and the layer's number.
     """
     of_each = _said_of_each(config, len(layers))
     first: list[tuple[Any, list[torch.Tensor], nn.Module]] = []
@@ -32,9 +33,18 @@ def unlike_layers(layers: Sequence[nn.Module], config: PreTrainedConfig) -> list
 
 
 def _said_of_each(config: PreTrainedConfig, layers: int) -> list[Sequence[Any]]:
-    """Lists of the config with an entry for each layer, such as `layer_types`."""
-    values = vars(config.get_text_config()).values()
-    return [value for value in values if isinstance(value, list | tuple) and len(value) == layers]
+    """Lists of the config, such as `layer_types`, cut into what each layer has of them.
+
+    A layer has as many entries of one as there are attention modules in it, or one.
+    """
+    text = config.get_text_config()
+    entries = {1, text.num_hidden_layers // layers}
+    return [
+        [value[layer * each : (layer + 1) * each] for layer in range(layers)]
+        for value in vars(text).values()
+        for each in entries
+        if isinstance(value, list | tuple) and len(value) == layers * each
+    ]
 
 
 def _look(layer: nn.Module) -> list[Any]:

@@ -5,19 +5,22 @@ itself, as transformers would go on with it: the cache says how many tokens came
 finds positions and makes masks itself, and its own function attends.
 
 What enters a layer is taken from the packed batch: so rounding does not grow, and no router turns.
-A layer ends where it has attended, before its larger products. Only the first runs to its end, and
-what it gives enters all others.
+A layer ends where it has attended for the last time, before its larger products. Only the first
+runs to its end, and what it gives enters all others.
 
 Every layer is tried by the piece that ends with the longest sequence there may be. By the other
 pieces one layer of each kind is (`shoal.model.alike`).
+
+A batch may have more rows than a sequence has tokens. So the packed batch runs once more, as if its
+rows came after as many others as the model can count: it has to be the same.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -30,8 +33,10 @@ from shoal.attention import KVShape
 from shoal.attention.reference import ReferenceAttention
 from shoal.errors import UnsupportedModelError
 from shoal.model.alike import unlike_layers
-from shoal.model.fusion.trial import Call
 from shoal.model.hook import AttentionCall, attention_step, masks_are_made
+from shoal.model.layer_list import layers_with_memories
+from shoal.model.layer_sizes import stated
+from shoal.model.layers_entered import Run, layers_entered
 from shoal.model.packed_cache import packed_keywords
 from shoal.model.pieces import FIRST_TOKENS, Pieces
 from shoal.model.rotary import row_lengths
@@ -60,26 +65,22 @@ def prove_positions(
     Raises:
         UnsupportedModelError: the model does something else in a packed batch than alone.
     """
-    layers = _layers(module, len(shapes))
+    memories = layers_with_memories(module, (i for i, shape in enumerate(shapes) if shape[0]))
+    layers = list(memories)
     if not layers:
         raise _untried(kind, "its layers are not in one list")
     tried = unlike_layers(layers, module.config)  # type: ignore[arg-type]
     weight = next(module.parameters())
     ids, positions = pieces.token_ids.to(weight.device), pieces.positions.to(weight.device)
     try:
-        packed = _Packed(pieces, shapes, layers, weight.dtype, weight.device)
-        with (
-            attention_step(packed),
-            _wrapped(layers, packed.enter),
-            row_lengths(pieces.lengths.to(weight.device)),
-            suppress(_Attended),
-        ):
-            module(
-                input_ids=ids[None],
-                position_ids=positions[None],
-                use_cache=False,
-                **packed_keywords(module, positions),
-            )
+        given = packed_keywords(module, positions)
+        packed = _Packed(pieces, shapes, memories, weight.dtype, weight.device)
+        packed.run(module, use_cache=False, **given)
+        later = packed
+        if not given:
+            later = _Packed(pieces, shapes, memories, weight.dtype, weight.device)
+            far = Cache([_Unseen(max(_counted(module), len(pieces.positions))) for _ in shapes])
+            later.run(module, use_cache=True, past_key_values=far)
         alone = _Alone(packed, tried)
         # Some models with recurrent layers count positions from 0 unless they are told, as
         # `generate` tells them.
@@ -92,7 +93,7 @@ def prove_positions(
             cache = Cache([_Unseen(past) for _ in shapes])
             with (
                 attention_step(alone),
-                _wrapped(layers, alone.enter),
+                layers_entered(layers, alone.enter),
                 masks_are_made(),
                 suppress(_Attended),
             ):
@@ -101,12 +102,12 @@ def prove_positions(
     except Exception as error:
         _log.debug("proof by position failed", exc_info=True)
         raise _untried(kind, f"{type(error).__name__}: {error}") from error
-    attend = [layer for layer in layers if layer in packed.attends]
-    once = sum(layer in packed.attends for layer in tried)
-    if alone.calls != len(attend) + once * (len(pieces.work) - 1):
+    every, once = (sum(len(memories[layer]) for layer in some) for some in (layers, tried))
+    if alone.calls != every + once * (len(pieces.work) - 1):
         raise _untried(kind, "some of its layers attend to nothing")
-    if alone.found:
-        position, what = min(alone.found)
+    found = alone.found if packed.agrees(later) else [*alone.found, (0, _ORDER.index("rows"))]
+    if found:
+        position, what = min(found)
         raise _refusal(kind, position, _ORDER[what])
 
 
@@ -122,21 +123,17 @@ class _Unseen(DynamicLayer):  # type: ignore[no-untyped-call]
         return self._past + int(super().get_seq_length())
 
 
-_Run = Callable[[torch.Tensor], Any]
-"""Runs a layer with other hidden states."""
-
-
 class _Attended(Exception):  # noqa: N818 - not an error
-    """Ends a layer, or the model with its last layer, when it has attended."""
+    """Ends a layer, or the model with its last layer, when it has attended for the last time."""
 
 
 class _Packed:
     """Runs the packed batch, and keeps what layers and attention are given.
 
     Attributes:
-        calls: of attention, by layer index.
+        memories: which each layer reads, by the index of what attends to it.
+        calls: of attention, by the same.
         entered: hidden states [1, T, hidden] that enter each layer.
-        attends: the layers that attend.
         recurrent: hidden states [1, T, hidden] that enter each recurrent module.
     """
 
@@ -144,12 +141,12 @@ class _Packed:
         self,
         pieces: Pieces,
         shapes: list[tuple[int, int, int]],
-        layers: list[nn.Module],
+        memories: dict[nn.Module, frozenset[int]],
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
         self._backend = ReferenceAttention()
-        # A layer stores its own anew before it is attended, so layers of one shape share memory.
+        # What attends stores its own anew before, so memories of one shape share their place.
         pools = {
             shape: self._backend.allocate(
                 KVShape(*shape, pieces.num_blocks, BLOCK_SIZE, dtype, device)
@@ -158,18 +155,46 @@ class _Packed:
             if shape[0]
         }
         self._pools = {layer: pools[shape] for layer, shape in enumerate(shapes) if shape[0]}
-        self._pieces, self._slots, self.layers = pieces, pieces.slots.to(device), layers
+        self._pieces, self._slots = pieces, pieces.slots.to(device)
+        self.memories, self.layers = memories, list(memories)
         self.calls: dict[int, AttentionCall] = {}
         self.entered: dict[nn.Module, torch.Tensor] = {}
-        self.attends = {layer for layer, shape in zip(layers, shapes, strict=True) if shape[0]}
         self.recurrent: dict[nn.Module, torch.Tensor] = {}
         self._to_its_end = False
+        self._unread: set[int] = set()
+        """Memories of the layer that runs which it has not read yet."""
         self._given: Any = None
         """What the first layer gives: hidden states, or a tuple that begins with them."""
 
-    def enter(self, layer: nn.Module, hidden: torch.Tensor, run: _Run) -> Any:
+    def run(self, module: nn.Module, **keywords: Any) -> None:
+        """Run the batch through the model, with some keywords besides."""
+        device = self._slots.device
+        with (
+            attention_step(self),
+            layers_entered(self.layers, self.enter),
+            row_lengths(self._pieces.lengths.to(device)),
+            suppress(_Attended),
+        ):
+            module(
+                input_ids=self._pieces.token_ids.to(device)[None],
+                position_ids=self._pieces.positions.to(device)[None],
+                **keywords,
+            )
+
+    def agrees(self, other: _Packed) -> bool:
+        """Whether the same was handed to layers, recurrent modules and attention in another run."""
+        pairs = [(self.entered[layer], other.entered[layer]) for layer in self.layers]
+        pairs += [(hidden, other.recurrent[part]) for part, hidden in self.recurrent.items()]
+        pairs = [(_by_row(mine), _by_row(theirs)) for mine, theirs in pairs]
+        for layer, mine in self.calls.items():
+            theirs = other.calls[layer]
+            some = (mine.query, theirs.query), (mine.key, theirs.key), (mine.value, theirs.value)
+            pairs += [(_rows_first(one), _rows_first(two)) for one, two in some]
+        return not any(bool(_differ(one, two).any()) for one, two in pairs)
+
+    def enter(self, layer: nn.Module, hidden: torch.Tensor, run: Run) -> Any:
         """A layer is entered; the first gives what it gives, the others what entered them."""
-        self.entered[layer] = hidden
+        self.entered[layer], self._unread = hidden, set(self.memories[layer])
         self._to_its_end = layer is not self.layers[-1] and layer is self.layers[0]
         if self._to_its_end:
             self._given = run(hidden)
@@ -187,7 +212,8 @@ class _Packed:
     def observe(self, call: AttentionCall) -> torch.Tensor:
         """See `AttentionObserver`."""
         self.calls[call.layer] = call
-        if self._to_its_end:
+        self._unread.discard(call.layer)
+        if self._to_its_end or self._unread:
             rows = slice(self._pieces.work.num_rows)
             return self._attend(call, rows, self._pieces.work)[None]
         raise _Attended
@@ -226,6 +252,7 @@ class _Alone:
         self._piece, self._rows, self._past = 0, slice(0), 0
         self._layers: list[nn.Module] = []
         self._known = True
+        self._unread: set[int] = set()
         self._masks: list[tuple[torch.Tensor, Window | None]] = []
         self.found: list[tuple[int, int]] = []
         self.calls = 0
@@ -235,13 +262,14 @@ class _Alone:
         self._piece, self._rows, self._past = piece, rows, past
         self._masks, self._layers = [], layers
 
-    def enter(self, layer: nn.Module, hidden: torch.Tensor, run: _Run) -> Any:
+    def enter(self, layer: nn.Module, hidden: torch.Tensor, run: Run) -> Any:
         """A layer is entered: of the first the inputs count, the others get the packed ones."""
         packed = self._packed.entered[layer][..., self._rows, :]
         self._known = layer in self._everywhere
         if layer is self._packed.layers[0]:
             self._compare("embeddings", _by_row(hidden), _by_row(packed))
         if layer in self._layers:
+            self._unread = set(self._packed.memories[layer])
             with suppress(_Attended):
                 run(packed)
         return self._packed.left(layer, packed)
@@ -258,11 +286,7 @@ class _Alone:
         query, key, value = (x[:, :, rows] for x in (then.query, then.key, then.value))
         pairs = (call.query, query), (call.key, key), (call.value, value)
         for mine, theirs in pairs:
-            self._compare(
-                "positions",
-                mine[0].transpose(0, 1).flatten(1),
-                theirs[0].transpose(0, 1).flatten(1),
-            )
+            self._compare("positions", _rows_first(mine), _rows_first(theirs))
         mask, tokens, window = call.mask, query.shape[2], call.kind.sight
         if mask is None:
             self._see(torch.ones(tokens, tokens, dtype=torch.bool), window)
@@ -278,6 +302,9 @@ class _Alone:
         theirs = self._packed.attention(call.layer, self._piece)
         self._compare("attention", out[0].flatten(1), theirs.flatten(1))
         self.calls += 1
+        self._unread.discard(call.layer)
+        if self._unread:
+            return theirs[None]
         raise _Attended
 
     def _see(self, visible: torch.Tensor, window: Window | None) -> None:
@@ -294,9 +321,7 @@ class _Alone:
 
     def _compare(self, what: str, mine: torch.Tensor, theirs: torch.Tensor) -> None:
         """mine, theirs: [k, numbers]."""
-        distance = (mine.float() - theirs.float()).norm(dim=1)
-        # Negated so that NaN is no agreement.
-        self._note(what, ~(distance <= TOLERANCE[theirs.dtype] * theirs.float().norm(dim=1)))
+        self._note(what, _differ(mine, theirs))
 
     def _note(self, what: str, wrong: torch.Tensor) -> None:
         """wrong: bool [k], rows of the piece."""
@@ -313,6 +338,7 @@ _WHAT = {
     "positions": "positions other than those it is given, in its attention",
     "attention": "attention that differs from the softmax it asks for",
     "state": "inputs of recurrent layers that depend on where a token stands in a batch",
+    "rows": "a token's place in its batch, whatever position it is given",
 }
 _ORDER = list(_WHAT)
 """Of what differs at a position, the first is told."""
@@ -343,6 +369,25 @@ def _by_row(hidden: torch.Tensor) -> torch.Tensor:
     return hidden.movedim(-2, 0).flatten(1)
 
 
+def _counted(module: Any) -> int:
+    """The longest sequence its config knows; 0 if it names none."""
+    limit = stated(module.config.get_text_config(), "max_position_embeddings")
+    return limit if isinstance(limit, int) else 0
+
+
+def _rows_first(heads: torch.Tensor) -> torch.Tensor:
+    """Queries, keys or values [1, heads, k, dim] as [k, numbers]."""
+    return heads[0].transpose(0, 1).flatten(1)
+
+
+def _differ(mine: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+    """Which rows of [k, numbers] do by more than rounding: bool [k]."""
+    distance = (mine.float() - theirs.float()).norm(dim=1)
+    # Negated so that NaN is no agreement.
+    same: torch.Tensor = distance <= TOLERANCE[theirs.dtype] * theirs.float().norm(dim=1)
+    return ~same
+
+
 def _own_attention(module: nn.Module) -> Callable[..., Any]:
     """The function a module attends with if it is not given another."""
     for owner in type(module).__mro__:
@@ -351,46 +396,3 @@ def _own_attention(module: nn.Module) -> Callable[..., Any]:
             own: Callable[..., Any] = names["eager_attention_forward"]
             return own
     return sdpa_attention_forward
-
-
-@contextmanager
-def _wrapped(
-    layers: list[nn.Module], enter: Callable[[nn.Module, torch.Tensor, _Run], Any]
-) -> Iterator[None]:
-    """In this block `enter` runs the layers: it is given each, its hidden states, and what runs
-    the layer with some hidden states."""
-    before = [vars(layer).get("forward") for layer in layers]
-    for layer in layers:
-        layer.forward = _entering(layer, enter)
-    try:
-        yield
-    finally:
-        for layer, own in zip(layers, before, strict=True):
-            del layer.forward
-            if own is not None:
-                layer.forward = own
-
-
-def _entering(
-    layer: nn.Module, enter: Callable[[nn.Module, torch.Tensor, _Run], Any]
-) -> Callable[..., Any]:
-    forward = layer.forward
-
-    def entering(*args: Any, **keywords: Any) -> Any:
-        call = Call(args, keywords)
-        return enter(layer, call.hidden, lambda hidden: call.run(forward, hidden))
-
-    return entering
-
-
-def _layers(module: nn.Module, count: int) -> list[nn.Module]:
-    """The layers of a model: so many modules in a list, one of them with an attention or a
-    recurrent module that has an index."""
-    for parts in module.modules():
-        if isinstance(parts, nn.ModuleList) and len(parts) == count and any(map(_attends, parts)):
-            return list(parts)
-    return []
-
-
-def _attends(layer: nn.Module) -> bool:
-    return any(hasattr(part, "layer_idx") for part in layer.modules())

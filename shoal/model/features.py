@@ -50,7 +50,7 @@ def refuse_unsupported(config: PreTrainedConfig) -> None:
     if config.is_encoder_decoder:
         raise _refusal(kind, "encoder-decoder attention")
     if not hasattr(config, "num_attention_heads"):
-        raise _refusal(kind, "recurrent layers")
+        raise _none_attends(kind)
     _refuse_other_memory(config)
     if kind in _ALIBI_MODELS or getattr(config, "alibi", False):
         raise _refusal(kind, "ALiBi position biases")
@@ -78,14 +78,7 @@ def _refuse_other_memory(config: PreTrainedConfig) -> None:
         feature = "recurrent layers" if recurrent else "layers of an unknown kind"
         raise _refusal(kind, f"{feature} ({', '.join(recurrent or other)})")
     if not any(attending(config, int(config.num_hidden_layers))):
-        raise _refusal(kind, "recurrent layers alone, none that attends")
-    if kind == "longcat_flash":
-        raise UnsupportedModelError(
-            "two attentions in a layer",
-            f"models of type {kind!r} attend twice in each layer, to latents (MLA). Shoal's proof "
-            "that a model is right in packed batches knows layers that attend once. Use another "
-            "model.",
-        )
+        raise _none_attends(kind)
     if getattr(config, "cross_attention_layers", None):
         raise _refusal(kind, "cross-attention to images")
 
@@ -107,6 +100,14 @@ def refuse_unknown_keyword(kind: str, keywords: dict[str, Any]) -> None:
                 f"models of type {kind!r} have attention with {_WORDS[name]} of {shown}, which "
                 f"means nothing: it has to be {_VALUES[name]}. Correct the model's config.",
             )
+
+
+def _none_attends(model_type: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        "recurrent layers alone",
+        f"models of type {model_type!r} have recurrent layers alone, and none that attends. Shoal "
+        "runs such layers only in models that attend, too. Use another model.",
+    )
 
 
 def _refusal(model_type: str, feature: str) -> UnsupportedModelError:

@@ -144,6 +144,8 @@ class AttentionProbe:
     """Records how a model calls its attention, one entry per call; attends to nothing."""
 
     layers: list[int] = field(default_factory=list)
+    modules: list[Any] = field(default_factory=list)
+    """The attention module of each call."""
     head_dims: list[tuple[int, int, int]] = field(default_factory=list)
     """(kv_heads, head_dim, value_dim) of each call."""
     scales: list[float] = field(default_factory=list)
@@ -197,6 +199,7 @@ class AttentionProbe:
         """See `AttentionObserver`."""
         query, value = call.query, call.value
         self.layers.append(call.layer)
+        self.modules.append(call.module)
         self.head_dims.append((call.key.shape[1], call.key.shape[3], value.shape[3]))
         self.scales.append(call.scale)
         self.kinds.append(call.kind)

@@ -258,6 +258,8 @@ _MLA: dict[str, object] = {
 }  # fmt: skip
 _YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4, "mscale": 1.0,
          "mscale_all_dim": 0.7, "original_max_position_embeddings": 64}  # fmt: skip
+_NOT_LONGCAT = {"num_hidden_layers", "intermediate_size", "moe_intermediate_size",
+                "num_experts_per_tok", "n_shared_experts", "n_group", "topk_group"}  # fmt: skip
 LATENTS: dict[str, tuple[str, dict[str, object]]] = {
     "deepseek_v2": (
         "DeepseekV2Config",
@@ -270,7 +272,13 @@ LATENTS: dict[str, tuple[str, dict[str, object]]] = {
     "glm4_moe_lite": ("Glm4MoeLiteConfig", _MLA),
     "minicpm3": ("MiniCPM3Config", _MLA),
     "youtu": ("YoutuConfig", _MLA),
-}
+    "longcat_flash": (
+        "LongcatFlashConfig",
+        {**{name: value for name, value in _MLA.items() if name not in _NOT_LONGCAT},
+         "num_layers": 2, "ffn_hidden_size": 48, "expert_ffn_hidden_size": 24, "moe_topk": 3,
+         "zero_expert_num": 2, "head_dim": 8, "rope_parameters": _YARN},
+    ),
+}  # fmt: skip
 """Families that keep a latent of each token (MLA)."""
 
 

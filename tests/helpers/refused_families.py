@@ -24,7 +24,6 @@ REFUSED_FAMILIES: dict[str, tuple[str, dict[str, object]]] = {
          "rotary_dim": 4},
     ),
     "t5": ("T5Config", {"vocab_size": 256, "d_model": 32, "num_layers": 2}),
-    "longcat_flash": ("LongcatFlashConfig", {}),
     "deepseek_v32": ("DeepseekV32Config", {}),
     "deepseek_v4": ("DeepseekV4Config", {}),
     "glm_moe_dsa": ("GlmMoeDsaConfig", {}),

@@ -65,6 +65,14 @@ def test_only_active_experts_count(tmp_path: Path, architecture: str, moe: bool)
     assert counts.layers - counts.active == expert * (experts - config.num_experts_per_tok)
 
 
+def test_experts_that_compute_nothing_cost_nothing(tmp_path: Path) -> None:
+    """Of 4 experts and 2 idle ones a token is given to 3, so 2 compute; a stack has room for 6."""
+    config = AutoConfig.from_pretrained(save_model(tmp_path, "longcat_flash"))
+    counts = count_weights(config)
+    product = config.hidden_size * config.expert_ffn_hidden_size * config.num_layers
+    assert counts.layers - counts.active == product * ((6 - 2) * 2 + (4 - 2))
+
+
 def test_work_follows_the_shape(tmp_path: Path) -> None:
     shape = MODELS["smoke"]
     make_config(shape).save_pretrained(tmp_path)

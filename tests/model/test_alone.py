@@ -11,11 +11,13 @@ import transformers
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaDecoderLayer, LlamaModel
+from transformers.models.longcat_flash.modeling_longcat_flash import LongcatFlashMLA
 
 from shoal import LLM, SamplingParams
+from shoal.attention import PLAIN
 from shoal.config import EngineOptions
 from shoal.errors import UnsupportedModelError
-from shoal.model import alone, load
+from shoal.model import alone, hook, load
 from shoal.model.alone import prove_positions
 from shoal.model.description import ModelDescription
 from shoal.model.hook import ATTENTION_NAME
@@ -89,23 +91,50 @@ class ByRow(LlamaAttention):
         return super().forward(hidden_states * late[:, None], *args, **keywords)
 
 
+def mixed(hidden: torch.Tensor) -> torch.Tensor:
+    """Each row with the one before it."""
+    before = hidden.roll(1, dims=1)
+    before[:, 0] = 0
+    return hidden + before
+
+
 class Neighbours(LlamaAttention):
-    """Mixes a row with the one before it."""
-
     def forward(self, hidden_states: torch.Tensor, *args: Any, **keywords: Any) -> Any:
-        before = hidden_states.roll(1, dims=1)
-        before[:, 0] = 0
-        return super().forward(hidden_states + before, *args, **keywords)
+        return super().forward(mixed(hidden_states), *args, **keywords)
 
 
-@pytest.mark.parametrize("attention", [ByRow, Neighbours])
-def test_rows_that_are_not_what_they_would_be_alone(tmp_path: Path, attention: Any) -> None:
+@pytest.mark.parametrize(
+    ("attention", "what"),
+    [(ByRow, "place in its batch"), (Neighbours, "positions other than those it is given")],
+)
+def test_rows_that_are_not_what_they_would_be_alone(
+    tmp_path: Path, attention: Any, what: str
+) -> None:
     module = tiny(LlamaForCausalLM)
     prove(module, tmp_path)
     last = module.model.layers[1].self_attn  # type: ignore[union-attr, index]
     last.__class__ = attention
-    with pytest.raises(UnsupportedModelError, match=r"positions other than those it is given"):
+    with pytest.raises(UnsupportedModelError, match=what):
         prove(module, tmp_path)
+
+
+class LatentNeighbours(LongcatFlashMLA):
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **keywords: Any) -> Any:
+        return super().forward(mixed(hidden_states), *args, **keywords)
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize("second", [0, 1])
+def test_each_attention_of_a_layer_is_tried(tmp_path: Path, layer: int, second: int) -> None:
+    """LongCat-Flash attends twice in a layer."""
+    folder = save_model(tmp_path, "longcat_flash")
+    module = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=ATTENTION_NAME)
+    shapes = [(4, 24, 12)] * 4
+    pieces = Pieces.of(description_of(folder))
+    prove_positions(module.eval(), shapes, pieces, "some")
+    module.model.layers[layer].self_attn[second].__class__ = LatentNeighbours
+    with pytest.raises(UnsupportedModelError, match=r"positions other than those it is given"):
+        prove_positions(module, shapes, pieces, "some")
 
 
 class BySecond(ByRow):
@@ -164,23 +193,36 @@ def test_the_model_is_left_as_it_was(tmp_path: Path, dtype: str) -> None:
     assert ATTENTION_NAME not in ALL_MASK_ATTENTION_FUNCTIONS
 
 
-def test_a_scale_by_row_is_right_up_to_where_it_sets_in(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("max_model_len", [256, 63])
+def test_a_scale_by_row_is_refused_however_short_requests_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_model_len: int
 ) -> None:
-    """Llama 4 counts positions by the rows of a forward, if it is not told them otherwise."""
+    """Llama 4 counts positions by the rows of a forward, if it is not told them otherwise.
+
+    Of these there may be more than a request has: the scale sets in at row 63.
+    """
     for place in (alone, load):
         monkeypatch.setattr(place, "packed_keywords", lambda module, positions: {})
     config = transformers.Llama4TextConfig(**LLAMA4)
-    torch.manual_seed(1)
     AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(tmp_path)
     byte_tokenizer().save_pretrained(tmp_path)
-    with pytest.raises(UnsupportedModelError, match="use --max-model-len 63 or less"):
-        load_model(description_of(tmp_path))
-    llm = LLM(str(tmp_path), dtype="float32", max_model_len=63)
+    with pytest.raises(UnsupportedModelError, match=r"place in its batch.* Use another model"):
+        load_model(description_of(tmp_path, max_model_len=max_model_len))
+
+
+def test_what_sets_in_late_is_right_up_to_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A window that we would not know of; the advice works."""
+    monkeypatch.setattr(hook, "_kind", lambda **keywords: PLAIN)
+    folder = save_model(tmp_path, "mistral", sliding_window=64)
+    with pytest.raises(UnsupportedModelError, match="use --max-model-len 64 or less"):
+        load_model(description_of(folder))
+    llm = LLM(str(folder), dtype="float32", max_model_len=64)
     prompts = [list(range(2, 2 + length)) for length in (3, 40, 52)]
     out = llm.generate(prompts, SamplingParams(temperature=0.0, max_tokens=11), use_tqdm=False)
     for prompt, found in zip(prompts, out, strict=True):
-        assert list(found.outputs[0].token_ids) == greedy(tmp_path, prompt, 11)
+        assert list(found.outputs[0].token_ids) == greedy(folder, prompt, 11)
 
 
 def test_an_encoder_is_refused(tmp_path: Path) -> None:

@@ -14,7 +14,15 @@ from shoal.config import EngineOptions
 from shoal.model import load
 from shoal.model.description import ModelDescription
 from shoal.scheduler import BLOCK_SIZE
-from tests.helpers.models import FAMILIES, KINDS, LENGTHS, forest_of_prompts, greedy, save_model
+from tests.helpers.models import (
+    FAMILIES,
+    KINDS,
+    LATENTS,
+    LENGTHS,
+    forest_of_prompts,
+    greedy,
+    save_model,
+)
 from tests.model.test_kinds import NEW_TOKENS, SETTINGS, answers
 from tests.model.test_length_switches import expected_of, prompts_around
 
@@ -31,7 +39,7 @@ def smallest(model: Path, prompts: list[list[int]]) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES | KINDS | LENGTHS)
+@pytest.mark.parametrize("family", FAMILIES | KINDS | LENGTHS | LATENTS)
 def test_equals_generate(tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, prompts = save_model(tmp_path, family), prompts_around(4)
     expected = expected_of(model, prompts, family)

@@ -23,7 +23,6 @@ SMALL = {"vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 2, "eos_toke
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("DeepseekV32Config", {**LLAMA}, "sparse attention by an indexer"),
     ("GlmMoeDsaConfig", {**LLAMA}, "sparse attention by an indexer"),
-    ("LongcatFlashConfig", {}, "attend twice in each layer"),
     ("BloomConfig", {**SMALL, "n_head": 4, "n_layer": 2}, "ALiBi"),
     ("FalconConfig", {**SMALL, "num_attention_heads": 4, "alibi": True}, "ALiBi"),
     ("FalconConfig", {**SMALL, "num_attention_heads": 4, "alibi": False}, "own attention"),

@@ -145,7 +145,7 @@ def test_queries_scaled_by_their_place_in_the_batch_are_refused(
     folder = save_model(tmp_path, "llama4")
     module = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=ATTENTION_NAME)
     monkeypatch.setattr(alone, "packed_keywords", lambda module, positions: {})
-    with pytest.raises(UnsupportedModelError, match="positions other than those it is given"):
+    with pytest.raises(UnsupportedModelError, match="place in its batch"):
         prepared(folder, module)
 
 

@@ -28,7 +28,10 @@ SETTINGS = [
     {"sharing": "forest", "max_num_batched_tokens": 7},
     {"sharing": "single", "max_num_batched_tokens": 33, "order": "input"},
     {"sharing": "none", "max_num_batched_tokens": 48},
+    {"sharing": "paper", "max_num_batched_tokens": 65},
 ]
+LEAST_ROWS = [1e9, 6, 0, 2, 5]
+"""In each setting, the rows from which an item is expanded: none, those of some, all."""
 
 
 @pytest.mark.parametrize("family", LATENTS)
@@ -39,12 +42,13 @@ def test_equals_generate(tmp_path: Path, family: str, monkeypatch: pytest.Monkey
     expected = [greedy(model, prompt, MAX_NEW_TOKENS) for prompt in prompts]
     params = SamplingParams(temperature=0.0, max_tokens=MAX_NEW_TOKENS)
     description = ModelDescription.load(str(model), EngineOptions(dtype="float32"))
-    assert description.kv_bytes_per_token == 2 * (32 + 8) * 4
+    # LongCat's two layers attend twice each.
+    memories = 4 if family == "longcat_flash" else 2
+    assert description.kv_bytes_per_token == memories * (32 + 8) * 4
     largest = -(-(max(map(len, prompts)) + MAX_NEW_TOKENS - 1) // BLOCK_SIZE)
     block_bytes = BLOCK_SIZE * description.kv_bytes_per_token
     for number, settings in enumerate(SETTINGS):
-        # The rows from which an item is expanded: none, those of some, all.
-        least = (1e9, 6, 0, 2)[number]
+        least = LEAST_ROWS[number]
         monkeypatch.setattr(latent.Expansion, "crossing", lambda self, rope, least=least: least)
         blocks = 1000 if number % 2 == 0 else largest + 1
         llm = LLM(

@@ -32,6 +32,7 @@ QUICK = [("gpt_oss", "small"), ("gemma2", "47"), ("llama4", "small"), ("mistral 
 CANNOT = {
     ("vaultgemma", "single"), ("olmo3", "single"), ("gemma4 shared", "single"),
     ("gemma4 experts", "single"), ("gemma3n", "single"), ("helium", "small"),
+    ("longcat_flash", "small"),
 }  # fmt: skip
 """What transformers itself refuses."""
 
@@ -65,7 +66,8 @@ def changes(family: str, variant: str) -> dict[str, Any]:
     if variant == "single":
         types = fields.get("layer_types")
         kept = {"layer_types": types[:1]} if isinstance(types, list) else {}
-        return {"num_hidden_layers": 1, **kept} if "num_hidden_layers" in fields else {}
+        counts = fields.keys() & {"num_hidden_layers", "num_layers"}
+        return {**dict.fromkeys(counts, 1), **kept} if counts else {}
     return windows(family, int(variant))
 
 

@@ -121,8 +121,8 @@ class Fusion:
     def _attention(self, ops: LayerOps) -> None:
         for child in _children(self.module):
             call = self.trial.calls.get(child.module)
-            layer = getattr(child.module, "layer_idx", None)
-            if call is None or layer not in self.trial.scales:
+            layer = self.trial.attending.get(child.module)
+            if call is None or layer is None:
                 continue
             extras = AttentionExtras.of(child.module)
             if extras.query_scale is None and self._reads_positions(child.module, call):
@@ -139,11 +139,13 @@ class Fusion:
                 self._replace(child, "attention", candidates, run, self._agree_everywhere)
                 # Its weights would be held as long as it is a key.
                 del self.trial.calls[child.module]
+                del self.trial.attending[child.module]
 
     def _layers(self) -> None:
         for child in _children(self.module):
             call = self.trial.calls.get(child.module)
-            if call is not None:
+            # Gemma 3n's layers are given several hidden states of each row.
+            if call is not None and call.hidden.dim() == 3:
                 run = _as_in(call, residual_input(call.hidden))
                 mlp = getattr(child.module, "mlp", None)
                 each = agree if isinstance(mlp, FusedMLP) else agree_in_most_rows

@@ -68,6 +68,7 @@ class Trial:
     Attributes:
         pieces: the batch.
         some_rows: int64, a few of the batch's rows, one at least of each piece.
+        attending: the attention modules, with their layers.
         scales: the factor on the scores, by attention layer.
         kinds: what else each asks for, within the longest a sequence may be.
         calls: how each module asked for was called.
@@ -88,6 +89,7 @@ class Trial:
             self._step.states = StateStep.of(memory, states, self._device)
         middles = [(rows.start + rows.stop) // 2 for rows in self.pieces.rows()]
         self.some_rows: Int64Array = np.unique([*middles, work.num_rows - 1])
+        self.attending: dict[nn.Module, int] = {}
         self.scales: dict[int, float] = {}
         self.kinds: dict[int, AttentionKind] = {}
         self._longest = description.max_model_len
@@ -115,6 +117,7 @@ class Trial:
         probe = AttentionProbe()
         with attention_step(probe), self._recording(modules):
             forward(*self._inputs())
+        self.attending = dict(zip(probe.modules, probe.layers, strict=True))
         self.scales = dict(zip(probe.layers, probe.scales, strict=True))
         kinds = [kind.within(self._longest) for kind in probe.kinds]
         self.kinds = dict(zip(probe.layers, kinds, strict=True))
