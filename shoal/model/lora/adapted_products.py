@@ -39,7 +39,8 @@ class AdaptedProducts:
         self.places: dict[str, list[Place]] = {}
         self.held = HeldFormat.of(dtype, device)
         self._slices: Mapping[int, AdapterSlices] = {}
-        product, numbered = 0, []
+        numbered: list[Place] = []
+        product = 0
         for each in module.modules():
             named = [part for part in parts_of(each) if part.name is not None]
             if not named:

@@ -12,6 +12,7 @@ from shoal.kernels import Kernels
 from shoal.kernels.interface import DTYPES
 from shoal.kernels.lora import MATRICES, AdapterSlices, LoraOp, MatricesArray, write_panels
 from shoal.model.lora.adapter_matrices import LinearAdapter, Place
+from shoal.types import BoolArray
 
 
 class GroupedAdapter(NamedTuple):
@@ -63,7 +64,7 @@ class GroupedProducts:
         self._held = held
         tables = [each.table for each in held]
         self._table = np.stack(tables) if tables else np.zeros((0, self._places), MATRICES)
-        self._changed = (self._table["rank"] > 0).any(axis=0)
+        self._changed: BoolArray = np.any(self._table["rank"] > 0, axis=0)
 
     def changes(self, product: int) -> bool:
         """See `Additions`."""
