@@ -6,6 +6,7 @@ from pathlib import Path
 
 import openai
 import pytest
+from openai.types import Batch
 
 from tests.helpers.e2e_jobs import completion
 from tests.helpers.lora import peft_greedy, save_adapter
@@ -14,11 +15,19 @@ from tests.server.server_process import serving
 
 NAMES = ["base", "legal", "sql"]
 PROMPTS = forest_of_prompts(3)[:3]
+ENDPOINT = "/v1/completions"
+
+
+def error_of(batch: Batch, code: str) -> str:
+    """The message of a refused batch's errors of that code."""
+    assert batch.status == "failed"
+    assert batch.errors is not None
+    return " ".join(str(each.message) for each in batch.errors.data or [] if each.code == code)
 
 
 @pytest.mark.long
 def test_adapters_are_models(tmp_path: Path) -> None:
-    """Listed, and each line of a batch runs with its own, as peft runs it."""
+    """Listed, and a batch for one runs with it, as peft runs it; a batch is for one model."""
     model, adapters = save_model(tmp_path / "base", "llama"), tmp_path / "adapters"
     save_adapter(adapters / "sql", model, 1, r=8, lora_alpha=16)
     save_adapter(adapters / "legal", model, 2, r=16, lora_alpha=32)
@@ -35,10 +44,16 @@ def test_adapters_are_models(tmp_path: Path) -> None:
         assert server.client.models.retrieve("sql").object == "model"
         with pytest.raises(openai.NotFoundError):
             server.client.models.retrieve("sqll")
-        batch = server.ended(server.submit([*lines, wrong], "/v1/completions").id)
-        records = server.records(batch.output_file_id)
-        (error,) = server.records(batch.error_file_id)
-    assert "adapters are 'legal', 'sql'" in str(error)
+        submitted = [
+            server.submit([line for line in lines if line["body"]["model"] == name], ENDPOINT)
+            for name in NAMES
+        ]
+        refused = server.ended(server.submit([wrong], ENDPOINT).id)
+        mixed = server.ended(server.submit(lines, ENDPOINT).id)
+        ended = [server.ended(batch.id) for batch in submitted]
+        records = [record for batch in ended for record in server.records(batch.output_file_id)]
+    assert "adapters are 'legal', 'sql'" in error_of(refused, "model_not_found")
+    assert "a file is for one model" in error_of(mixed, "mismatched_model")
     bodies = {record["custom_id"]: record["response"]["body"] for record in records}
     assert len(bodies) == len(lines)
     tokenizer, texts = byte_tokenizer(), set()
