@@ -90,7 +90,7 @@ def test_equals_dense_attention(
 def test_long_segments(
     name: str, dtype: torch.dtype, size: tuple[int, int], window: int, split: tuple[int, bool]
 ) -> None:
-    """Several chunks of keys, tiles split over threads, sinks added to the parts once."""
+    """Several chunks of keys, on one thread and on several."""
     (rows, tokens), (threads, chunked) = size, split
     torch.manual_seed(rows)
     case = one_segment(rows, tokens, causal=True)
@@ -107,6 +107,24 @@ def test_long_segments(
         torch.set_num_threads(before)
     expected = dense_attention(case, query, keys, values, 0.125, kind)
     torch.testing.assert_close(out.double(), expected, atol=TOLERANCE[dtype], rtol=0)
+
+
+@pytest.mark.parametrize("name", NATIVE)
+def test_sinks_are_added_once_to_keys_that_threads_share(name: str) -> None:
+    case = one_segment(2, 20_000, causal=False)
+    query, keys, values = random_inputs(case, (3, 1), (64, 64), torch.float32)
+    backend, kind = backend_named(name), AttentionKind(softcap=5.0, sinks=random_sinks(3))
+    assert isinstance(backend, NativeAttention)
+    layer, before = filled(backend, case, keys, values), torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        prepared = backend.prepare(case.work, CPU)
+        out = backend(query, layer, prepared, 0.125, kind)
+        assert backend.tasks(prepared)[1] >= 3
+    finally:
+        torch.set_num_threads(before)
+    expected = dense_attention(case, query, keys, values, 0.125, kind)
+    torch.testing.assert_close(out.double(), expected, atol=TOLERANCE[torch.float32], rtol=0)
 
 
 @pytest.mark.parametrize("name", ["reference", "torch_cpu", *NATIVE])

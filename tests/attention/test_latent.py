@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from shoal.attention import KVLayer, KVShape, latent
+from shoal.attention import AttentionKind, KVLayer, KVShape, latent
 from shoal.attention.latent import Expansion, LatentAttention, PartialAttention
 from shoal.attention.native import NativeAttention
 from shoal.attention.reference import ReferenceAttention
@@ -13,6 +13,7 @@ from tests.helpers.attention_work import (
     TOLERANCE,
     Case,
     dense_attention,
+    one_segment,
     random_case,
     random_inputs,
     used_slots,
@@ -56,6 +57,17 @@ def test_values_within_keys(
     at = torch.from_numpy(case.row_slots[row])
     scores = query[:, row].double() @ keys[0, at].double().T * scale
     assert torch.allclose(lse[row].double(), scores.logsumexp(dim=1), atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("backend", BACKENDS, ids=range(len(BACKENDS)))
+def test_rows_whose_windows_differ(backend: PartialAttention) -> None:
+    """Each reads latents of its own, also those of one tile."""
+    case, rank, kind = one_segment(96, 1100, causal=True), 32, AttentionKind(window=40)
+    query, keys, _ = random_inputs(case, (4, 1), (rank + 2, rank), torch.float32)
+    layer = latent_pool(backend, case, keys, rank)
+    found = backend(query, layer, backend.prepare(case.work, CPU), 0.2, kind)
+    expected = dense_attention(case, query, keys, keys[..., :rank], 0.2, kind)
+    assert (found.double() - expected).abs().max() < TOLERANCE[torch.float32]
 
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=range(len(BACKENDS)))
