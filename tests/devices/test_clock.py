@@ -93,8 +93,11 @@ def test_each_request_is_completed_once(
     assert sorted(done) == list(range(size))
     stats, planned = result.stats, result.planned
     again = stats.prompt_tokens_computed - planned.computed_prompt_tokens
-    # What an idle device takes over it plans anew, and may share more of it.
-    assert max(again, 0) == stats.prompt_tokens_recomputed or dying
+    # What an idle device takes over it plans anew, and may share more of it. That hides what those
+    # that were preempted compute again.
+    recomputed = stats.prompt_tokens_recomputed
+    assert recomputed >= max(again, 0) or dying
+    assert recomputed == max(again, 0) or stats.preemptions or dying
     plans = divided.run_plans(table, group.options, group.machine)
     assert planned == PlanFigures.together([plan.figures for plan in plans])
     assert planned.prompt_tokens == int((table.lengths * table.choices).sum())
