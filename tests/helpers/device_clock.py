@@ -105,6 +105,7 @@ class ClockDevice:
         self.stats.iterations = counts.iterations
         self.stats.prompt_tokens_computed = counts.prompt_tokens_computed
         self.stats.prompt_tokens_recomputed = counts.prompt_tokens_recomputed
+        self.stats.preemptions = counts.preemptions
         self.stats.generated_tokens = counts.generated_tokens
         done = []
         for number, own in zip(numbers[finished].tolist(), request[finished].tolist(), strict=True):
