@@ -36,7 +36,8 @@ double normalizer(const Passes& passes, const ShoalLogprobs& call, const void* l
   passes.sums(logits, call.vocab, depths, buffers.sums.data());
   double total = 0;
   for (double sum : buffers.sums) total += sum;
-  return peak + std::log(total);
+  // In long double: the logarithm of a double is newer than the glibc that a wheel may ask for.
+  return peak + double(std::log(static_cast<long double>(total)));
 }
 
 void rank_targets(const Passes& passes, const ShoalLogprobs& call, const void* logits,
