@@ -14,7 +14,7 @@ from tests.helpers.interpreter import INTERPRETED, mend_interpreter
 settings.register_profile("shoal", deadline=None)
 settings.load_profile("shoal")
 
-# Two processes run the tests: threads that spin while they wait would take the other's cores.
+# Several processes run the tests: threads that spin while they wait would take the others' cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Calibrations of test models do not belong among the user's; one folder serves the whole session,
 # the other processes that run tests included: they inherit it.
